@@ -1,0 +1,1 @@
+"""Many numbers at a time: dot-product cell, grid, accumulators."""

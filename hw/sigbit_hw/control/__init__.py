@@ -1,0 +1,1 @@
+"""Packet parser, instruction queue, sequencer."""

@@ -1,0 +1,1 @@
+"""Stream and arithmetic parts that know nothing of neural networks."""

@@ -1,0 +1,1 @@
+"""Feature, weight and parameter memories with their address generators."""

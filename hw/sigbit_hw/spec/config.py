@@ -1,0 +1,249 @@
+"""Configuration of one accelerator: a frozen dataclass, everything else is derived from it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+
+from .formats import ESB, ESBU, INT, UINT, Format, FormatError
+from .parts import RAW_BITS, part_shift_bits
+
+__all__ = ["CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
+
+#: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
+CONTRACT_VERSION = 1
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built."""
+
+
+def accumulator_width(products, magnitude_max):
+    """Bits of a signed sum of ``products`` terms with XOR negation, each at most ``magnitude_max`` (numerics 5.1)."""
+    return 1 + (products * (magnitude_max + 1) - 1).bit_length()
+
+
+def _power_of_two(value):
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """Everything that fixes the hardware. Two equal configurations give the same Verilog.
+
+    Parameters
+    ----------
+    weight_format, activation_format : :class:`Format`
+        Native operands of the array. Weights are signed. Wider operands run as several passes (:mod:`.parts`).
+    rows : int
+        Cells chained in one column.
+    lanes : int
+        Multipliers in a cell; ``rows * lanes`` activations enter per cycle and plane.
+    columns : int
+        Output channels computed at once.
+    planes : int
+        Output pixels computed at once with the same weights.
+    post_lanes : int
+        Outputs requantized per cycle; divides ``columns`` and ``rows * lanes``.
+    strip_depth : int
+        Output pixels per plane held in one bank of accumulators; a power of two.
+    max_reduction : int
+        Longest reduction at native formats for which accumulators are sized.
+    max_wide_reduction : int
+        Longest reduction of 8-bit weights and 8-bit activations for which accumulators are sized.
+    feature_depth, weight_depth, parameter_depth : int
+        Words of the three memories; powers of two.
+    instruction_depth : int
+        Instructions that the queue holds; a power of two.
+    stream_bits : int
+        TDATA width of both AXI4-Streams: 64, 128, 256 or 512.
+
+    Raises
+    ------
+    :exc:`ConfigError`
+        If a value is out of range, naming it and what was expected.
+    """
+
+    weight_format: Format = ESB(4, 2)
+    activation_format: Format = ESBU(4, 2)
+    rows: int
+    lanes: int
+    columns: int
+    planes: int = 1
+    post_lanes: int
+    strip_depth: int
+    max_reduction: int = 4608
+    max_wide_reduction: int = 512
+    feature_depth: int
+    weight_depth: int
+    parameter_depth: int
+    instruction_depth: int = 16
+    stream_bits: int = 128
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("weight_format", "activation_format"):
+                if not isinstance(value, Format):
+                    raise ConfigError(f"{field.name} must be a Format, not {value!r}")
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
+        if not self.weight_format.signed:
+            raise ConfigError(f"weight_format must be signed (int or esb), not {self.weight_format}")
+        if self.stream_bits not in (64, 128, 256, 512):
+            raise ConfigError(f"stream_bits must be 64, 128, 256 or 512, not {self.stream_bits}")
+        for name, low, high in (
+            ("strip_depth", 8, 4096),
+            ("feature_depth", 16, 1 << 20),
+            ("weight_depth", 16, 1 << 20),
+            ("parameter_depth", 2, 1 << 16),
+            ("instruction_depth", 4, 256),
+        ):
+            value = getattr(self, name)
+            if not _power_of_two(value) or not low <= value <= high:
+                raise ConfigError(f"{name} must be a power of two from {low} to {high}, not {value}")
+        for name, high in (("rows", 64), ("lanes", 256), ("columns", 1024), ("planes", 8)):
+            if getattr(self, name) > high:
+                raise ConfigError(f"{name} must be at most {high}, not {getattr(self, name)}")
+        if not _power_of_two(self.planes):
+            raise ConfigError(f"planes must be a power of two, not {self.planes}")
+        if self.columns % self.post_lanes or self.vector % self.post_lanes:
+            raise ConfigError(
+                f"post_lanes must divide columns ({self.columns}) and rows * lanes ({self.vector}), not {self.post_lanes}"
+            )
+        if self.accumulator_bits > RAW_BITS:
+            raise ConfigError(
+                f"accumulators would need {self.accumulator_bits} bits, the requantizer takes {RAW_BITS}; "
+                f"lower max_reduction ({self.max_reduction}) or max_wide_reduction ({self.max_wide_reduction})"
+            )
+
+    @property
+    def vector(self):
+        """Activations that enter the array per cycle and plane; channels in one feature word."""
+        return self.rows * self.lanes
+
+    @property
+    def mac_lanes(self):
+        """Multipliers in the grid: part products per cycle."""
+        return self.vector * self.columns * self.planes
+
+    @property
+    def part_shift_bits(self):
+        """Left shift of the accumulators between part passes."""
+        return part_shift_bits(self.activation_format)
+
+    @property
+    def product_magnitude_max(self):
+        """Largest magnitude of a product of two native operands."""
+        return self.weight_format.magnitude_max * self.activation_format.magnitude_max
+
+    @property
+    def sum_bits(self):
+        """Signed width of the sum that leaves a column of ``rows`` cells."""
+        return accumulator_width(self.vector, self.product_magnitude_max)
+
+    @property
+    def accumulator_bits(self):
+        """Signed width of an accumulator: the larger worst case of the two reduction limits."""
+        return max(
+            self.sum_bits,
+            accumulator_width(self.max_reduction, self.product_magnitude_max),
+            accumulator_width(self.max_wide_reduction, INT(8).magnitude_max * UINT(8).magnitude_max),
+        )
+
+    @property
+    def feature_word_bits(self):
+        """One feature memory word: ``vector`` native activation codes, channel 0 in the low bits."""
+        return self.vector * self.activation_format.bits
+
+    @property
+    def weight_word_bits(self):
+        """One weight memory word: the ``vector`` weight codes of one column, lane 0 in the low bits."""
+        return self.vector * self.weight_format.bits
+
+    @property
+    def parameter_word_bits(self):
+        """One parameter memory word: ``post_lanes`` entries of 64 bits."""
+        return self.post_lanes * 64
+
+    def beats_per_word(self, word_bits):
+        """Stream beats that carry one memory word; every word starts on a beat."""
+        return -(-word_bits // self.stream_bits)
+
+    def to_dict(self):
+        """Plain values, formats as text; the inverse of :meth:`from_dict`."""
+        return {key: str(getattr(self, key)) if "format" in key else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values):
+        """Build from :meth:`to_dict`'s form.
+
+        Raises
+        ------
+        :exc:`ConfigError`
+            If keys are unknown or missing, or a value cannot be built.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"A configuration is a JSON object, not {type(values).__name__}")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"Unknown configuration keys {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+        values = dict(values)
+        try:
+            for key in ("weight_format", "activation_format"):
+                if key in values:
+                    values[key] = Format.parse(str(values[key]))
+            return cls(**values)
+        except FormatError as error:
+            raise ConfigError(str(error)) from error
+        except TypeError as error:
+            raise ConfigError(f"Configuration is incomplete: {error}") from error
+
+    @property
+    def hash(self):
+        """64-bit identity of this configuration and contract version, as registers and packets carry it."""
+        text = json.dumps({"contract": CONTRACT_VERSION, **self.to_dict()}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+_TINY = AcceleratorConfig(
+    rows=2,
+    lanes=4,
+    columns=8,
+    post_lanes=4,
+    strip_depth=32,
+    feature_depth=2048,
+    weight_depth=2048,
+    parameter_depth=64,
+    stream_bits=64,
+)
+
+#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``zcu102`` for the board.
+PRESETS = {
+    "tiny": _TINY,
+    "small": replace(
+        _TINY,
+        rows=1,
+        lanes=32,
+        columns=16,
+        post_lanes=4,
+        strip_depth=256,
+        feature_depth=4096,
+        weight_depth=4096,
+        parameter_depth=256,
+        stream_bits=128,
+    ),
+    "zcu102": replace(
+        _TINY,
+        rows=1,
+        lanes=64,
+        columns=64,
+        planes=2,
+        post_lanes=16,
+        strip_depth=512,
+        feature_depth=32768,
+        weight_depth=8192,
+        parameter_depth=1024,
+        instruction_depth=64,
+        stream_bits=512,
+    ),
+}

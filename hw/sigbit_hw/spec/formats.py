@@ -1,0 +1,194 @@
+"""Number formats: a finite table of signed integers (*levels*) and the codes that select them.
+
+The level tables of ESB follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout and
+the unsigned variant are our definition. See ``docs/numerics.md``.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["ESB", "ESBU", "INT", "UINT", "Format", "FormatError", "magnitudes"]
+
+#: Build limits (our definition): 3 exponent bits, magnitudes of 12 bits.
+EXPONENT_BITS_MAX = 3
+MAGNITUDE_BITS_MAX = 12
+
+
+class FormatError(ValueError):
+    """A format that does not exist, or a code or level that a format does not have."""
+
+
+def magnitudes(exponent_bits, fraction_bits):
+    """Integer magnitude ``M(t)`` of every magnitude code ``t = {E, f}``, in code order.
+
+    ``M = f`` for ``E = 0`` (gradual underflow) and ``(2**k + f) << (E - 1)`` otherwise.
+    """
+    hidden = 1 << fraction_bits
+    return tuple(
+        f if e == 0 else (hidden + f) << (e - 1) for e in range(1 << exponent_bits) for f in range(hidden)
+    )
+
+
+@dataclass(frozen=True)
+class Format:
+    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, :func:`ESBU` or :meth:`parse`.
+
+    Parameters
+    ----------
+    kind : str
+        ``"int"``, ``"uint"``, ``"esb"`` or ``"esbu"``.
+    bits : int
+        Stored bits of a code, sign included; 2 to 8.
+    fraction_bits : int
+        ``k`` of the ESB kinds; 0 for the uniform kinds.
+
+    Raises
+    ------
+    :exc:`FormatError`
+        If the combination is outside the build limits.
+    """
+
+    kind: str
+    bits: int
+    fraction_bits: int = 0
+
+    def __post_init__(self):
+        if self.kind not in ("int", "uint", "esb", "esbu"):
+            raise FormatError(f"Format kind must be int, uint, esb or esbu, not {self.kind!r}")
+        for name, value in (("bits", self.bits), ("fraction_bits", self.fraction_bits)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise FormatError(f"Format {name} must be an integer, not {value!r}")
+        if not 2 <= self.bits <= 8:
+            raise FormatError(f"A format has 2 to 8 stored bits, not {self.bits}")
+        if self.uniform:
+            if self.fraction_bits:
+                raise FormatError(f"{self.kind} has no fraction bits, but {self.fraction_bits} were given")
+            return
+        if self.fraction_bits < 0 or self.exponent_bits < 1:
+            raise FormatError(
+                f"{self.kind}:{self.bits},{self.fraction_bits} leaves {self.exponent_bits} exponent bits; "
+                f"expected 0 <= k <= {self.bits - 1 - self.signed}"
+            )
+        if self.exponent_bits > EXPONENT_BITS_MAX or self.magnitude_bits > MAGNITUDE_BITS_MAX:
+            raise FormatError(
+                f"{self.kind}:{self.bits},{self.fraction_bits} has {self.exponent_bits} exponent bits and "
+                f"{self.magnitude_bits}-bit magnitudes; the limits are {EXPONENT_BITS_MAX} and {MAGNITUDE_BITS_MAX}"
+            )
+
+    @classmethod
+    def parse(cls, text):
+        """Read the command-line form: ``int:8``, ``uint:4``, ``esb:4,2``, ``esbu:4,2``."""
+        match = re.fullmatch(r"(int|uint|esb|esbu):(\d+)(?:,(\d+))?", text.strip().lower())
+        if not match or (match[1].startswith("esb") != (match[3] is not None)):
+            raise FormatError(f"Unknown format {text!r}; expected int:B, uint:B, esb:B,K or esbu:B,K, such as esb:4,2")
+        return cls(match[1], int(match[2]), int(match[3] or 0))
+
+    def __str__(self):
+        return f"{self.kind}:{self.bits}" + ("" if self.uniform else f",{self.fraction_bits}")
+
+    @property
+    def signed(self):
+        """Whether negative levels exist."""
+        return self.kind in ("int", "esb")
+
+    @property
+    def uniform(self):
+        """Whether the code is a plain binary or two's complement integer."""
+        return self.kind in ("int", "uint")
+
+    @property
+    def magnitude_code_bits(self):
+        """Bits of the magnitude code ``t``."""
+        return self.bits - self.signed
+
+    @property
+    def exponent_bits(self):
+        """``n`` of the ESB kinds, 0 for the uniform kinds (their magnitude code is the magnitude)."""
+        return 0 if self.uniform else self.magnitude_code_bits - self.fraction_bits
+
+    @cached_property
+    def magnitudes(self):
+        """Magnitude of every magnitude code, strictly increasing."""
+        if self.uniform:
+            return tuple(range(1 << self.magnitude_code_bits))
+        return magnitudes(self.exponent_bits, self.fraction_bits)
+
+    @property
+    def magnitude_max(self):
+        """Largest magnitude."""
+        return self.magnitudes[-1]
+
+    @property
+    def magnitude_bits(self):
+        """Bits of the largest magnitude."""
+        return self.magnitude_max.bit_length()
+
+    @cached_property
+    def levels(self):
+        """The distinct levels that the encoder emits, in increasing order."""
+        negative = tuple(-x for x in reversed(self.magnitudes[1:])) if self.signed else ()
+        return negative + self.magnitudes
+
+    @cached_property
+    def midpoints(self):
+        """Sums of neighbouring levels: the decision points of the projection, in half units."""
+        return tuple(low + high for low, high in zip(self.levels, self.levels[1:], strict=False))
+
+    def encode(self, level):
+        """Stored code of a level. Never a negative zero, never ``-2**(b-1)``."""
+        if level not in self._codes:
+            raise FormatError(f"{level} is not a level of {self}; its levels are {self.levels[0]} to {self.levels[-1]}")
+        return self._codes[level]
+
+    def decode(self, code):
+        """Level of a stored code; accepts the codes that no encoder emits (``{1, 0}`` and ``-2**(b-1)``)."""
+        if not 0 <= code < 1 << self.bits:
+            raise FormatError(f"{code} is not a code of {self}; expected 0 to {(1 << self.bits) - 1}")
+        if not self.signed:
+            return self.magnitudes[code]
+        sign = code >> (self.bits - 1)
+        if self.kind == "int":
+            return code - (sign << self.bits)
+        magnitude = self.magnitudes[code & ((1 << self.bits - 1) - 1)]
+        return -magnitude if sign else magnitude
+
+    @cached_property
+    def _codes(self):
+        if self.kind == "int":
+            return {level: level & ((1 << self.bits) - 1) for level in self.levels}
+        codes = {}
+        for code, magnitude in enumerate(self.magnitudes):
+            codes[magnitude] = code
+            if self.signed and magnitude:
+                codes[-magnitude] = code | 1 << (self.bits - 1)
+        return codes
+
+    def order_key(self, code):
+        """An integer that orders codes like their levels, without decoding magnitudes (numerics 3.5)."""
+        if not self.signed:
+            return code
+        if self.kind == "int":
+            return self.decode(code)
+        magnitude_code = code & ((1 << self.bits - 1) - 1)
+        return -magnitude_code if code >> (self.bits - 1) else magnitude_code
+
+
+def INT(bits):  # noqa: N802 - the formats' own names
+    """Two's complement integers of ``bits`` bits; the encoder is symmetric."""
+    return Format("int", bits)
+
+
+def UINT(bits):  # noqa: N802
+    """Unsigned integers of ``bits`` bits."""
+    return Format("uint", bits)
+
+
+def ESB(bits, fraction_bits):  # noqa: N802
+    """Elastic significant bits: sign, ``bits - 1 - k`` exponent bits, ``k`` fraction bits."""
+    return Format("esb", bits, fraction_bits)
+
+
+def ESBU(bits, fraction_bits):  # noqa: N802
+    """Unsigned elastic significant bits: ``bits - k`` exponent bits, ``k`` fraction bits (our definition)."""
+    return Format("esbu", bits, fraction_bits)

@@ -1,0 +1,112 @@
+"""Instructions of the sequencer: 64 bytes each, one table per opcode, all starting with the opcode.
+
+The reader walks a nest of five counted loops, level 0 outermost. Every level has a count, an address step in feature words and a
+step of the input coordinates ``(y, x)``; a coordinate outside the map reads as the padding code in every lane.
+COMPUTE nests (block, ky, kx, y, x) and calls levels 3 and 4 a *tile* (one set of stationary weights); POOL nests
+(block, y, x, ky, kx) and calls levels 3 and 4 a *window*.
+"""
+
+from enum import IntEnum
+
+from .layout import BitTable
+
+__all__ = [
+    "INSTRUCTION_BITS",
+    "INSTRUCTIONS",
+    "LOOP_LEVELS",
+    "MIN_TILE_CYCLES",
+    "PARAMETER",
+    "Encoding",
+    "Opcode",
+]
+
+INSTRUCTION_BITS = 512
+LOOP_LEVELS = 5
+
+#: A tile takes at least this many cycles, so that a sum is stored before it is read again.
+MIN_TILE_CYCLES = 6
+
+
+class Opcode(IntEnum):
+    """What an instruction does."""
+
+    COMPUTE = 1  #: one part pass over all tiles of a reduction, into the current bank of accumulators
+    POST = 2  #: requantize the current bank into feature memory, then switch banks
+    POOL = 3  #: maximum over windows, feature memory to feature memory
+    OUTPUT = 4  #: send a range of feature memory as one packet
+
+
+class Encoding(IntEnum):
+    """What POST writes."""
+
+    NATIVE = 0  #: one native activation code
+    UINT8 = 1  #: digits of an unsigned 8-bit level
+    INT8 = 2  #: digits of a signed 8-bit level in excess 128
+    RAW = 3  #: accumulator plus bias, 32 bits, cut into fields of the native code width
+
+
+_READER = (
+    ("opcode", 4),
+    ("wait_post", 1),  # start only when the post-processor is idle and its results are stored
+    ("base", 20),  # feature address of loop position 0 at coordinate (y0, x0)
+    ("y0", 13, True),  # input row of loop position 0, negative inside the top padding
+    ("x0", 13, True),
+    ("height", 13),  # input rows and columns, bounds of the padding test
+    ("width", 13),
+    *((f"count{i}", 16) for i in range(LOOP_LEVELS)),
+    *((f"step{i}", 20) for i in range(LOOP_LEVELS)),
+    *((f"ystep{i}", 8) for i in range(LOOP_LEVELS)),
+    *((f"xstep{i}", 8) for i in range(LOOP_LEVELS)),
+    ("plane_step", 20),  # feature address of plane p is that of plane 0 plus p * plane_step
+    ("plane_ystep", 13),  # and its input row is lower by p * plane_ystep
+    ("pad_code", 8),  # native code read outside the map
+)
+
+INSTRUCTIONS = {
+    Opcode.COMPUTE: BitTable(
+        "COMPUTE",
+        INSTRUCTION_BITS,
+        *_READER,
+        ("weight_base", 20),  # first weight word; tiles follow each other
+        ("weight_words", 12),  # columns loaded per tile
+        ("clear", 1),  # the first tile overwrites the accumulators
+        ("shift", 1),  # the first tile shifts them left by part_shift_bits
+    ),
+    Opcode.POST: BitTable(
+        "POST",
+        INSTRUCTION_BITS,
+        ("opcode", 4),
+        ("base", 20),  # feature address of output pixel (0, 0) of plane 0, part 0
+        ("rows", 13),  # output rows per plane in the strip
+        ("pixels", 13),  # output columns in the strip
+        ("row_step", 20),  # feature words from one output row to the next
+        ("block_step", 20),  # from one channel block to the next
+        ("part_step", 20),  # from one part to the next
+        ("plane_step", 20),  # from one plane to the next
+        ("valid_rows", 13),  # rows of all planes together; later rows are computed but not stored
+        ("first_group", 8),  # position of the first group of post_lanes channels in its feature word
+        ("groups", 12),  # groups of post_lanes channels to store
+        ("parts", 6),  # native codes per value
+        ("parameter_base", 16),  # parameter word of the first group
+        ("encoding", 2),
+        ("relu", 1),  # a negative result becomes 0 (signed native formats; unsigned ones do it anyway)
+    ),
+    Opcode.POOL: BitTable(
+        "POOL",
+        INSTRUCTION_BITS,
+        *_READER,
+        ("output_base", 20),  # results are stored one after the other from here
+    ),
+    Opcode.OUTPUT: BitTable(
+        "OUTPUT",
+        INSTRUCTION_BITS,
+        ("opcode", 4),
+        ("wait_post", 1),
+        ("base", 20),
+        ("words", 20),
+        ("tag", 16),  # returned in the header's destination
+    ),
+}
+
+#: One parameter entry, 64 bits, per output channel (numerics 6.1).
+PARAMETER = BitTable("PARAMETER", 64, ("bias", 32, True), ("multiplier", 16), ("shift", 6))

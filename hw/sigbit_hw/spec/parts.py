@@ -1,0 +1,126 @@
+"""Term parts: how wide levels become short operands of the array (our definition).
+
+The array multiplies only its two native formats. A wider operand is written as ``sum_j digit_j << shift_j`` with native
+digits; the product is then the sum of all pairwise part products, each a pass of the array. All shifts are multiples
+of one step, so the accumulator needs only one fixed left shift between passes (Horner's scheme).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations_with_replacement
+
+from .formats import INT, UINT, Format, FormatError
+
+__all__ = ["RAW_BITS", "ActivationParts", "WeightParts", "activation_parts", "part_shift_bits", "weight_parts"]
+
+#: Width of an untouched accumulator, as logits leave the accelerator.
+RAW_BITS = 32
+
+
+def part_shift_bits(activation):
+    """Step between the shifts of parts: the bits of the largest run ``0 .. 2**r - 1`` of levels whose codes are themselves."""
+    if activation.uniform:
+        return activation.magnitude_code_bits
+    return activation.fraction_bits + 1
+
+
+@dataclass(frozen=True)
+class ActivationParts:
+    """How an activation tensor is stored as native codes.
+
+    Attributes
+    ----------
+    stored : :class:`Format`
+        Format of the tensor.
+    count : int
+        Native codes per value; part ``j`` has weight ``2**(j * step)``.
+    offset : int
+        Added to the level before it is cut into digits, so that digits are never negative. The host takes
+        ``offset * sum(weights)`` off the bias.
+    step : int
+        Bits per digit.
+    """
+
+    stored: Format
+    count: int
+    offset: int
+    step: int
+
+    def digits(self, level):
+        """Native levels of one level, least significant part first. One part without offset is the level itself."""
+        if self.count == 1 and not self.offset:
+            return (level,)
+        value = level + self.offset
+        return tuple(value >> (self.step * j) & ((1 << self.step) - 1) for j in range(self.count))
+
+
+def activation_parts(native, stored):
+    """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
+
+    ``stored`` is the native format itself, or a uniform format of any width; signed uniform values are stored in excess
+    ``2**(b-1)``.
+
+    Raises
+    ------
+    :exc:`FormatError`
+        If ``stored`` is neither.
+    """
+    step = part_shift_bits(native)
+    if stored == native:
+        return ActivationParts(stored, 1, 0, step)
+    if not stored.uniform:
+        raise FormatError(
+            f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
+            f"or configure the accelerator with activation format {stored}"
+        )
+    return ActivationParts(stored, -(-stored.bits // step), 1 << (stored.bits - 1) if stored.signed else 0, step)
+
+
+@dataclass(frozen=True)
+class WeightParts:
+    """How weights of one format are cut into native weights.
+
+    Attributes
+    ----------
+    stored : :class:`Format`
+        Format of the weights.
+    shifts : tuple of int
+        Left shift of every part in steps of :func:`part_shift_bits`, increasing.
+    table : dict
+        Level -> native level of every part.
+    """
+
+    stored: Format
+    shifts: tuple
+    table: dict
+
+
+@cache
+def weight_parts(native, stored, step):
+    """Fewest parts that write every level of ``stored`` with levels of ``native`` shifted by multiples of ``step`` bits.
+
+    Raises
+    ------
+    :exc:`FormatError`
+        If eight parts are not enough.
+    """
+    if set(stored.levels) <= set(native.levels):
+        return WeightParts(stored, (0,), {level: (level,) for level in stored.levels})
+    top = -(-stored.magnitude_bits // step)
+    by_size = sorted(native.levels, key=abs)
+    for count in range(2, 9):
+        for shifts in combinations_with_replacement(range(top + 1), count):
+            table = {0: ()}
+            for shift in shifts:
+                grown = {}
+                for total, digits in table.items():
+                    for level in by_size:
+                        grown.setdefault(total + (level << shift * step), (*digits, level))
+                table = grown
+            if all(level in table for level in stored.levels):
+                return WeightParts(stored, shifts, {level: table[level] for level in stored.levels})
+    raise FormatError(f"Weights {stored} cannot be written as at most 8 parts of {native}; choose a longer native format")
+
+
+#: Uniform formats that the post-processor can write beside the native one.
+WIDE_ACTIVATIONS = (UINT(8), INT(8))

@@ -1,0 +1,1 @@
+"""Simulation of sigbit accelerators: the golden model, RTL simulation and synthesis estimates."""
