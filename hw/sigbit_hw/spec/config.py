@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 
+from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError
 from .parts import RAW_BITS, part_shift_bits
 
@@ -13,7 +14,7 @@ __all__ = ["CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "a
 CONTRACT_VERSION = 1
 
 
-class ConfigError(ValueError):
+class ConfigError(SigbitError):
     """A configuration that cannot be built."""
 
 

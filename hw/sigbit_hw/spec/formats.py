@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from .errors import SigbitError
+
 __all__ = ["ESB", "ESBU", "INT", "UINT", "Format", "FormatError", "magnitudes"]
 
 #: Build limits (our definition): 3 exponent bits, magnitudes of 12 bits.
@@ -15,7 +17,7 @@ EXPONENT_BITS_MAX = 3
 MAGNITUDE_BITS_MAX = 12
 
 
-class FormatError(ValueError):
+class FormatError(SigbitError):
     """A format that does not exist, or a code or level that a format does not have."""
 
 

@@ -51,4 +51,4 @@ class Fault(IntEnum):
     FRAMING = 7  #: TLAST inside a packet, or TKEEP not all ones
     HASH = 8  #: program was compiled for another configuration
     STATE = 9  #: packet before CONFIGURE
-    OPCODE = 10  #: unknown instruction
+    OPCODE = 10  #: unknown instruction, or one with a count of zero

@@ -3,13 +3,29 @@
 An :class:`IntegerNetwork` *is* the quantized model; its execution here defines what is correct.
 """
 
+import json
+import os
+import zipfile
+import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-
+from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
 
-__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "Tensor"]
+from .numerics import ACCUMULATOR_LIMIT, MULTIPLIER_MAX, SHIFT_MAX, level_table, requantize
+
+__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "NetworkError", "Tensor", "run"]
+
+_FILE_FORMAT = "sigbit integer network"
+_FILE_VERSION = 1
+#: Elements of the largest temporary array while running; bounds memory at some 100 MB.
+_BATCH_ELEMENTS = 1 << 23
+
+
+class NetworkError(SigbitError):
+    """An integer network that is inconsistent, a file that holds none, or an input that does not fit it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,9 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """``acc = conv(levels, weights)``, then ``requantise(acc + bias)``; a fully connected layer has a kernel as large as its map.
+    """``acc = conv(levels, weights)``, then ``requantize(acc + bias)``.
+
+    A fully connected layer has a kernel as large as its map.
 
     Attributes
     ----------
@@ -77,7 +95,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Sum over the full window (padding counts as 0), then ``requantise`` with one ``multiplier`` and ``shift``."""
+    """Sum over the full window (padding counts as 0), then ``requantize`` with one ``multiplier`` and ``shift``."""
 
     name: str
     input: str
@@ -92,10 +110,387 @@ class AveragePool:
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
-    """Layers in execution order over named tensors; one input, one output."""
+    """Layers in execution order over named tensors; one input, one output.
+
+    Raises
+    ------
+    :exc:`NetworkError`
+        If shapes, formats, constants or the order of layers are inconsistent, or an accumulator could leave 32 bits.
+    """
 
     name: str
     tensors: dict = field(repr=False)
     layers: tuple = field(repr=False)
     input: str = "input"
     output: str = "output"
+
+    def __post_init__(self):
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for name, tensor in self.tensors.items():
+            _check_tensor(name, tensor)
+        for role, name in (("input", self.input), ("output", self.output)):
+            if name not in self.tensors:
+                raise NetworkError(f"Network {role} {name!r} is not one of its tensors: {', '.join(self.tensors)}")
+        if self.tensors[self.input].format is None:
+            raise NetworkError(f"Network input {self.input!r} must have a format; raw integers can only be an output")
+        known, names = {self.input}, set()
+        for layer in self.layers:
+            if type(layer) not in _CHECKS:
+                raise NetworkError(f"A layer is a Convolution, MaxPool or AveragePool, not {type(layer).__name__}")
+            if layer.name in names:
+                raise NetworkError(f"Layer name {layer.name!r} is used twice")
+            names.add(layer.name)
+            for name in (layer.input, layer.output):
+                if name not in self.tensors:
+                    raise NetworkError(f"Layer {layer.name} uses tensor {name!r}, which the network does not describe")
+            if layer.input not in known:
+                raise NetworkError(f"Layer {layer.name} reads {layer.input!r} before any layer has written it")
+            if layer.output in known:
+                raise NetworkError(f"Layer {layer.name} writes {layer.output!r}, which exists already")
+            known.add(layer.output)
+            _CHECKS[type(layer)](layer, self.tensors[layer.input], self.tensors[layer.output])
+        if missing := sorted(set(self.tensors) - known):
+            raise NetworkError(f"No layer writes the tensors {', '.join(missing)}")
+
+    def save(self, path):
+        """Write one ``.npz`` file: a JSON description and the arrays, no pickles. All or nothing.
+
+        Raises
+        ------
+        :exc:`NetworkError`
+            If the file cannot be written.
+        """
+        arrays: dict = {}
+        layers = []
+        for index, layer in enumerate(self.layers):
+            entry = {"kind": type(layer).__name__}
+            for key, value in vars(layer).items():
+                if isinstance(value, np.ndarray):
+                    # Levels have at most 13 bits with their sign; everything else keeps its type.
+                    arrays[f"{index}.{key}"] = value.astype(np.int16) if key == "weights" else value
+                else:
+                    entry[key] = str(value) if isinstance(value, Format) else value
+            layers.append(entry)
+        description = {
+            "file": _FILE_FORMAT,
+            "version": _FILE_VERSION,
+            "name": self.name,
+            "input": self.input,
+            "output": self.output,
+            "tensors": [
+                {**vars(tensor), "format": None if tensor.format is None else str(tensor.format)}
+                for tensor in self.tensors.values()
+            ],
+            "layers": layers,
+        }
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            try:
+                with temporary.open("wb") as file:
+                    np.savez_compressed(file, description=np.array(json.dumps(description)), **arrays)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise NetworkError(f"Cannot write the network to {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path):
+        """Read a file of :meth:`save`.
+
+        Raises
+        ------
+        :exc:`NetworkError`
+            If the file cannot be read, is not such a file, or describes an inconsistent network.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                stored = dict(archive)
+            description = json.loads(str(stored.pop("description")))
+            if description["file"] != _FILE_FORMAT:
+                raise KeyError("file")
+            version = description["version"]
+        except FileNotFoundError as error:
+            raise NetworkError(f"Integer network {path} does not exist") from error
+        except OSError as error:
+            raise NetworkError(f"Cannot read the integer network {path}: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise NetworkError(
+                f"{path} is not an integer network; expected the .npz file that IntegerNetwork.save writes"
+            ) from error
+        if version != _FILE_VERSION:
+            raise NetworkError(f"{path} has version {version}, expected {_FILE_VERSION}; quantize the model again")
+        try:
+            return cls._from_description(description, stored)
+        except NetworkError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise NetworkError(f"{path} is a damaged integer network: {error!r}; quantize the model again") from error
+
+    @classmethod
+    def _from_description(cls, description, arrays):
+        tensors = {}
+        for entry in description["tensors"]:
+            format = None if entry["format"] is None else Format.parse(entry["format"])
+            tensors[entry["name"]] = Tensor(**{**entry, "format": format})
+        layers = []
+        for index, entry in enumerate(description["layers"]):
+            values: dict = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+            kind = {kind.__name__: kind for kind in _CHECKS}[values.pop("kind")]
+            if kind is Convolution:
+                values["weight_format"] = Format.parse(values["weight_format"])
+                for key in ("weights", "weight_units", "bias", "multiplier", "shift"):
+                    values[key] = arrays[f"{index}.{key}"]
+                values["weights"] = values["weights"].astype(np.int64)
+            layers.append(kind(**values))
+        return cls(description["name"], tensors, tuple(layers), description["input"], description["output"])
+
+
+def _is_integer(value, low):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _check_tensor(name, tensor):
+    if not isinstance(tensor, Tensor) or tensor.name != name:
+        raise NetworkError(f"Tensor {name!r} must be a Tensor of that name, not {tensor!r}")
+    for key in ("channels", "height", "width"):
+        if not _is_integer(getattr(tensor, key), 1):
+            raise NetworkError(f"Tensor {name}: {key} must be a positive integer, not {getattr(tensor, key)!r}")
+    if tensor.format is not None and not isinstance(tensor.format, Format):
+        raise NetworkError(f"Tensor {name}: format must be a Format or None, not {tensor.format!r}")
+    if not (isinstance(tensor.unit, float) and np.isfinite(tensor.unit) and tensor.unit > 0):
+        raise NetworkError(f"Tensor {name}: unit must be a positive finite float, not {tensor.unit!r}")
+
+
+def _check_geometry(layer, source, target, channels, kernel, dilation=(1, 1)):
+    if source.format is None:
+        raise NetworkError(f"Layer {layer.name} reads raw integers ({source.name}); only a network output can be raw")
+    for key, values, count, low in (
+        ("kernel", kernel, 2, 1),
+        ("stride", layer.stride, 2, 1),
+        ("dilation", dilation, 2, 1),
+        ("pads", layer.pads, 4, 0),
+    ):
+        legal = isinstance(values, tuple) and len(values) == count and all(_is_integer(value, low) for value in values)
+        if not legal:
+            raise NetworkError(
+                f"Layer {layer.name}: {key} must be a tuple of {count} integers >= {low}, not {values!r}"
+            )
+    size = _output_size(source, kernel, layer.stride, layer.pads, dilation)
+    if min(size) < 1:
+        raise NetworkError(
+            f"Layer {layer.name}: a {kernel[0]}x{kernel[1]} window does not fit "
+            f"the padded {source.height}x{source.width} map"
+        )
+    if (target.channels, target.height, target.width) != (channels, *size):
+        raise NetworkError(
+            f"Layer {layer.name} produces {channels}x{size[0]}x{size[1]}, but tensor {target.name} is "
+            f"{target.channels}x{target.height}x{target.width}"
+        )
+
+
+def _output_size(source, kernel, stride, pads, dilation=(1, 1)):
+    return tuple(
+        (length + before + after - (k - 1) * d - 1) // s + 1
+        for length, before, after, k, d, s in zip(
+            (source.height, source.width), pads[:2], pads[2:], kernel, dilation, stride, strict=True
+        )
+    )
+
+
+def _check_array(layer, key, shape, dtype):
+    value = getattr(layer, key)
+    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+        found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+        raise NetworkError(f"Layer {layer.name}: {key} must be a {np.dtype(dtype)} array of shape {shape}, not {found}")
+    return value
+
+
+def _check_requantizer(layer, multiplier, shift):
+    for key, values, low, high in (("multiplier", multiplier, 1, MULTIPLIER_MAX), ("shift", shift, 0, SHIFT_MAX)):
+        smallest, largest = np.min(values), np.max(values)
+        if smallest < low or largest > high:
+            raise NetworkError(f"Layer {layer.name}: {key} must be {low} to {high}, not {smallest} to {largest}")
+
+
+def _accumulator_bound(layer, source):
+    """Largest possible ``|acc|`` of every output channel of a convolution, by its actual weights."""
+    return source.format.magnitude_max * np.abs(layer.weights).sum(axis=(1, 2, 3))
+
+
+def _check_convolution(layer, source, target):
+    if not isinstance(layer.weights, np.ndarray) or layer.weights.ndim != 4 or layer.weights.dtype != np.int64:
+        raise NetworkError(f"Layer {layer.name}: weights must be an int64 array (out, in, kh, kw)")
+    out, channels, *kernel = layer.weights.shape
+    if channels != source.channels:
+        raise NetworkError(
+            f"Layer {layer.name}: weights expect {channels} channels, but {source.name} has {source.channels}"
+        )
+    _check_geometry(layer, source, target, out, tuple(kernel), layer.dilation)
+    if not isinstance(layer.weight_format, Format):
+        raise NetworkError(f"Layer {layer.name}: weight_format must be a Format, not {layer.weight_format!r}")
+    if not np.isin(layer.weights, level_table(layer.weight_format)).all():
+        raise NetworkError(f"Layer {layer.name}: weights must be levels of {layer.weight_format}")
+    units = _check_array(layer, "weight_units", (out,), np.float64)
+    if not (np.isfinite(units) & (units > 0)).all():
+        raise NetworkError(f"Layer {layer.name}: weight_units must be positive and finite")
+    bias = _check_array(layer, "bias", (out,), np.int64)
+    _check_array(layer, "multiplier", (out,), np.int64)
+    _check_array(layer, "shift", (out,), np.int64)
+    bound = _accumulator_bound(layer, source)
+    if target.format is None:
+        # Raw results leave as 32-bit integers, bias included.
+        bound = bound + np.abs(bias)
+        if layer.relu:
+            raise NetworkError(f"Layer {layer.name}: raw results have no ReLU")
+    else:
+        _check_requantizer(layer, layer.multiplier, layer.shift)
+    for what, values in (("bias", np.abs(bias)), ("accumulator", bound)):
+        if values.max() >= ACCUMULATOR_LIMIT:
+            raise NetworkError(
+                f"Layer {layer.name}: {what} of output channel {values.argmax()} can reach {values.max()}, "
+                f"which leaves 32 bits; use narrower formats or a shorter reduction"
+            )
+
+
+def _check_max_pool(layer, source, target):
+    _check_geometry(layer, source, target, source.channels, layer.kernel)
+    if any(pad >= size for pad, size in zip(layer.pads, layer.kernel * 2, strict=True)):
+        raise NetworkError(f"Layer {layer.name}: pads {layer.pads} must be smaller than the kernel {layer.kernel}")
+    if (source.format, source.unit) != (target.format, target.unit):
+        raise NetworkError(f"Layer {layer.name}: a maximum keeps format and unit of its input")
+
+
+def _check_average_pool(layer, source, target):
+    _check_geometry(layer, source, target, source.channels, layer.kernel)
+    if target.format is None:
+        raise NetworkError(f"Layer {layer.name}: an average has no raw form; give tensor {target.name} a format")
+    for key in ("multiplier", "shift"):
+        if not _is_integer(getattr(layer, key), 0):
+            raise NetworkError(f"Layer {layer.name}: {key} must be an integer, not {getattr(layer, key)!r}")
+    _check_requantizer(layer, layer.multiplier, layer.shift)
+
+
+_CHECKS = {Convolution: _check_convolution, MaxPool: _check_max_pool, AveragePool: _check_average_pool}
+
+
+def run(network, levels, trace=False):
+    """Execute a network exactly.
+
+    Parameters
+    ----------
+    network : :class:`IntegerNetwork`
+    levels : int array, ``(N, channels, height, width)``
+        Levels of the network's input tensor.
+    trace : bool
+        Return every tensor as well.
+
+    Returns
+    -------
+    output : int64 array
+        ``(N, channels)`` if the output map is one pixel, else ``(N, channels, height, width)``: levels of the output's
+        format, or raw integers.
+    tensors : dict of str to int64 array
+        Only with ``trace``: every tensor as ``(N, channels, height, width)``.
+
+    Raises
+    ------
+    :exc:`NetworkError`
+        If ``levels`` does not fit the input tensor.
+    """
+    source = network.tensors[network.input]
+    levels = np.asarray(levels)
+    shape = (source.channels, source.height, source.width)
+    if levels.ndim != 4 or levels.shape[1:] != shape or levels.dtype.kind not in "iu":
+        raise NetworkError(
+            f"Input must be an integer array (N, {', '.join(map(str, shape))}), not {levels.dtype} {levels.shape}"
+        )
+    if not np.isin(levels, level_table(source.format)).all():
+        raise NetworkError(f"Input must hold levels of {source.format} only; project real values first")
+    wanted = list(network.tensors) if trace else [network.output]
+    results = {}
+    for name in wanted:
+        tensor = network.tensors[name]
+        results[name] = np.empty((len(levels), tensor.channels, tensor.height, tensor.width), dtype=np.int64)
+    step = _batch_size(network)
+    for start in range(0, len(levels), step):
+        values = {network.input: levels[start : start + step].astype(np.int64)}
+        for layer in network.layers:
+            values[layer.output] = _EXECUTE[type(layer)](
+                layer, values[layer.input], network.tensors[layer.input], network.tensors[layer.output]
+            )
+        for name in wanted:
+            results[name][start : start + step] = values[name]
+    output = results[network.output]
+    if output.shape[2:] == (1, 1):
+        output = output[:, :, 0, 0]
+    return (output, results) if trace else output
+
+
+def _batch_size(network):
+    largest = 1
+    for layer in network.layers:
+        target = network.tensors[layer.output]
+        copies = layer.weights[0].size if isinstance(layer, Convolution) else 0
+        largest = max(largest, max(copies, target.channels) * target.height * target.width)
+    return max(1, _BATCH_ELEMENTS // largest)
+
+
+def _padded(values, pads, fill=0):
+    top, left, bottom, right = pads
+    return np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+
+
+def _taps(values, kernel, stride, dilation, size):
+    """Every kernel position with the strided view of the padded map that it reads."""
+    for ky in range(kernel[0]):
+        for kx in range(kernel[1]):
+            y, x = ky * dilation[0], kx * dilation[1]
+            yield ky, kx, values[..., y : y + size[0] * stride[0] : stride[0], x : x + size[1] * stride[1] : stride[1]]
+
+
+def _rounded(accumulator, bias, multiplier, shift, relu, format):
+    levels = level_table(format)[requantize(accumulator, bias, multiplier, shift, format.midpoints)]
+    return np.maximum(levels, 0) if relu else levels
+
+
+def _run_convolution(layer, values, source, target):
+    out, channels, *kernel = layer.weights.shape
+    bound = int(_accumulator_bound(layer, source).max())
+    assert bound < ACCUMULATOR_LIMIT, "accumulator overflows 32 bits"
+    # Every partial sum is an integer of at most this bound, so a float with as many significand bits computes it
+    # exactly in any order; BLAS is much faster than NumPy's integer matrix product.
+    dtype = np.float32 if bound < 1 << 24 else np.float64
+    padded = _padded(values.transpose(1, 0, 2, 3).astype(dtype), layer.pads)
+    size = (target.height, target.width)
+    columns = np.empty((channels, *kernel, len(values), *size), dtype=dtype)
+    for ky, kx, view in _taps(padded, kernel, layer.stride, layer.dilation, size):
+        columns[:, ky, kx] = view
+    product = layer.weights.reshape(out, -1).astype(dtype) @ columns.reshape(channels * kernel[0] * kernel[1], -1)
+    accumulator = product.reshape(out, len(values), *size).transpose(1, 0, 2, 3).astype(np.int64)
+    per_channel = (slice(None), np.newaxis, np.newaxis)
+    if target.format is None:
+        return accumulator + layer.bias[per_channel]
+    constants = (layer.bias[per_channel], layer.multiplier[per_channel], layer.shift[per_channel])
+    return _rounded(accumulator, *constants, layer.relu, target.format)
+
+
+def _run_max_pool(layer, values, _source, target):
+    lowest = np.iinfo(np.int64).min  # below every level, so padding never wins
+    padded = _padded(values, layer.pads, lowest)
+    result = np.full((*values.shape[:2], target.height, target.width), lowest)
+    for _, _, view in _taps(padded, layer.kernel, layer.stride, (1, 1), result.shape[2:]):
+        np.maximum(result, view, out=result)
+    return result
+
+
+def _run_average_pool(layer, values, _source, target):
+    padded = _padded(values, layer.pads)
+    total = np.zeros((*values.shape[:2], target.height, target.width), dtype=np.int64)
+    for _, _, view in _taps(padded, layer.kernel, layer.stride, (1, 1), total.shape[2:]):
+        total += view
+    return _rounded(total, 0, layer.multiplier, layer.shift, layer.relu, target.format)
+
+
+_EXECUTE = {Convolution: _run_convolution, MaxPool: _run_max_pool, AveragePool: _run_average_pool}

@@ -1,0 +1,170 @@
+"""Configuration: presets, derived widths, dictionaries, identity, and every error."""
+
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+from sigbit_hw.spec.config import PRESETS, AcceleratorConfig, ConfigError, accumulator_width
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+
+TINY = PRESETS["tiny"]
+
+#: Another legal value of every field of the tiny preset.
+CHANGES = {
+    "weight_format": ESB(5, 2),
+    "activation_format": UINT(4),
+    "rows": 4,
+    "lanes": 8,
+    "columns": 16,
+    "planes": 2,
+    "post_lanes": 8,
+    "strip_depth": 64,
+    "max_reduction": 4000,
+    "max_wide_reduction": 500,
+    "feature_depth": 4096,
+    "weight_depth": 4096,
+    "parameter_depth": 128,
+    "instruction_depth": 32,
+    "stream_bits": 128,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_consistent(name):
+    config = PRESETS[name]
+    assert config.vector == config.rows * config.lanes
+    assert config.mac_lanes == config.vector * config.columns * config.planes
+    assert config.columns % config.post_lanes == config.vector % config.post_lanes == 0
+    assert config.accumulator_bits <= 32
+    assert config.feature_word_bits == config.vector * config.activation_format.bits
+    assert config.weight_word_bits == config.vector * config.weight_format.bits
+    assert config.parameter_word_bits == config.post_lanes * 64
+
+
+def test_board_preset_has_its_lanes():
+    assert PRESETS["zcu102"].mac_lanes >= 4096
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "widths"),
+    [
+        (ESB(3, 1), ESBU(3, 1), (13, 16, 19)),
+        (ESB(4, 2), ESBU(4, 2), (15, 18, 21)),
+        (ESB(4, 1), ESBU(4, 2), (16, 19, 22)),
+        (ESB(5, 2), ESBU(4, 2), (17, 20, 23)),
+        (ESB(4, 1), ESBU(4, 1), (19, 22, 25)),
+        (ESB(8, 5), ESBU(8, 6), (24, 27, 31)),
+    ],
+)
+def test_accumulator_widths(weight, activation, widths):
+    largest = weight.magnitude_max * activation.magnitude_max
+    assert tuple(accumulator_width(d, largest) for d in (64, 512, 4608)) == widths
+
+
+@pytest.mark.parametrize("products", [1, 7, 8, 9, 512, 4608])
+@pytest.mark.parametrize("largest", [1, 3, 36, 196, 255, 256, 32640])
+def test_accumulator_width_holds_both_extremes_and_is_needed(products, largest):
+    """With negation by XOR the extreme sums are ``D * Pmax`` and ``D * (-Pmax - 1)``."""
+    bits = accumulator_width(products, largest)
+    assert -(1 << (bits - 1)) <= products * (-largest - 1)
+    assert products * largest <= (1 << (bits - 1)) - 1
+    assert products * (-largest - 1) < -(1 << (bits - 2)) or products * largest > (1 << (bits - 2)) - 1
+
+
+def test_ternary_sums_need_one_bit_more_with_xor_negation():
+    assert accumulator_width(4608, 1) == 15
+
+
+@pytest.mark.parametrize("bits", [64, 128, 256, 512])
+def test_words_start_on_stream_beats(bits):
+    config = replace(TINY, stream_bits=bits)
+    for width in (1, bits - 1, bits, bits + 1, 5 * bits):
+        beats = config.beats_per_word(width)
+        assert (beats - 1) * bits < width <= beats * bits
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_dictionary_and_json_round_trip(name):
+    values = PRESETS[name].to_dict()
+    assert AcceleratorConfig.from_dict(json.loads(json.dumps(values))) == PRESETS[name]
+
+
+def test_changes_cover_every_field():
+    assert set(CHANGES) == {field.name for field in fields(AcceleratorConfig)}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_hash_changes_with_every_field(field):
+    changed = replace(TINY, **{field: CHANGES[field]})
+    assert getattr(changed, field) != getattr(TINY, field)
+    assert changed.hash != TINY.hash
+    assert AcceleratorConfig.from_dict(changed.to_dict()).hash == changed.hash
+    assert 0 <= changed.hash < 1 << 64
+
+
+def test_hash_changes_with_the_contract_version(monkeypatch):
+    before = TINY.hash
+    monkeypatch.setattr("sigbit_hw.spec.config.CONTRACT_VERSION", 99)
+    assert TINY.hash != before
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        TINY.rows = 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_format": "esb:4,2"}, "weight_format must be a Format, not 'esb:4,2'"),
+        ({"activation_format": None}, "activation_format must be a Format, not None"),
+        ({"weight_format": UINT(4)}, r"weight_format must be signed \(int or esb\), not uint:4"),
+        *(({name: 0}, f"{name} must be a positive integer, not 0") for name in CHANGES if "format" not in name),
+        ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
+        ({"rows": True}, "rows must be a positive integer, not True"),
+        ({"stream_bits": 96}, "stream_bits must be 64, 128, 256 or 512, not 96"),
+        ({"strip_depth": 4}, "strip_depth must be a power of two from 8 to 4096, not 4"),
+        ({"strip_depth": 8192}, "strip_depth must be a power of two from 8 to 4096, not 8192"),
+        ({"strip_depth": 48}, "strip_depth must be a power of two from 8 to 4096, not 48"),
+        ({"feature_depth": 8}, "feature_depth must be a power of two from 16 to 1048576, not 8"),
+        ({"weight_depth": 1 << 21}, "weight_depth must be a power of two from 16 to 1048576, not 2097152"),
+        ({"parameter_depth": 1}, "parameter_depth must be a power of two from 2 to 65536, not 1"),
+        ({"instruction_depth": 512}, "instruction_depth must be a power of two from 4 to 256, not 512"),
+        ({"rows": 65}, "rows must be at most 64, not 65"),
+        ({"lanes": 257}, "lanes must be at most 256, not 257"),
+        ({"columns": 1025}, "columns must be at most 1024, not 1025"),
+        ({"planes": 16}, "planes must be at most 8, not 16"),
+        ({"planes": 3}, "planes must be a power of two, not 3"),
+        ({"post_lanes": 3}, r"post_lanes must divide columns \(8\) and rows \* lanes \(8\), not 3"),
+        ({"post_lanes": 16}, r"post_lanes must divide columns \(8\)"),
+        ({"lanes": 6}, r"post_lanes must divide columns \(8\) and rows \* lanes \(12\), not 8"),
+        ({"max_reduction": 1 << 30}, "accumulators would need 39 bits, the requantizer takes 32; lower max_reduction"),
+        ({"max_wide_reduction": 1 << 20}, r"lower max_reduction \(4608\) or max_wide_reduction \(1048576\)"),
+    ],
+)
+def test_configuration_that_cannot_be_built_is_an_error(changes, message):
+    base = replace(TINY, post_lanes=8) if changes.get("lanes") == 6 else TINY
+    with pytest.raises(ConfigError, match=message):
+        replace(base, **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1], "A configuration is a JSON object, not list"),
+        ({**TINY.to_dict(), "depth": 3}, "Unknown configuration keys depth; expected some of activation_format, "),
+        ({**TINY.to_dict(), "weight_format": "esb:4,9"}, "leaves -6 exponent bits"),
+        ({**TINY.to_dict(), "weight_format": 4}, "Unknown format '4'"),
+        ({**TINY.to_dict(), "rows": "2"}, "rows must be a positive integer, not '2'"),
+        ({k: v for k, v in TINY.to_dict().items() if k != "rows"}, "Configuration is incomplete: .*'rows'"),
+    ],
+)
+def test_dictionary_that_is_no_configuration_is_an_error(values, message):
+    with pytest.raises(ConfigError, match=message):
+        AcceleratorConfig.from_dict(values)
+
+
+def test_native_formats_may_be_uniform():
+    config = replace(TINY, weight_format=INT(8), activation_format=UINT(8), max_reduction=512)
+    assert config.accumulator_bits == accumulator_width(512, 127 * 255)
+    assert config.part_shift_bits == 8
