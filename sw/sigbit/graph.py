@@ -1,0 +1,265 @@
+"""The float graph: frozen operations with inferred shapes from one input to one output; no batch axis is stored."""
+
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from sigbit_hw.spec.errors import SigbitError
+
+__all__ = [
+    "Affine",
+    "AveragePool",
+    "Conv",
+    "Graph",
+    "Linear",
+    "MaxPool",
+    "ModelError",
+    "Node",
+    "Relu",
+    "Reshape",
+    "Shape",
+    "window_positions",
+]
+
+Shape = tuple[int, ...]
+
+
+class ModelError(SigbitError):
+    """A model that cannot be read, or whose parts do not fit together."""
+
+
+def window_positions(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
+    """Positions of a window along one axis; at most 0 if it does not fit even once."""
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _map_shape(node: "Node", shape: Shape) -> Shape:
+    if len(shape) != 3:
+        raise ModelError(f"{node.label} needs a map of channels x height x width, but its input has shape {shape}")
+    return shape
+
+
+def _windows(node: "Node", shape: Shape, kernel: Shape, stride: Shape, dilation: Shape, pads: Shape) -> Shape:
+    """Rows and columns of the output of a windowed operation."""
+    _, height, width = _map_shape(node, shape)
+    limits = (("kernel", kernel, 1), ("stride", stride, 1), ("dilation", dilation, 1), ("pads", pads, 0))
+    for what, values, low in limits:
+        if min(values) < low:
+            raise ModelError(f"{node.label}: {what} must be at least {low}, not {tuple(values)}")
+    rows = window_positions(height, kernel[0], stride[0], dilation[0], pads[0], pads[2])
+    columns = window_positions(width, kernel[1], stride[1], dilation[1], pads[1], pads[3])
+    if rows < 1 or columns < 1:
+        raise ModelError(
+            f"{node.label}: a {kernel[0]}x{kernel[1]} window (dilation {dilation[0]},{dilation[1]}) does not fit "
+            f"into its {height}x{width} map with pads {tuple(pads)}"
+        )
+    return rows, columns
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """One operation from tensor ``input`` to tensor ``output``."""
+
+    name: str
+    input: str
+    output: str
+
+    @property
+    def label(self) -> str:
+        """How messages call the node."""
+        return f"{type(self).__name__} {self.name!r}"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output, without batch, for an input of ``shape``.
+
+        Raises
+        ------
+        :exc:`ModelError`
+            If the node does not fit its input.
+        """
+        return shape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conv(Node):
+    """Convolution (cross-correlation) without groups, then bias, then ReLU if ``relu``.
+
+    Attributes
+    ----------
+    weight : float64 array, ``(out, in, kh, kw)``
+    bias : float64 array, ``(out,)``
+    stride, dilation : (int, int)
+        Rows, columns.
+    pads : (int, int, int, int)
+        Zeros on top, left, bottom, right.
+    """
+
+    weight: np.ndarray = field(repr=False)
+    bias: np.ndarray = field(repr=False)
+    stride: Shape = (1, 1)
+    dilation: Shape = (1, 1)
+    pads: Shape = (0, 0, 0, 0)
+    relu: bool = False
+
+    def output_shape(self, shape: Shape) -> Shape:
+        outputs, inputs, *kernel = self.weight.shape
+        rows, columns = _windows(self, shape, tuple(kernel), self.stride, self.dilation, self.pads)
+        if inputs != shape[0]:
+            raise ModelError(
+                f"{self.label}: weights {self.weight.shape} take {inputs} channels, but its input has {shape[0]}"
+            )
+        return outputs, rows, columns
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Node):
+    """Fully connected layer on a vector; ``weight`` is ``(out, in)``, ``bias`` ``(out,)``, both float64."""
+
+    weight: np.ndarray = field(repr=False)
+    bias: np.ndarray = field(repr=False)
+    relu: bool = False
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 1:
+            raise ModelError(f"{self.label} needs a vector, but its input has shape {shape}; flatten it first")
+        if self.weight.shape[1] != shape[0]:
+            raise ModelError(
+                f"{self.label}: weights {self.weight.shape} take {self.weight.shape[1]} inputs, but get {shape[0]}"
+            )
+        return (self.weight.shape[0],)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """``gain * x + shift`` per channel, both float64 ``(channels,)``: batch normalization, constant arithmetic."""
+
+    gain: np.ndarray = field(repr=False)
+    shift: np.ndarray = field(repr=False)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if self.gain.shape != (shape[0],) or self.shift.shape != (shape[0],):
+            raise ModelError(f"{self.label} has {self.gain.size} channels, its input has {shape[0]} (shape {shape})")
+        return shape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relu(Node):
+    """``max(x, 0)``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Node):
+    """The same values, in the same order, as ``shape`` (without batch)."""
+
+    shape: Shape
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if prod(shape) != prod(self.shape):
+            raise ModelError(f"{self.label} cannot turn shape {shape} ({prod(shape)} values) into {self.shape}")
+        return self.shape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Node):
+    """Maximum over the window positions inside the map."""
+
+    kernel: Shape
+    stride: Shape
+    pads: Shape = (0, 0, 0, 0)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape[0], *_pool_windows(self, shape, self.kernel, self.stride, self.pads)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Node):
+    """Sum over the window, padding counted as 0, divided by the area of the full window; then ReLU if ``relu``."""
+
+    kernel: Shape
+    stride: Shape
+    pads: Shape = (0, 0, 0, 0)
+    relu: bool = False
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape[0], *_pool_windows(self, shape, self.kernel, self.stride, self.pads)
+
+
+def _pool_windows(node: Node, shape: Shape, kernel: Shape, stride: Shape, pads: Shape) -> Shape:
+    if pads[0] >= kernel[0] or pads[2] >= kernel[0] or pads[1] >= kernel[1] or pads[3] >= kernel[1]:
+        raise ModelError(f"{node.label}: pads {tuple(pads)} must be smaller than the {kernel[0]}x{kernel[1]} window")
+    return _windows(node, shape, kernel, stride, (1, 1), pads)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Operations in execution order from one input tensor to one output tensor.
+
+    Parameters
+    ----------
+    name : str
+    input, output : str
+        Names of tensors.
+    input_shape : tuple of int
+        ``(channels, height, width)`` or ``(features,)``.
+    nodes : tuple of :class:`Node`
+
+    Attributes
+    ----------
+    shapes : dict
+        Tensor name -> shape without batch, inferred.
+
+    Raises
+    ------
+    :exc:`ModelError`
+        If a tensor is read before it is written or written twice, or a node does not fit its input.
+    """
+
+    name: str
+    input: str
+    output: str
+    input_shape: Shape
+    nodes: tuple[Node, ...] = field(repr=False)
+    shapes: dict[str, Shape] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1:
+            raise ModelError(f"Input shape must be (channels, height, width) or (features,), not {self.input_shape}")
+        shapes = {self.input: self.input_shape}
+        for node in self.nodes:
+            if node.input not in shapes:
+                raise ModelError(f"{node.label} reads tensor {node.input!r}, which nothing before it writes")
+            if node.output in shapes:
+                raise ModelError(f"{node.label} writes tensor {node.output!r} a second time")
+            shapes[node.output] = node.output_shape(shapes[node.input])
+        if self.output not in shapes:
+            raise ModelError(f"No node writes the output tensor {self.output!r}")
+        object.__setattr__(self, "shapes", shapes)
+
+    def producer(self, tensor: str) -> Node | None:
+        """The node that writes ``tensor``; None for the input."""
+        return next((node for node in self.nodes if node.output == tensor), None)
+
+    def consumers(self, tensor: str) -> list[Node]:
+        """The nodes that read ``tensor``."""
+        return [node for node in self.nodes if node.input == tensor]
+
+    def check_images(self, images: np.ndarray) -> np.ndarray:
+        """``images`` shaped for the input, or a message.
+
+        Raises
+        ------
+        :exc:`ModelError`
+            If the array is empty, not finite, or does not have the input's shape.
+        """
+        images = np.asarray(images)
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ModelError(f"Model {self.name!r} takes float images, not {images.dtype}; normalize them first")
+        if images.ndim < 2 or len(images) == 0:
+            raise ModelError(f"Model {self.name!r} needs at least one image, but the array has shape {images.shape}")
+        if images.shape[1:] != self.input_shape:
+            expected = ", ".join(map(str, self.input_shape))
+            raise ModelError(f"Model {self.name!r} takes images of shape (N, {expected}), not {images.shape}")
+        if not np.isfinite(images).all():
+            count = np.count_nonzero(~np.isfinite(images))
+            raise ModelError(f"Images for model {self.name!r} must be finite, but {count} values are not")
+        return images

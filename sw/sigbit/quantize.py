@@ -1,0 +1,379 @@
+"""Post-training quantization: a float graph and calibration images become an :class:`IntegerNetwork`.
+
+Scale search, requantizer constants and layer rules follow ``docs/numerics.md``. The bias correction is our definition:
+after the weights of a layer are quantized, its bias restores the float mean of every channel on the calibration images.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import INT, UINT, Format
+from sigbit_sim.golden import network as golden
+from sigbit_sim.golden.network import IntegerNetwork, Tensor
+from sigbit_sim.golden.numerics import project
+
+from .float_model import evaluate_node, run_float, window_means
+from .graph import AveragePool, Conv, Graph, MaxPool, Node
+from .onnx_reader import read_onnx
+from .passes import lower
+from .scales import requantizer_constants, unit_dda, unit_max, unit_mse
+
+__all__ = ["ALPHA_MODES", "QuantizationError", "input_levels", "quantize", "summary"]
+
+#: Rules for units, by the name of ``alpha_mode``.
+ALPHA_MODES: dict[str, Callable] = {"mse": unit_mse, "dda": unit_dda, "max": unit_max}
+
+#: Values of a tensor that are searched one by one; larger tensors are searched as a histogram.
+_DIRECT_VALUES = 1 << 20
+_HISTOGRAM_BINS = 1 << 14
+
+#: Biases leave this much room below 2**31, and the gain of a requantizer is never below 2**-32: a channel with weights
+#: so small that it would break either gets a larger unit. Its products then contribute at most half an output level.
+_BIAS_LIMIT = 1 << 29
+_GAIN_MIN = 2.0**-32
+
+
+class QuantizationError(SigbitError):
+    """Formats, options or calibration data that a model cannot be quantized with."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    weights: Format
+    activations: Format
+    edge_bits: int | None
+    input_format: Format
+    per_channel: bool
+    unit: Callable
+    bias_correction: bool
+
+
+def _format(value: Format | str, what: str) -> Format:
+    if isinstance(value, Format):
+        return value
+    if isinstance(value, str):
+        return Format.parse(value)
+    raise QuantizationError(f"{what} must be a format or its name, such as 'esb:4,2', not {value!r}")
+
+
+def _options(
+    images: np.ndarray,
+    weights: Format | str,
+    activations: Format | str,
+    edge_bits: int | None,
+    input_format: Format | str | None,
+    per_channel: bool,
+    alpha_mode: str,
+    bias_correction: bool,
+) -> _Options:
+    weight_format = _format(weights, "weights")
+    if not weight_format.signed:
+        raise QuantizationError(f"weights must have a signed format (int or esb), not {weight_format}")
+    if edge_bits is not None and (not isinstance(edge_bits, int) or not 2 <= edge_bits <= 8):
+        raise QuantizationError(f"edge_bits must be None or 2 to 8, not {edge_bits!r}")
+    if alpha_mode not in ALPHA_MODES:
+        raise QuantizationError(f"alpha_mode must be {', '.join(ALPHA_MODES)}, not {alpha_mode!r}")
+    lowest = float(images.min())
+    automatic = INT(8) if lowest < 0 else UINT(8)
+    chosen = automatic if input_format is None else _format(input_format, "input_format")
+    if not chosen.signed and lowest < 0:
+        raise QuantizationError(
+            f"input_format {chosen} is unsigned, but calibration images reach {lowest:.4g}; use int:8, or leave it out"
+        )
+    return _Options(
+        weight_format,
+        _format(activations, "activations"),
+        edge_bits,
+        chosen,
+        per_channel,
+        ALPHA_MODES[alpha_mode],
+        bias_correction,
+    )
+
+
+def _lowered(model: Graph | str | Path) -> Graph:
+    return lower(model if isinstance(model, Graph) else read_onnx(model))
+
+
+def _as_maps(graph: Graph, images: np.ndarray) -> np.ndarray:
+    """Images as ``(n, channels, height, width)`` for a lowered graph; vectors become maps of 1x1."""
+    images = np.asarray(images)
+    if images.ndim == 2 and graph.input_shape[1:] == (1, 1):
+        images = images[:, :, np.newaxis, np.newaxis]
+    return graph.check_images(images)
+
+
+def _tensor_formats(graph: Graph, options: _Options) -> dict[str, Format]:
+    """Format of every tensor but the output.
+
+    An unsigned activation format holds tensors that cannot be negative (behind a ReLU, or averages of such); the others
+    get ``int:8``. A maximum keeps the format of its input.
+    """
+    formats = {graph.input: options.input_format}
+    non_negative = {graph.input: not options.input_format.signed}
+    root = {graph.input: graph.input}
+    for node in graph.nodes:
+        if isinstance(node, MaxPool):
+            root[node.output] = root[node.input]
+            non_negative[node.output] = non_negative[node.input]
+            continue
+        root[node.output] = node.output
+        rectified = isinstance(node, Conv | AveragePool) and node.relu
+        non_negative[node.output] = rectified or (isinstance(node, AveragePool) and non_negative[node.input])
+        fits = options.activations.signed or non_negative[node.output]
+        formats[node.output] = options.activations if fits else INT(8)
+    last = root[graph.nodes[-1].input]
+    if options.edge_bits is not None and last != graph.input:
+        formats[last] = UINT(options.edge_bits) if non_negative[last] else INT(options.edge_bits)
+    return {tensor: formats[source] for tensor, source in root.items()}
+
+
+def _weight_formats(graph: Graph, options: _Options) -> dict[Node, Format]:
+    layers = [node for node in graph.nodes if isinstance(node, Conv)]
+    formats: dict[Node, Format] = dict.fromkeys(layers, options.weights)
+    if options.edge_bits is not None:
+        formats[layers[0]] = formats[layers[-1]] = INT(options.edge_bits)
+    return formats
+
+
+def _activation_unit(graph: Graph, name: str, values: np.ndarray, format: Format, unit: Callable) -> float:
+    """Unit of a tensor with these float values, calibrated where it is used: behind the max pools that share it.
+
+    A maximum commutes with the projection, so values that no window selects need no care.
+    """
+    while (readers := graph.consumers(name)) and all(isinstance(node, MaxPool) for node in readers):
+        name, values = readers[0].output, evaluate_node(readers[0], values)
+    if unit is not unit_mse or values.size <= _DIRECT_VALUES:
+        return unit(values, format)
+    values = np.abs(values) if format.signed else np.maximum(values, 0)
+    counts, edges = np.histogram(values, _HISTOGRAM_BINS, (0.0, float(values.max()) or 1.0))
+    return unit_mse((edges[1:] + edges[:-1]) / 2, format, counts=counts)
+
+
+def _weight_units(
+    node: Conv, format: Format, options: _Options, input_unit: float, output_unit: float | None
+) -> np.ndarray:
+    """Unit of every output channel; one and the same for a classifier (``output_unit`` None)."""
+    shared = output_unit is None or not options.per_channel
+    if shared:
+        units = np.full(len(node.weight), options.unit(node.weight, format))
+    else:
+        units = np.asarray(options.unit(node.weight, format, channel_axis=0))
+    least = np.abs(node.bias) / (input_unit * _BIAS_LIMIT)
+    if output_unit is not None:
+        least = np.maximum(least, _GAIN_MIN * output_unit / input_unit)
+    return np.maximum(units, least.max() if shared else least)
+
+
+def _nearest_integer(ratio: Fraction) -> int:
+    return math.floor(ratio + Fraction(1, 2))
+
+
+def _convolution(
+    node: Conv,
+    weight_format: Format,
+    options: _Options,
+    source: Tensor,
+    target: Tensor,
+    levels: np.ndarray,
+    images: np.ndarray,
+) -> golden.Convolution:
+    """Quantized layer for input ``levels``, which stand for the float ``images``."""
+    raw = target.format is None
+    units = _weight_units(node, weight_format, options, source.unit, None if raw else target.unit)
+    weights = project(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format)
+    bias = node.bias
+    if options.bias_correction:
+        wanted = np.tensordot(node.weight, window_means(node, images), 3)
+        found = units * source.unit * np.tensordot(weights, window_means(node, levels), 3)
+        bias = bias + wanted - found
+    gains = [Fraction(unit) * Fraction(source.unit) for unit in units.tolist()]
+    if raw:
+        constants = [(0, 0)] * len(gains)
+    else:
+        known = {gain: requantizer_constants(gain / Fraction(target.unit)) for gain in set(gains)}
+        constants = [known[gain] for gain in gains]
+    return golden.Convolution(
+        name=node.name,
+        input=node.input,
+        output=node.output,
+        weights=weights,
+        weight_format=weight_format,
+        weight_units=units,
+        bias=np.array([_nearest_integer(Fraction(b) / g) for b, g in zip(bias.tolist(), gains, strict=True)], np.int64),
+        multiplier=np.array([m for m, _ in constants], np.int64),
+        shift=np.array([s for _, s in constants], np.int64),
+        stride=node.stride,
+        dilation=node.dilation,
+        pads=node.pads,
+        relu=node.relu,
+    )
+
+
+def _tensor(graph: Graph, name: str, format: Format | None, unit: float) -> Tensor:
+    channels, height, width = graph.shapes[name]
+    return Tensor(name, channels, height, width, format, unit)
+
+
+def _pool(node: Node, source: Tensor, target: Tensor) -> golden.MaxPool | golden.AveragePool:
+    if isinstance(node, MaxPool):
+        return golden.MaxPool(node.name, node.input, node.output, node.kernel, node.stride, node.pads)
+    if isinstance(node, AveragePool):
+        area = node.kernel[0] * node.kernel[1]
+        gain = Fraction(source.unit) / (area * Fraction(target.unit))
+        multiplier, shift = requantizer_constants(gain)
+        return golden.AveragePool(
+            node.name, node.input, node.output, node.kernel, node.stride, multiplier, shift, node.pads, node.relu
+        )
+    raise TypeError(f"A lowered graph has no {node.label}")
+
+
+def quantize(
+    model: Graph | str | Path,
+    calibration: np.ndarray,
+    weights: Format | str = "esb:4,2",
+    activations: Format | str = "esbu:4,2",
+    edge_bits: int | None = None,
+    input_format: Format | str | None = None,
+    per_channel: bool = True,
+    alpha_mode: str = "mse",
+    bias_correction: bool = True,
+) -> IntegerNetwork:
+    """Quantize a model after training.
+
+    The last layer has one weight unit and leaves raw 32-bit logits; all other layers write ``activations``, or
+    ``int:8`` where that format is unsigned and the tensor can be negative.
+
+    Parameters
+    ----------
+    model : Graph, str or Path
+        The float model, or its ONNX file.
+    calibration : float array, ``(n, *input_shape)``
+        Images as the model takes them; a hundred are usually enough.
+    weights, activations : Format or str
+        Formats of all layers, such as ``"esb:4,2"`` and ``"esbu:4,2"``. Weights must be signed.
+    edge_bits : int, optional
+        Bits of ``int`` weights in the first and the last layer, and of the last layer's (u)int input.
+    input_format : Format or str, optional
+        Format of the images; by default ``int:8``, or ``uint:8`` if no calibration value is negative.
+    per_channel : bool
+        One weight unit per output channel, or one per layer.
+    alpha_mode : str
+        How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper) or ``"max"``.
+    bias_correction : bool
+        Move biases so that the calibration mean of every channel stays what it is in float.
+
+    Raises
+    ------
+    :exc:`~sigbit_hw.spec.errors.SigbitError`
+        If the model, a format, an option or the calibration data cannot be used.
+    """
+    graph = _lowered(model)
+    images = np.asarray(calibration)
+    if images.size == 0:
+        raise QuantizationError(f"Calibration needs at least one image, but the array has shape {images.shape}")
+    images = _as_maps(graph, images)
+    options = _options(images, weights, activations, edge_bits, input_format, per_channel, alpha_mode, bias_correction)
+    formats, weight_formats = _tensor_formats(graph, options), _weight_formats(graph, options)
+    unit = _activation_unit(graph, graph.input, images, formats[graph.input], options.unit)
+    tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
+    layers: list[Any] = []
+    # A lowered graph is a chain: two versions of one tensor are all that is held.
+    floats = images.astype(np.float32)
+    levels = project(images / unit, formats[graph.input])
+    for node in graph.nodes:
+        source, name = tensors[node.input], node.output
+        wanted = evaluate_node(node, floats)
+        if name == graph.output:
+            target = _tensor(graph, name, None, 1.0)
+        elif isinstance(node, MaxPool):
+            target = _tensor(graph, name, source.format, source.unit)
+        else:
+            unit = _activation_unit(graph, name, wanted, formats[name], options.unit)
+            target = _tensor(graph, name, formats[name], unit)
+        if isinstance(node, Conv):
+            layer: Any = _convolution(node, weight_formats[node], options, source, target, levels, floats)
+        else:
+            layer = _pool(node, source, target)
+        if target.format is None:
+            target = replace(target, unit=float(layer.weight_units[0]) * source.unit)
+        tensors[name] = target
+        layers.append(layer)
+        # One layer at a time: the next one is fitted to what the hardware will really feed it.
+        step = IntegerNetwork(node.name, {source.name: source, name: target}, (layer,), source.name, name)
+        levels = golden.run(step, levels).reshape(len(images), *graph.shapes[name])
+        floats = wanted
+    return IntegerNetwork(graph.name, tensors, tuple(layers), graph.input, graph.output)
+
+
+def input_levels(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
+    """Images as the levels that ``network`` takes, ``(n, channels, height, width)`` int64.
+
+    Raises
+    ------
+    :exc:`QuantizationError`
+        If the images do not have the network's shape, or are not finite numbers.
+    """
+    source = network.tensors[network.input]
+    shape = (source.channels, source.height, source.width)
+    images = np.asarray(images)
+    if images.ndim == 2 and shape[1:] == (1, 1):
+        images = images[:, :, np.newaxis, np.newaxis]
+    if images.shape[1:] != shape or not np.issubdtype(images.dtype, np.floating):
+        raise QuantizationError(
+            f"Network {network.name!r} takes floating-point images of shape (N, {', '.join(map(str, shape))}), "
+            f"not {images.dtype} {images.shape}"
+        )
+    return project(images / source.unit, source.format)
+
+
+def _decibels(signal: np.ndarray, noise: np.ndarray) -> float | None:
+    """Ratio of the energies; None if either is 0."""
+    energies = [float(np.square(x, dtype=np.float64).sum()) for x in (signal, noise)]
+    return 10 * math.log10(energies[0] / energies[1]) if min(energies) > 0 else None
+
+
+def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.ndarray) -> list[dict[str, Any]]:
+    """One dictionary per layer of ``network`` for reports.
+
+    Keys: ``name``, ``kind`` (``conv``, ``max_pool``, ``average_pool``), ``input_shape``, ``output_shape``, ``kernel``,
+    ``stride``, ``pads``, ``relu``, ``weight_format`` (None for pools), ``input_format``, ``output_format`` (``raw32``
+    for logits), ``weights`` and ``macs`` (numbers), ``sqnr_db``: energy of the float tensor over that of the difference
+    at the layer's output on ``calibration``, everything before it quantized, too (None if one of them is 0).
+    """
+    graph = _lowered(model)
+    images = _as_maps(graph, np.asarray(calibration))
+    floats = run_float(graph, images, all_tensors=True)
+    _, levels = golden.run(network, input_levels(network, images), trace=True)
+    kinds = {golden.Convolution: "conv", golden.MaxPool: "max_pool", golden.AveragePool: "average_pool"}
+    rows = []
+    for layer in network.layers:
+        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        is_conv = isinstance(layer, golden.Convolution)
+        weights = layer.weights.size if is_conv else 0
+        wanted = floats[layer.output]
+        rows.append(
+            {
+                "name": layer.name,
+                "kind": kinds[type(layer)],
+                "input_shape": (source.channels, source.height, source.width),
+                "output_shape": (target.channels, target.height, target.width),
+                "kernel": layer.weights.shape[2:] if is_conv else layer.kernel,
+                "stride": layer.stride,
+                "pads": layer.pads,
+                "relu": getattr(layer, "relu", False),
+                "weight_format": str(layer.weight_format) if is_conv else None,
+                "input_format": str(source.format),
+                "output_format": "raw32" if target.format is None else str(target.format),
+                "weights": weights,
+                "macs": weights * target.height * target.width,
+                "sqnr_db": _decibels(wanted, wanted - target.unit * levels[layer.output]),
+            }
+        )
+    return rows

@@ -1,0 +1,309 @@
+"""The reader against onnxruntime, one operator at a time, and the messages for what it cannot read."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import sigbit
+from onnx import TensorProto, helper, numpy_helper
+from sigbit.float_model import run_float
+from sigbit.graph import Linear, ModelError
+from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, read_onnx
+from sigbit.passes import lower
+
+RANDOM = np.random.default_rng(3)
+MAP = ("N", 3, 9, 8)
+VECTOR = ("N", 12)
+
+
+def weights(*shape):
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def build(nodes, constants, shape=MAP, opset=17, inputs=(), outputs=("y",)):
+    """Model with input ``x`` and output ``y``; nodes are ``(operator, inputs, outputs, attributes)``."""
+    proto = [
+        helper.make_node(kind, sources, results, name=f"n{index}", **attributes)
+        for index, (kind, sources, results, attributes) in enumerate(nodes)
+    ]
+    return helper.make_model(
+        helper.make_graph(
+            proto,
+            "test",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), *inputs)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=8 if opset < 20 else 10,
+    )
+
+
+def read(model, folder):
+    path = Path(folder) / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return read_onnx(path)
+
+
+def one(kind, inputs="x", **attributes):
+    return [(kind, inputs.split(), ["y"], attributes)]
+
+
+CONV = {"w": weights(4, 3, 3, 2), "b": weights(4)}
+NORM = {"s": weights(3), "t": weights(3), "m": weights(3), "v": np.abs(weights(3))}
+AS_ONNX_RUNS_IT = {
+    "conv": (one("Conv", "x w b"), CONV),
+    "conv without bias": (one("Conv", "x w"), CONV),
+    "conv with uneven pads": (one("Conv", "x w b", pads=[2, 0, 1, 1]), CONV),
+    "conv with stride and dilation": (one("Conv", "x w b", strides=[2, 3], dilations=[2, 1]), CONV),
+    "conv same upper": (one("Conv", "x w b", auto_pad="SAME_UPPER", strides=[2, 1]), CONV),
+    "conv same lower": (one("Conv", "x w b", auto_pad="SAME_LOWER", strides=[2, 3]), CONV),
+    "conv valid": (one("Conv", "x w b", auto_pad="VALID", kernel_shape=[3, 2]), CONV),
+    "batch norm": (one("BatchNormalization", "x s t m v", epsilon=1e-3), NORM),
+    "relu": (one("Relu"), {}),
+    "max pool": (one("MaxPool", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]), {}),
+    "max pool, ceil": (one("MaxPool", kernel_shape=[3, 3], strides=[2, 3], ceil_mode=1), {}),
+    "max pool, ceil with pads": (
+        one("MaxPool", kernel_shape=[2, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
+        {},
+    ),
+    "max pool, ceil without effect": (one("MaxPool", kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1), {}),
+    "average pool": (one("AveragePool", kernel_shape=[2, 3], strides=[2, 1]), {}),
+    "average pool with counted pads": (
+        one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+        {},
+    ),
+    "global average pool": (one("GlobalAveragePool"), {}),
+    "global max pool": (one("GlobalMaxPool"), {}),
+    "mean over space": (one("ReduceMean", axes=[-1, 2]), {}),
+    "mean over space, dropped": (one("ReduceMean", axes=[2, 3], keepdims=0), {}),
+    "flatten": (one("Flatten"), {}),
+    "reshape": (one("Reshape", "x shape"), {"shape": np.array([0, -1])}),
+    "reshape to the same shape": (one("Reshape", "x shape"), {"shape": np.array([0, 0, 0, 8])}),
+    "reshape with free batch": (one("Reshape", "x shape"), {"shape": np.array([-1, 216])}),
+    "reshape by the input's own shape": (
+        [
+            ("Shape", ["x"], ["size"], {}),
+            ("Gather", ["size", "zero"], ["batch"], {}),
+            ("Unsqueeze", ["batch", "axis"], ["first"], {}),
+            ("Concat", ["first", "rest"], ["shape"], {"axis": 0}),
+            ("Reshape", ["x", "shape"], ["y"], {}),
+        ],
+        {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([-1])},
+    ),
+    "squeeze": (
+        [("GlobalAveragePool", ["x"], ["p"], {}), ("Squeeze", ["p", "axes"], ["y"], {})],
+        {"axes": np.array([2, 3])},
+    ),
+    "identity and dropout": ([("Identity", ["x"], ["i"], {}), ("Dropout", ["i"], ["y"], {})], {}),
+    "add per channel": (one("Add", "x c"), {"c": weights(3, 1, 1)}),
+    "data minus constant": (one("Sub", "x c"), {"c": weights(3, 1, 1)}),
+    "constant minus data": (one("Sub", "c x"), {"c": weights(1, 3, 1, 1)}),
+    "multiply by a number": (one("Mul", "x c"), {"c": weights(1)}),
+    "divide per channel": (one("Div", "x c"), {"c": weights(3, 1, 1)}),
+}
+ON_VECTORS = {
+    "gemm": (one("Gemm", "x w b"), {"w": weights(12, 5), "b": weights(5)}),
+    "gemm transposed and scaled": (
+        one("Gemm", "x w b", transB=1, alpha=0.5, beta=3.0),
+        {"w": weights(5, 12), "b": weights(1, 5)},
+    ),
+    "gemm with one bias": (one("Gemm", "x w b"), {"w": weights(12, 5), "b": np.float32(1.5)}),
+    "matmul and add": (
+        [("MatMul", ["x", "w"], ["p"], {}), ("Add", ["b", "p"], ["y"], {})],
+        {"w": weights(12, 5), "b": weights(5)},
+    ),
+    "matmul with a transposed constant": (
+        [("Transpose", ["w"], ["t"], {"perm": [1, 0]}), ("MatMul", ["x", "t"], ["y"], {})],
+        {"w": weights(5, 12)},
+    ),
+    "batch norm of a vector": (
+        one("BatchNormalization", "x s t m v"),
+        {"s": weights(12), "t": weights(12), "m": weights(12), "v": np.abs(weights(12))},
+    ),
+}
+
+
+def check(nodes, constants, shape, folder, opset=17):
+    model = build(nodes, constants, shape, opset)
+    images = RANDOM.normal(size=(5, *shape[1:])).astype(np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
+    found = run_float(read(model, folder), images)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", AS_ONNX_RUNS_IT)
+def test_operator_on_a_map_computes_what_onnxruntime_computes(case, tmp_path):
+    check(*AS_ONNX_RUNS_IT[case], MAP, tmp_path)
+
+
+@pytest.mark.parametrize("case", ON_VECTORS)
+def test_operator_on_a_vector_computes_what_onnxruntime_computes(case, tmp_path):
+    check(*ON_VECTORS[case], VECTOR, tmp_path)
+
+
+def test_mean_takes_its_axes_as_input_since_opset_18(tmp_path):
+    check(one("ReduceMean", "x axes"), {"axes": np.array([2, 3])}, MAP, tmp_path, opset=18)
+
+
+def test_fixed_batch_is_free(tmp_path):
+    nodes = [("Reshape", ["x", "s"], ["v"], {}), ("MatMul", ["v", "w"], ["y"], {})]
+    graph = read(build(nodes, {"s": np.array([1, 216]), "w": weights(216, 2)}, (1, 3, 9, 8)), tmp_path)
+    assert run_float(graph, np.zeros((4, 3, 9, 8), np.float32)).shape == (4, 2)
+
+
+def test_initializers_listed_as_inputs_are_not_inputs(tmp_path):
+    graph = read(build(one("Conv", "x w b"), CONV, inputs=[("w", (4, 3, 3, 2)), ("b", (4,))]), tmp_path)
+    assert graph.input == "x"
+
+
+def test_constant_nodes_are_read(tmp_path):
+    value = numpy_helper.from_array(weights(12, 2))
+    nodes = [("Constant", [], ["w"], {"value": value}), ("MatMul", ["x", "w"], ["y"], {})]
+    graph = read(build(nodes, {}, VECTOR), tmp_path)
+    np.testing.assert_array_equal(graph.nodes[0].weight, numpy_helper.to_array(value).T)
+
+
+def test_float16_weights_are_read(tmp_path):
+    model = build(one("Gemm", "x w"), {"w": weights(12, 2).astype(np.float16)}, VECTOR)
+    assert isinstance(read(model, tmp_path).nodes[0], Linear)
+
+
+def with_value(value, *shape):
+    array = weights(*shape)
+    array.flat[1] = value
+    return array
+
+
+BROKEN_NODES = {
+    "unknown operator": (one("Sigmoid"), {}, MAP, r"Sigmoid 'n0': operator Sigmoid is not supported.*cut the model"),
+    "softmax": (one("Softmax"), {}, MAP, "logits have the same order"),
+    "group": (one("Conv", "x w", group=3), {"w": weights(3, 1, 3, 3)}, MAP, "group=3; supported is group=1"),
+    "channels": (one("Conv", "x w"), {"w": weights(4, 2, 3, 3)}, MAP, "take 2 channels, but its input has 3"),
+    "too large a window": (one("Conv", "x w"), {"w": weights(4, 3, 3, 9)}, MAP, "3x9 window .* does not fit"),
+    "bias shape": (one("Conv", "x w b"), {"w": weights(4, 3, 3, 3), "b": weights(3)}, MAP, r"bias has shape \(3,\)"),
+    "linear on a map": (one("Gemm", "x w"), {"w": weights(8, 2)}, MAP, "needs a vector"),
+    "linear inputs": (one("Gemm", "x w"), {"w": weights(13, 2)}, VECTOR, "take 13 inputs, but get 12"),
+    "transA": (one("Gemm", "x w", transA=1), {"w": weights(12, 2)}, VECTOR, "transA=1"),
+    "NaN": (one("Conv", "x w"), {"w": with_value(np.nan, 4, 3, 3, 3)}, MAP, "'w' holds 1 values that are NaN"),
+    "infinity": (one("Gemm", "x w"), {"w": with_value(np.inf, 12, 2)}, VECTOR, "'w' holds 1 values that are NaN"),
+    "empty weights": (one("Gemm", "x w"), {"w": np.zeros((12, 0), np.float32)}, VECTOR, "is empty"),
+    "negative variance": (
+        one("BatchNormalization", "x s t m v"),
+        NORM | {"v": -np.ones(3, np.float32)},
+        MAP,
+        "negative variance",
+    ),
+    "computed weights": (
+        [("Relu", ["x"], ["r"], {}), ("MatMul", ["x", "r"], ["y"], {})],
+        {},
+        VECTOR,
+        "'r' is computed from the input",
+    ),
+    "two tensors added": (
+        [("Relu", ["x"], ["r"], {}), ("Add", ["x", "r"], ["y"], {})],
+        {},
+        MAP,
+        "two computed tensors",
+    ),
+    "bias per pixel": (one("Add", "x c"), {"c": weights(9, 8)}, MAP, "does not broadcast as one value per channel"),
+    "average of uneven areas": (
+        one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        {},
+        MAP,
+        "supported is count_include_pad=1",
+    ),
+    "reshape across images": (one("Reshape", "x s"), {"s": np.array([-1, 3])}, MAP, "does not keep the batch"),
+    "reshape to a map": (one("Reshape", "x s"), {"s": np.array([0, 8, 9, 3])}, MAP, "supported is flattening"),
+    "mean over channels": (one("ReduceMean", axes=[1]), {}, MAP, "supported is the mean over height and width"),
+    "missing tensor": (one("Relu", "z"), {}, MAP, "reads tensor 'z', which nothing before it writes"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_NODES)
+def test_a_node_that_cannot_be_read_is_named_with_the_reason(case, tmp_path):
+    nodes, constants, shape, message = BROKEN_NODES[case]
+    with pytest.raises(ModelError, match=message) as caught:
+        read(build(nodes, constants, shape), tmp_path)
+    assert "'n" in str(caught.value)
+    assert "Supported operators: Add" in str(caught.value)
+
+
+def test_every_obstacle_is_named_at_once(tmp_path):
+    nodes = [
+        ("Sigmoid", ["x"], ["a"], {}),
+        ("Conv", ["a", "w"], ["b"], {"group": 3}),
+        ("Relu", ["b"], ["c"], {}),
+        ("Add", ["b", "c"], ["d"], {}),
+        ("Tanh", ["d"], ["y"], {}),
+    ]
+    with pytest.raises(ModelError) as caught:
+        read(build(nodes, {"w": weights(3, 1, 3, 3)}), tmp_path)
+    found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
+    assert found == ["Sigmoid 'n0'", "Conv 'n1'", "Add 'n3'", "Tanh 'n4'"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (("N", 3, "H", 8), "only the batch may be dynamic"),
+        (("N", 3, 0, 8), "every size must be at least 1"),
+        (("N", 3, 8), "supported are N x C x H x W and N x features"),
+        (None, "has no shape"),
+    ],
+)
+def test_input_shapes_that_are_not_fixed_maps_or_vectors_are_refused(shape, message, tmp_path):
+    with pytest.raises(ModelError, match=message):
+        read(build(one("Relu"), {}, shape), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [OPSET_MIN - 1, OPSET_MAX + 1])
+def test_operator_sets_outside_the_range_are_refused(opset, tmp_path):
+    with pytest.raises(ModelError, match=f"operator set {opset}; supported are {OPSET_MIN} to {OPSET_MAX}"):
+        read(build(one("Relu"), {}, opset=opset), tmp_path)
+
+
+def test_exactly_one_input_and_one_output_are_taken(tmp_path):
+    with pytest.raises(ModelError, match="2 inputs"):
+        read(build(one("Relu"), {}, inputs=[("z", MAP)]), tmp_path)
+    with pytest.raises(ModelError, match="2 outputs"):
+        read(build(one("Relu"), {}, outputs=("y", "x")), tmp_path)
+
+
+def test_an_output_that_does_not_depend_on_the_input_is_refused(tmp_path):
+    nodes = [("Relu", ["x"], ["z"], {}), ("Relu", ["w"], ["y"], {})]
+    with pytest.raises(ModelError, match="does not depend on input 'x'"):
+        read(build(nodes, {"w": weights(2)}), tmp_path)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="No such file"):
+        read_onnx(tmp_path / "absent.onnx")
+    with pytest.raises(ModelError, match="Is a directory"):
+        read_onnx(tmp_path)
+    for content in (b"", b"\x00garbage" * 9, b"PK\x03\x04"):
+        path = tmp_path / "broken.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="not an ONNX model"):
+            read_onnx(path)
+
+
+def test_missing_external_data_is_named(tmp_path):
+    path = tmp_path / "model.onnx"
+    model = build(one("Conv", "x w b"), CONV)
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert read_onnx(path).nodes[0].weight.shape == (4, 3, 3, 2)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"weights '.' .* from 'weights.bin'"):
+        read_onnx(path)
+
+
+def test_the_shipped_model_equals_onnxruntime_after_lowering():
+    path = Path(sigbit.__file__).parent / "models" / "digits.onnx"
+    images = RANDOM.normal(size=(8, 1, 8, 8)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(path).run(None, {"image": images})[0]
+    found = run_float(lower(read_onnx(path)), images)
+    np.testing.assert_allclose(found.reshape(8, 10), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,316 @@
+"""Quantization: formats, units, constants and signs by rule, accuracy on the shipped model, and refusals."""
+
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sigbit
+from sigbit.data import load_images
+from sigbit.float_model import run_float
+from sigbit.graph import Affine, AveragePool, Conv, Graph, MaxPool, ModelError, Relu
+from sigbit.onnx_reader import read_onnx
+from sigbit.passes import lower
+from sigbit.quantize import QuantizationError, input_levels, quantize, summary
+from sigbit.scales import requantizer_constants, unit_mse
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, FormatError
+from sigbit_sim.golden.network import NetworkError, run
+
+RANDOM = np.random.default_rng(11)
+IMAGES = RANDOM.normal(size=(40, 2, 8, 8)).astype(np.float32)
+MODELS = Path(sigbit.__file__).parent / "models"
+
+
+def conv(name, source, target, inputs, outputs, kernel=3, **options):
+    weight = RANDOM.normal(size=(outputs, inputs, kernel, kernel)) / kernel
+    return Conv(name=name, input=source, output=target, weight=weight, bias=RANDOM.normal(size=outputs), **options)
+
+
+NODES = (
+    conv("first", "x", "a", 2, 6, pads=(1, 1, 1, 1), relu=True),
+    MaxPool(name="pool", input="a", output="b", kernel=(2, 2), stride=(2, 2)),
+    conv("linear", "b", "c", 6, 5, pads=(1, 1, 1, 1)),
+    conv("third", "c", "d", 5, 6, relu=True),
+    AveragePool(name="average", input="d", output="e", kernel=(2, 2), stride=(1, 1)),
+    MaxPool(name="stay", input="e", output="f", kernel=(1, 1), stride=(1, 1)),
+    conv("last", "f", "logits", 6, 4, kernel=1),
+)
+GRAPH = Graph("small", "x", "logits", (2, 8, 8), NODES)
+
+
+def formats(network):
+    return {name: str(tensor.format) for name, tensor in network.tensors.items()}
+
+
+def test_activations_get_the_given_format_where_they_cannot_be_negative():
+    network = quantize(GRAPH, IMAGES)
+    assert formats(network) == {
+        "x": "int:8",
+        "a": "esbu:4,2",
+        "b": "esbu:4,2",
+        "c": "int:8",
+        "d": "esbu:4,2",
+        "e": "esbu:4,2",
+        "f": "esbu:4,2",
+        "logits": "None",
+    }
+    assert all(layer.weight_format == ESB(4, 2) for layer in network.layers if hasattr(layer, "weights"))
+
+
+def test_signed_activations_are_used_everywhere():
+    network = quantize(GRAPH, IMAGES, activations="esb:5,2")
+    assert {tensor.format for name, tensor in network.tensors.items() if name not in ("x", "logits")} == {ESB(5, 2)}
+    assert network.layers[0].relu
+    assert not network.layers[2].relu
+    _, tensors = run(network, input_levels(network, IMAGES), trace=True)
+    assert tensors["a"].min() == 0
+    assert tensors["c"].min() < 0
+
+
+def test_edge_bits_widen_the_first_and_last_weights_and_the_last_input():
+    network = quantize(GRAPH, IMAGES, "esb:3,1", "esbu:3,1", edge_bits=8)
+    layers = {layer.name: layer for layer in network.layers}
+    widths = [str(layers[name].weight_format) for name in ("first", "linear", "third", "last")]
+    assert widths == ["int:8", "esb:3,1", "esb:3,1", "int:8"]
+    found = formats(network)
+    assert (found["a"], found["d"], found["e"], found["f"]) == ("esbu:3,1", "esbu:3,1", "uint:8", "uint:8")
+
+
+def test_edge_input_that_can_be_negative_is_signed():
+    graph = Graph("two", "x", "c", (2, 8, 8), (conv("a", "x", "b", 2, 3), conv("b", "b", "c", 3, 2)))
+    assert formats(quantize(graph, IMAGES, edge_bits=6))["b"] == "int:6"
+
+
+def test_input_is_unsigned_where_no_calibration_value_is_negative():
+    assert quantize(GRAPH, np.abs(IMAGES)).tensors["x"].format == UINT(8)
+    assert quantize(GRAPH, np.abs(IMAGES), input_format="int:8").tensors["x"].format == INT(8)
+    assert quantize(GRAPH, IMAGES, input_format=INT(6)).tensors["x"].format == INT(6)
+
+
+def test_maximum_shares_the_unit_that_suits_its_own_output():
+    network = quantize(GRAPH, IMAGES)
+    pooled = run_float(GRAPH, IMAGES, all_tensors=True)["b"]
+    assert network.tensors["a"].unit == network.tensors["b"].unit == unit_mse(pooled, ESBU(4, 2))
+
+
+def test_large_tensors_are_calibrated_from_a_histogram_with_the_same_result(monkeypatch):
+    direct = quantize(GRAPH, IMAGES).tensors
+    # The package's attribute of that name is the function.
+    monkeypatch.setattr(sys.modules["sigbit.quantize"], "_DIRECT_VALUES", 100)
+    binned = quantize(GRAPH, IMAGES).tensors
+    for name in ("x", "a", "c", "d", "e"):
+        assert binned[name].unit == pytest.approx(direct[name].unit, rel=0.1)
+        assert binned[name].unit != direct[name].unit
+
+
+def test_classifier_has_one_weight_unit_and_its_logits_compare():
+    network = quantize(GRAPH, IMAGES)
+    last = network.layers[-1]
+    assert len(set(last.weight_units.tolist())) == 1
+    assert len(set(network.layers[0].weight_units.tolist())) == 6
+    assert network.tensors["logits"].unit == last.weight_units[0] * network.tensors["f"].unit
+    logits = run(network, input_levels(network, IMAGES)) * network.tensors["logits"].unit
+    wanted = run_float(GRAPH, IMAGES)
+    assert np.corrcoef(logits.ravel(), wanted.ravel())[0, 1] > 0.98
+
+
+def test_one_unit_per_layer_on_request():
+    network = quantize(GRAPH, IMAGES, per_channel=False)
+    assert all(len(set(layer.weight_units)) == 1 for layer in network.layers if hasattr(layer, "weights"))
+
+
+def test_constants_follow_exactly_from_the_units():
+    network = quantize(GRAPH, IMAGES, bias_correction=False)
+    for layer, node in zip(network.layers, GRAPH.nodes, strict=True):
+        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        if isinstance(node, Conv):
+            for channel, unit in enumerate(layer.weight_units):
+                gain = Fraction(unit) * Fraction(source.unit)
+                assert layer.bias[channel] == floor(Fraction(node.bias[channel]) / gain + Fraction(1, 2))
+                if target.format is not None:
+                    constants = requantizer_constants(gain / Fraction(target.unit))
+                    assert (layer.multiplier[channel], layer.shift[channel]) == constants
+        elif isinstance(node, AveragePool):
+            gain = Fraction(source.unit) / (4 * Fraction(target.unit))
+            assert (layer.multiplier, layer.shift) == requantizer_constants(gain)
+
+
+def test_bias_correction_restores_the_mean_of_every_channel():
+    def offset(corrected):
+        network = quantize(GRAPH, IMAGES, "esb:3,1", "esbu:3,1", bias_correction=corrected)
+        logits = run(network, input_levels(network, IMAGES))
+        wanted = run_float(GRAPH, IMAGES)[:, :, 0, 0] / network.tensors["logits"].unit
+        return np.abs(logits.mean(axis=0) - wanted.mean(axis=0)).max()
+
+    # In units of the logits: the bias is an integer, so half a unit may remain.
+    assert offset(True) <= 0.5001 < 1 < offset(False)
+
+
+def test_negative_norm_gain_flips_weight_signs_and_multipliers_stay_positive():
+    plain = conv("conv", "x", "y", 2, 3)
+    gain = np.array([2.0, -2.0, -0.5])
+    norm = Affine(name="norm", input="y", output="z", gain=gain, shift=np.zeros(3))
+    tail = (Relu(name="relu", input="z", output="r"), conv("tail", "r", "logits", 3, 2))
+    network = quantize(Graph("norm", "x", "logits", (2, 8, 8), (plain, norm, *tail)), IMAGES, bias_correction=False)
+    alone = quantize(Graph("plain", "x", "logits", (2, 8, 8), (replace(plain, relu=True, output="r"), tail[1])), IMAGES)
+    first, reference = network.layers[0], alone.layers[0]
+    signs = np.sign(gain).astype(int)[:, None, None, None]
+    inner = np.abs(reference.weights * signs) < ESB(4, 2).magnitude_max
+    assert ((first.weights == reference.weights * signs) | ~inner).mean() > 0.95
+    np.testing.assert_allclose(first.weight_units, reference.weight_units * np.abs(gain), rtol=1e-12)
+    assert (first.multiplier > 0).all()
+
+
+def test_a_channel_without_weights_gets_unit_one():
+    node = conv("conv", "x", "y", 2, 3)
+    node.weight[1] = 0
+    network = quantize(Graph("dead", "x", "z", (2, 8, 8), (node, conv("tail", "y", "z", 3, 2))), IMAGES)
+    assert not network.layers[0].weights[1].any()
+    assert network.layers[0].weight_units[1] == 1
+
+
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+@pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e-30])
+def test_a_channel_with_tiny_weights_keeps_its_bias(scale, bias):
+    node = conv("conv", "x", "y", 2, 3, relu=True)
+    node.weight[1] *= scale
+    node.bias[1] = bias
+    graph = Graph("tiny", "x", "z", (2, 8, 8), (node, conv("tail", "y", "z", 3, 2)))
+    network = quantize(graph, IMAGES, activations="uint:8")
+    _, tensors = run(network, input_levels(network, IMAGES), trace=True)
+    assert np.abs(tensors["y"][:, 1] * network.tensors["y"].unit - bias).max() < network.tensors["y"].unit
+
+
+@pytest.mark.parametrize("tail", ["average", "maximum", "relu"])
+def test_a_model_that_ends_in_a_pool_or_relu_still_has_raw_logits(tail):
+    head = conv("conv", "x", "y", 2, 5)
+    nodes = {
+        "average": (head, AveragePool(name="p", input="y", output="z", kernel=(6, 6), stride=(1, 1))),
+        "maximum": (head, MaxPool(name="p", input="y", output="z", kernel=(6, 6), stride=(1, 1))),
+        "relu": (head, Relu(name="p", input="y", output="z")),
+    }
+    graph = Graph("tail", "x", "z", (2, 8, 8), nodes[tail])
+    network = quantize(graph, IMAGES, activations="esb:6,3")
+    tensor = network.tensors[network.output]
+    assert tensor.format is None
+    found = run(network, input_levels(network, IMAGES)) * tensor.unit
+    wanted = run_float(graph, IMAGES).reshape(found.shape)
+    assert 10 * np.log10((wanted**2).sum() / ((found - wanted) ** 2).sum()) > 15
+
+
+@pytest.mark.parametrize("mode", ["mse", "dda", "max"])
+def test_eight_bits_follow_the_float_model(mode):
+    network = quantize(GRAPH, IMAGES, "int:8", "uint:8", alpha_mode=mode)
+    rows = summary(GRAPH, network, IMAGES)
+    assert rows[-1]["sqnr_db"] > 25
+
+
+def test_summary_describes_every_layer():
+    rows = summary(GRAPH, quantize(GRAPH, IMAGES), IMAGES)
+    assert [row["name"] for row in rows] == [node.name for node in GRAPH.nodes]
+    assert rows[0] | {"sqnr_db": None} == {
+        "name": "first",
+        "kind": "conv",
+        "input_shape": (2, 8, 8),
+        "output_shape": (6, 8, 8),
+        "kernel": (3, 3),
+        "stride": (1, 1),
+        "pads": (1, 1, 1, 1),
+        "relu": True,
+        "weight_format": "esb:4,2",
+        "input_format": "int:8",
+        "output_format": "esbu:4,2",
+        "weights": 108,
+        "macs": 108 * 64,
+        "sqnr_db": None,
+    }
+    assert [row["kind"] for row in rows[4:6]] == ["average_pool", "max_pool"]
+    assert rows[-1]["output_format"] == "raw32"
+    assert all(10 < row["sqnr_db"] < 40 for row in rows)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_images(f"{MODELS / 'digits.npz'}:x_test,y_test", scale=16)
+    calibration, _ = load_images(f"{MODELS / 'digits.npz'}:x_calibration", scale=16)
+    return read_onnx(MODELS / "digits.onnx"), images, labels, calibration
+
+
+def test_shipped_model_is_accurate_in_float(digits):
+    graph, images, labels, calibration = digits
+    assert len(images) == 400
+    assert len(calibration) == 128
+    assert (run_float(graph, images).argmax(1) == labels).mean() >= 0.98
+
+
+@pytest.mark.parametrize("edge_bits", [None, 8])
+def test_shipped_model_loses_less_than_a_point_with_four_bits(digits, edge_bits):
+    graph, images, labels, calibration = digits
+    network = quantize(graph, calibration, edge_bits=edge_bits)
+    wanted = (run_float(graph, images).argmax(1) == labels).mean()
+    found = (run(network, input_levels(network, images)).argmax(1) == labels).mean()
+    assert found >= wanted - 0.01
+
+
+def test_shipped_test_images_are_not_calibration_images(digits):
+    _, images, _, calibration = digits
+    assert not {image.tobytes() for image in images} & {image.tobytes() for image in calibration}
+
+
+def test_vectors_are_taken_as_maps_of_one_pixel():
+    node = conv("fc", "x", "y", 7, 3, kernel=1)
+    graph = Graph("vector", "x", "y", (7, 1, 1), (node,))
+    images = RANDOM.normal(size=(9, 7)).astype(np.float32)
+    network = quantize(graph, images)
+    assert run(network, input_levels(network, images)).shape == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"calibration": IMAGES[:0]}, QuantizationError, "at least one image"),
+        ({"calibration": IMAGES[:, :1]}, ModelError, r"shape \(N, 2, 8, 8\)"),
+        ({"calibration": np.full_like(IMAGES, np.nan)}, ModelError, "must be finite"),
+        ({"weights": "uint:4"}, QuantizationError, "weights must have a signed format"),
+        ({"weights": "esb:4"}, FormatError, "Unknown format 'esb:4'"),
+        ({"activations": 4}, QuantizationError, "activations must be a format or its name"),
+        ({"edge_bits": 9}, QuantizationError, "edge_bits must be None or 2 to 8, not 9"),
+        ({"alpha_mode": "best"}, QuantizationError, "alpha_mode must be mse, dda, max, not 'best'"),
+        (
+            {"input_format": "uint:8"},
+            QuantizationError,
+            "input_format uint:8 is unsigned, but calibration images reach -",
+        ),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused(options, error, message):
+    arguments = {"calibration": IMAGES} | options
+    with pytest.raises(error, match=message):
+        quantize(GRAPH, **arguments)
+
+
+def test_accumulators_that_could_leave_32_bits_are_refused():
+    weight = np.ones((1, 3000, 6, 6))
+    node = Conv(name="wide", input="x", output="y", weight=weight, bias=np.zeros(1))
+    graph = Graph("wide", "x", "y", (3000, 6, 6), (node,))
+    with pytest.raises(NetworkError, match="leaves 32 bits"):
+        quantize(graph, np.ones((1, 3000, 6, 6), np.float32), weights="int:8", input_format="uint:8")
+
+
+def test_images_for_a_network_must_have_its_shape():
+    network = quantize(GRAPH, IMAGES)
+    with pytest.raises(QuantizationError, match=r"shape \(N, 2, 8, 8\), not float32 \(40, 2, 8, 4\)"):
+        input_levels(network, IMAGES[..., :4])
+
+
+def test_a_lowered_graph_and_its_source_give_the_same_network(digits):
+    graph, _, _, calibration = digits
+    for layer, other in zip(
+        quantize(graph, calibration).layers, quantize(lower(graph), calibration).layers, strict=True
+    ):
+        if hasattr(layer, "weights"):
+            np.testing.assert_array_equal(layer.weights, other.weights)
+            np.testing.assert_array_equal(layer.bias, other.bias)
