@@ -90,6 +90,11 @@ class Format:
         return f"{self.kind}:{self.bits}" + ("" if self.uniform else f",{self.fraction_bits}")
 
     @property
+    def identifier(self):
+        """The format as part of a name in Verilog: ``esb4_2``."""
+        return str(self).replace(":", "").replace(",", "_")
+
+    @property
     def signed(self):
         """Whether negative levels exist."""
         return self.kind in ("int", "esb")

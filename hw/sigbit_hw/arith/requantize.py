@@ -1,0 +1,165 @@
+"""Requantizer in multiplier mode: from an accumulator to half units of the output format (``docs/numerics.md`` 6)."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..lib.delay import delayed
+from ..spec.formats import Format
+from ..spec.instructions import PARAMETER
+from ..spec.parts import RAW_BITS, WIDE_ACTIVATIONS
+
+__all__ = ["SHIFT_MAX", "Requantizer", "half_unit_bits"]
+
+#: Largest ``sh``.
+SHIFT_MAX = 47
+
+_PARAMETER_BITS = {field.name: field.bits for field in PARAMETER.fields}
+_DIGIT_BITS = 2
+
+
+def half_unit_bits(native_format):
+    """Signed width of ``q``: every decision point of every output format, and a value beyond the outer ones.
+
+    Saturating to this width changes no code, because ``q`` is only compared with decision points.
+    """
+    points = [point for format in (native_format, *WIDE_ACTIVATIONS) for point in format.midpoints]
+    return 1 + max(max(points).bit_length(), (-min(points)).bit_length())
+
+
+class Requantizer(wiring.Component):
+    """``q = floor(2 * (acc + bias) * M0 / 2**sh)``, saturated; one result per cycle, no DSP block.
+
+    Between two registers there is one LUT level and a carry chain, or two LUT levels. The multiplication adds two bits
+    of ``M0`` per cycle: 0, 1, 2 or 3 times the sum, the selection sharing the adder's LUT.
+
+    The shift drops bits (floor) and nothing rounds here; the encoder rounds once (``docs/numerics.md`` 6.3).
+
+    Parameters
+    ----------
+    native_format : :class:`Format`
+        Native activation format; with the 8-bit formats it decides the range of ``q``.
+    accumulator_bits : int
+        1 to 32.
+
+    Members
+    -------
+    accumulator : In(signed(accumulator_bits))
+    bias : In(signed(32))
+    multiplier : In(16)
+        ``M0``.
+    shift : In(6)
+        ``sh``, 0 to 47; larger values give no defined result.
+    half_units : Out(signed(half_unit_bits(native_format)))
+        ``q``.
+    field : Out(native_format.bits)
+        Low bits of ``q`` before saturation. With ``M0 = 1`` and ``sh = n + 1`` they are bits ``n`` and up of
+        ``acc + bias``.
+
+    Raises
+    ------
+    :exc:`TypeError`
+        If ``native_format`` is not a :class:`Format`.
+    :exc:`ValueError`
+        If ``accumulator_bits`` is out of range.
+    """
+
+    #: Cycles from operands to result: sum, triple, one per digit of ``M0``, three shifts, saturation.
+    latency_cycles = 2 + _PARAMETER_BITS["multiplier"] // _DIGIT_BITS + 4
+
+    def __init__(self, native_format, accumulator_bits=RAW_BITS):
+        if not isinstance(native_format, Format):
+            raise TypeError(f"native_format must be a Format, not {native_format!r}")
+        if not 1 <= accumulator_bits <= RAW_BITS:
+            raise ValueError(f"accumulator_bits must be 1 to {RAW_BITS}, not {accumulator_bits!r}")
+        self._half_unit_bits = half_unit_bits(native_format)
+        #: Name that is the same for equal requantizers only.
+        self.module_name = f"requantizer_{native_format.identifier}_{accumulator_bits}"
+        super().__init__(
+            {
+                "accumulator": In(signed(accumulator_bits)),
+                "bias": In(signed(_PARAMETER_BITS["bias"])),
+                "multiplier": In(_PARAMETER_BITS["multiplier"]),
+                "shift": In(range(SHIFT_MAX + 1)),
+                "half_units": Out(signed(self._half_unit_bits)),
+                "field": Out(native_format.bits),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+
+        # Cycle 1: sum.
+        total = Signal(signed(_PARAMETER_BITS["bias"] + 1), reset_less=True)
+        m.d.sync += total.eq(self.accumulator + self.bias)
+
+        # Cycle 2: triple.
+        triple = Signal(signed(len(total) + 2), reset_less=True)
+        m.d.sync += triple.eq(total + (total << 1))
+        total = delayed(m, total, 1, name="total_2")
+
+        # Cycles 3 to 10: one digit each, least significant first. Two bits of the product are final after every digit.
+        digit_count = len(self.multiplier) // _DIGIT_BITS
+        partial = Const(0, signed(1))
+        final = []
+        for digit in range(digit_count):
+            cycle = digit + 3
+            select = delayed(m, self.multiplier.word_select(digit, _DIGIT_BITS), cycle - 1, name=f"digit_{digit}")
+            multiple = Mux(select[1], Mux(select[0], triple, total << 1), Mux(select[0], total, 0))
+            following = Signal(signed(len(triple)), name=f"partial_{cycle}", reset_less=True)
+            m.d.sync += following.eq((partial >> _DIGIT_BITS) + multiple)
+            if digit < digit_count - 1:
+                partial = following
+                final.append(delayed(m, following[:_DIGIT_BITS], digit_count - 1 - digit, name=f"final_{digit}"))
+                total = delayed(m, total, 1, name=f"total_{cycle}")
+                triple = delayed(m, triple, 1, name=f"triple_{cycle}")
+        product = Cat(*final, following)
+        cycle = digit_count + 2
+
+        # Cycles 11 and 12: shift by multiples of 16 and of 4. Bits that the shifted word has no room for must repeat
+        # the sign; they are compared in the same cycle, those that count for the shift amount are joined in the next.
+        word = Cat(Const(0, 1), product).as_signed()
+        overflow = Const(0, 1)
+        for step, steps in ((16, 3), (4, 4)):
+            width = self._half_unit_bits + step - 1
+            sign = word[-1]
+            select = delayed(m, self.shift[step.bit_length() - 1 :][:2], cycle, name=f"shift_by_{step}")
+            shifted = Signal(signed(width + 1), name=f"shifted_by_{step}", reset_less=True)
+            different = Signal(steps - 1, name=f"different_{step}", reset_less=True)
+            for index in range(steps - 1):
+                piece = word[width + step * index :][:step]
+                m.d.sync += different[index].eq((piece ^ sign.replicate(len(piece))).any())
+            joined = Signal(name=f"overflow_by_{step}")
+            with m.Switch(select):
+                for index in range(steps):
+                    with m.Default() if index == steps - 1 else m.Case(index):
+                        m.d.sync += shifted.eq(Cat((word >> step * index)[:width], sign))
+            with m.Switch(delayed(m, select, 1, name=f"last_shift_by_{step}")):
+                for index in range(steps):
+                    with m.Default() if index == steps - 1 else m.Case(index):
+                        m.d.comb += joined.eq(overflow | different[index:].any())
+            overflow = joined if step == 4 else delayed(m, joined, 1, name=f"overflow_{step}")
+            word = shifted
+            cycle += 1
+
+        # Cycle 13: shift by 0 to 3.
+        bits = Signal(self._half_unit_bits, reset_less=True)
+        sign = Signal(reset_less=True)
+        saturated = Signal(reset_less=True)
+        m.d.sync += sign.eq(word[-1])
+        with m.Switch(delayed(m, self.shift[:2], cycle, name="shift_by_1")):
+            for index in range(4):
+                with m.Case(index):
+                    beyond = word[self._half_unit_bits - 1 + index : -1]
+                    m.d.sync += [
+                        bits.eq(word[index:]),
+                        saturated.eq(overflow | (beyond ^ word[-1].replicate(len(beyond))).any()),
+                    ]
+
+        # Cycle 14: saturate.
+        limit = Cat((~sign).replicate(len(bits) - 1), sign)
+        m.d.sync += [
+            self.half_units.eq(Mux(saturated, limit, bits).as_signed()),
+            self.field.eq(bits[: len(self.field)]),
+        ]
+        return m

@@ -1,0 +1,158 @@
+"""Accumulator: two banks of running sums of one column and plane."""
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Accumulator", "AccumulatorAdder", "accumulator_tag"]
+
+#: Longest carry chain of the addition; a longer sum is added in two cycles.
+CARRY_BITS = 16
+
+
+def accumulator_tag(strip_depth):
+    """What happens to a sum: ``valid``; ``bank`` and ``address`` of the accumulator; ``clear`` it first, or ``shift`` it left."""
+    return data.StructLayout({"valid": 1, "clear": 1, "shift": 1, "bank": 1, "address": range(strip_depth)})
+
+
+class AccumulatorAdder(wiring.Component):
+    """``new = (clear ? 0 : shift ? old << shift_bits : old) + sum``, two cycles later, in carry chains of 16 bits.
+
+    Members
+    -------
+    old, sum : ``In``
+        Signed values; ``new`` wraps around.
+    clear, shift : ``In(1)``
+    new : ``Out``
+    """
+
+    delay_cycles = 2
+
+    def __init__(self, *, sum_bits, accumulator_bits, shift_bits):
+        self._low_bits = min(accumulator_bits, CARRY_BITS)
+        self._shift_bits = shift_bits
+        super().__init__(
+            {
+                "old": In(signed(accumulator_bits)),
+                "clear": In(1),
+                "shift": In(1),
+                "sum": In(signed(sum_bits)),
+                "new": Out(signed(accumulator_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        low_bits = self._low_bits
+        high_bits = len(self.old) - low_bits
+
+        base = Signal.like(self.old)
+        addend = Signal.like(self.old)
+        m.d.comb += addend.eq(self.sum)
+        with m.If(~self.clear):
+            m.d.comb += base.eq(Mux(self.shift, self.old << self._shift_bits, self.old))
+
+        # Cycle 1: the low part.
+        low = Signal(low_bits + 1, reset_less=True)
+        high_base = Signal(high_bits, reset_less=True)
+        high_addend = Signal(signed(max(len(self.sum) - low_bits, 1)), reset_less=True)
+        m.d.sync += [
+            low.eq(addend[:low_bits] + base[:low_bits]),
+            high_base.eq(base[low_bits:]),
+            high_addend.eq(self.sum[min(low_bits, len(self.sum) - 1) :].as_signed()),
+        ]
+
+        # Cycle 2: the high part.
+        high = (high_base + high_addend + low[low_bits])[:high_bits]
+        new = Signal.like(self.new, reset_less=True)
+        m.d.sync += new.eq(Cat(low[:low_bits], high))
+        m.d.comb += self.new.eq(new)
+        return m
+
+
+class Accumulator(wiring.Component):
+    """``accumulator = (clear ? 0 : shift ? accumulator << shift_bits : accumulator) + sum``, one sum per cycle.
+
+    An address must not be given again within ``reuse_cycles``; the sum that is stored then is read.
+
+    Parameters
+    ----------
+    strip_depth : int
+        Accumulators per bank, a power of two.
+    sum_bits, accumulator_bits : int
+        Signed widths; the accumulator wraps around.
+    shift_bits : int
+        Distance of ``shift``.
+
+    Members
+    -------
+    fetch, add, store : ``In(accumulator_tag(strip_depth))``
+        The tag of a sum one cycle before it, with it (only ``clear`` and ``shift`` are used), and two cycles after it.
+    sum : ``In(signed(sum_bits))``
+        What is added.
+    read_address : ``In``
+        Address in a bank in which nothing is fetched in this cycle.
+    read_data : ``Out``
+        Both banks at ``read_address``, one cycle later.
+    """
+
+    #: Cycles from ``fetch`` to the ``fetch`` that sees the new value.
+    reuse_cycles = 4
+
+    def __init__(self, strip_depth, *, sum_bits, accumulator_bits, shift_bits):
+        if strip_depth < 2 or strip_depth & (strip_depth - 1):
+            raise ValueError(f"strip_depth must be a power of two of 2 or more, not {strip_depth!r}")
+        if not 1 <= sum_bits <= accumulator_bits:
+            raise ValueError(f"sum_bits must be 1 to accumulator_bits ({accumulator_bits!r}), not {sum_bits!r}")
+        self._strip_depth = strip_depth
+        self._sum_bits = sum_bits
+        self._accumulator_bits = accumulator_bits
+        self._shift_bits = shift_bits
+        tag = accumulator_tag(strip_depth)
+        super().__init__(
+            {
+                "fetch": In(tag),
+                "add": In(tag),
+                "store": In(tag),
+                "sum": In(signed(sum_bits)),
+                "read_address": In(range(strip_depth)),
+                "read_data": Out(data.ArrayLayout(signed(accumulator_bits), 2)),
+            }
+        )
+
+    @property
+    def module_name(self):
+        """Name that is the same for equal accumulators only."""
+        return f"accumulator_{self._strip_depth}_{self._sum_bits}_{self._accumulator_bits}_{self._shift_bits}"
+
+    def elaborate(self, platform):
+        m = Module()
+
+        banks = []
+        for bank in range(2):
+            memory = Memory(shape=signed(self._accumulator_bits), depth=self._strip_depth, init=[])
+            m.submodules[f"bank_{bank}"] = memory
+            write = memory.write_port()
+            read = memory.read_port()
+            fetching = self.fetch.valid & (self.fetch.bank == bank)
+            m.d.comb += [
+                read.addr.eq(Mux(fetching, self.fetch.address, self.read_address)),
+                self.read_data[bank].eq(read.data),
+                write.addr.eq(self.store.address),
+                write.en.eq(self.store.valid & (self.store.bank == bank)),
+            ]
+            banks.append((read, write))
+
+        m.submodules.adder = adder = AccumulatorAdder(
+            sum_bits=self._sum_bits, accumulator_bits=self._accumulator_bits, shift_bits=self._shift_bits
+        )
+        m.d.comb += [
+            adder.old.eq(Mux(self.add.bank, banks[1][0].data, banks[0][0].data)),
+            adder.clear.eq(self.add.clear),
+            adder.shift.eq(self.add.shift),
+            adder.sum.eq(self.sum),
+        ]
+        for _, write in banks:
+            m.d.comb += write.data.eq(adder.new)
+        return m

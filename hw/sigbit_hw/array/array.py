@@ -1,0 +1,178 @@
+"""The array: grid and accumulators of one configuration."""
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..lib.delay import delayed
+from ..lib.shared import instantiate
+from .accumulator import Accumulator, accumulator_tag
+from .grid import Grid, GridTiming
+
+__all__ = ["Array"]
+
+#: Inputs of one stage of the read multiplexer: a look-up table with six inputs.
+_SELECT_INPUTS = 4
+
+
+class Array(wiring.Component):
+    """Multiply activations with stationary weights and accumulate, one activation vector per plane and cycle.
+
+    There is no handshake: every valid input is accumulated. An address of a bank must not be given again within
+    ``Accumulator.reuse_cycles`` cycles.
+
+    Parameters
+    ----------
+    config : :class:`~sigbit_hw.spec.config.AcceleratorConfig`
+        Formats, geometry, widths.
+
+    Members
+    -------
+    i : ``In``
+        ``codes`` of all planes (plane by plane, channel 0 lowest); ``swap``: the weights loaded last are used from here on; ``valid``,
+        ``clear``, ``shift``, ``bank``, ``address``: what the accumulators do with the sums (:class:`~.accumulator.Accumulator`).
+    weight : ``In``
+        ``valid``, ``column``, ``word``: sign-magnitude codes of one column, as in :class:`~.grid.Grid`.
+    read : ``In``
+        ``bank`` that is not being accumulated, ``plane``, ``address`` and ``group`` of ``post_lanes`` columns.
+    read_data : ``Out``
+        The accumulators of the group, ``read_latency_cycles`` later. They hold exact sums less the number of weight sign
+        bits in the reduction (numerics 5.2).
+    """
+
+    def __init__(self, config):
+        self._config = config
+        self._grid_parameters = {
+            "weight_format": config.weight_format,
+            "activation_format": config.activation_format,
+            "rows": config.rows,
+            "lanes": config.lanes,
+            "columns": config.columns,
+            "planes": config.planes,
+            "sum_bits": config.sum_bits,
+        }
+        self._groups = config.columns // config.post_lanes
+        codes = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
+        super().__init__(
+            {
+                "i": In(
+                    data.StructLayout(
+                        {"swap": 1, **dict(accumulator_tag(config.strip_depth).members), "codes": codes}
+                    )
+                ),
+                "weight": In(
+                    data.StructLayout({"valid": 1, "column": range(config.columns), "word": config.weight_word_bits})
+                ),
+                "read": In(
+                    data.StructLayout(
+                        {
+                            "bank": 1,
+                            "plane": range(config.planes),
+                            "address": range(config.strip_depth),
+                            "group": range(self._groups),
+                        }
+                    )
+                ),
+                "read_data": Out(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
+            }
+        )
+        timing = GridTiming.of(
+            config.weight_format, config.activation_format, rows=config.rows, lanes=config.lanes
+        )
+        #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
+        self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
+        #: Cycles from ``i.swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later.
+        self.weight_hold_cycles = timing.weight_hold_cycles
+        #: Cycles from ``read`` to ``read_data``: a register, the memory, and stages of the multiplexer.
+        self.read_latency_cycles = 2 + _select_cycles(1 << self._select_bits)
+        self._sum_cycles = timing.latency_cycles
+
+    @property
+    def module_name(self):
+        """Name that is the same for equal arrays only."""
+        return f"array_{self._config.hash:016x}"
+
+    @property
+    def _select_bits(self):
+        return len(self.read.group) + len(self.read.plane) + 1
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+
+        m.submodules.grid = grid = Grid(**self._grid_parameters)
+        m.d.comb += [
+            grid.codes.eq(self.i.codes),
+            grid.swap.eq(self.i.swap),
+            grid.weight.eq(self.weight),
+        ]
+
+        # Tags, one register per column, tapped by fetch, add and store on their diagonal.
+        layout = accumulator_tag(config.strip_depth)
+        first = Signal(layout)
+        m.d.comb += [first[name].eq(self.i[name]) for name in layout.members]
+        tags = [_delayed_tag(m, first, self._sum_cycles - 1, "tag_edge")]
+        for position in range(1, config.columns + 3):
+            tags.append(_delayed_tag(m, tags[-1], 1, f"tag_{position}"))
+
+        read = delayed(m, self.read, 1, name="read")
+        select = delayed(m, Cat(read.group, read.plane, read.bank), 1, name="select")
+        choices = [[Const(0, config.accumulator_bits)] * (1 << self._select_bits) for _ in range(config.post_lanes)]
+        for plane in range(config.planes):
+            for column in range(config.columns):
+                accumulator = Accumulator(
+                    config.strip_depth,
+                    sum_bits=config.sum_bits,
+                    accumulator_bits=config.accumulator_bits,
+                    shift_bits=config.part_shift_bits,
+                )
+                instantiate(m, platform, f"accumulator_{plane}_{column}", accumulator)
+                m.d.comb += [
+                    accumulator.fetch.eq(tags[column]),
+                    accumulator.add.eq(tags[column + 1]),
+                    accumulator.store.eq(tags[column + 3]),
+                    accumulator.sum.eq(grid.sums[plane * config.columns + column]),
+                    accumulator.read_address.eq(read.address),
+                ]
+                group, lane = divmod(column, config.post_lanes)
+                for bank in range(2):
+                    position = (bank << len(self.read.plane) | plane) << len(self.read.group) | group
+                    choices[lane][position] = accumulator.read_data[bank]
+        for lane, values in enumerate(choices):
+            m.d.comb += self.read_data[lane].eq(_select(m, values, select, name=f"read_{lane}"))
+        return m
+
+
+def _delayed_tag(m, tag, cycles, name):
+    """Only ``valid`` needs a reset."""
+    later = Signal.like(tag, name=name)
+    for field in tag.shape().members:
+        value = delayed(m, tag[field], cycles, name=f"{name}_{field}", clear=field == "valid")
+        m.d.comb += later[field].eq(value)
+    return later
+
+
+def _select_cycles(count):
+    cycles = 0
+    while count > 1:
+        count = -(-count // _SELECT_INPUTS)
+        cycles += 1
+    return cycles
+
+
+def _select(m, values, select, name):
+    """``values[select]``, ``_select_cycles(len(values))`` cycles later."""
+    for cycle in range(_select_cycles(len(values))):
+        stage = []
+        for index in range(0, len(values), _SELECT_INPUTS):
+            inputs = values[index : index + _SELECT_INPUTS]
+            chosen = Signal.like(Value.cast(inputs[0]), name=f"{name}_{cycle}_{index}", reset_less=True)
+            bits = (len(inputs) - 1).bit_length()
+            with m.Switch(select[:bits]):
+                for choice, value in enumerate(inputs):
+                    with m.Case(choice):
+                        m.d.sync += chosen.eq(value)
+            stage.append(chosen)
+        values = stage
+        select = delayed(m, select[2:], 1, name=f"{name}_select_{cycle}")
+    return values[0]

@@ -1,0 +1,243 @@
+"""The grid: rows x columns of dot-product cells with their edges."""
+
+from dataclasses import dataclass
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..arith.multiplier import multiplier
+from ..arith.operand import lookup
+from ..lib.delay import delayed
+from ..lib.shared import instantiate
+from ..lib.tree import adder_tree, sign_parent, tree_levels
+from .cell import DotProductCell, swap_stages, weight_lane
+
+__all__ = ["Grid", "GridTiming"]
+
+#: Columns that share one register of the weight bus.
+BUS_COLUMNS = 16
+#: Cycles from a weight word at the port to the load of its column: recoding and the bus.
+LOAD_CYCLES = 2
+
+
+def constant_cycles(rows, lanes):
+    """Cycles from the recoded weights of a column to the constant of their signs."""
+    return max(tree_levels(lanes) + tree_levels(rows), tree_levels(rows * lanes)) + 2
+
+
+class WeightEdge(wiring.Component):
+    """Recodes the weight word of one column for its cells and computes the constant of its signs.
+
+    Cells add ``sum((-1)**s * p) + Z`` (:class:`~.cell.DotProductCell`); the array owes ``sum((-1)**s * p) - C`` with ``C`` set sign
+    bits (numerics 5.2). So each column's chain of sums starts from ``-C - sum(Z)``, which the same adder tree over zero
+    products and a count of the signs give once for all columns.
+
+    Members
+    -------
+    word : ``In``
+        Weight codes ``{sign, magnitude code}`` of all rows, lane 0 of row 0 lowest.
+    cells : ``Out``
+        Per row and lane the cell's ``{d, word}``, one cycle later.
+    constant : ``Out(signed(sum_bits))``
+        ``constant_cycles()`` after ``cells``.
+    """
+
+    def __init__(self, weight_format, activation_format, *, rows, lanes, sum_bits):
+        self._multiplier = multiplier(weight_format, activation_format)
+        self._rows = rows
+        self._lanes = lanes
+        self._code = data.StructLayout({"magnitude": weight_format.magnitude_code_bits, "sign": 1})
+        lane = weight_lane(weight_format, activation_format)
+        super().__init__(
+            {
+                "word": In(data.ArrayLayout(self._code, rows * lanes)),
+                "cells": Out(data.ArrayLayout(lane, rows * lanes)),
+                "constant": Out(signed(sum_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+
+        signs = Signal(self._rows * self._lanes)
+        for index, code in enumerate(self.word):
+            lane = index % self._lanes
+            parent = index - lane + sign_parent(lane)[1] if lane else None
+            word = lookup(self._multiplier.weight_table, code.magnitude, self._multiplier.weight_bits)
+            m.d.sync += [
+                self.cells[index].word.eq(word),
+                self.cells[index].differs.eq(code.sign if parent is None else code.sign ^ self.word[parent].sign),
+                signs[index].eq(code.sign),
+            ]
+
+        sum_cycles = constant_cycles(self._rows, self._lanes) - 2
+        zero = Const(self._multiplier.zero, self._multiplier.product_bits)
+        roots = []
+        for row in range(self._rows):
+            first = row * self._lanes
+            differs = [Const(0, 1)]
+            for lane in range(1, self._lanes):
+                level, _ = sign_parent(lane)
+                differs.append(delayed(m, self.cells[first + lane].differs, level - 1, name=f"differs_{row}_{lane}"))
+            root = adder_tree(m, [zero] * self._lanes, differs, name=f"zero_{row}")
+            sign = delayed(m, signs[first], tree_levels(self._lanes), name=f"sign_{row}")
+            roots.append(root ^ sign.replicate(len(root)))
+        zeros = adder_tree(m, roots, name="zeros")
+        zeros = delayed(m, zeros, sum_cycles - tree_levels(self._lanes) - tree_levels(self._rows), name="zeros_late")
+        count = adder_tree(m, list(signs), name="count")
+        count = delayed(m, count, sum_cycles - tree_levels(len(signs)), name="count_late")
+        total = Signal.like(self.constant)
+        m.d.sync += [
+            total.eq(zeros + count),
+            self.constant.eq(-total),
+        ]
+        return m
+
+
+@dataclass(frozen=True)
+class GridTiming:
+    """Cycles of a grid.
+
+    Attributes
+    ----------
+    edge_cycles : int
+        From ``codes`` to the first cell: an input register, the decoder, and as many as the constants of the weights need
+        to be in time.
+    latency_cycles : int
+        From ``codes`` to the sums of column 0; column ``c`` is ``c`` cycles later.
+    weight_hold_cycles : int
+        From ``swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later, so that a word per cycle may be
+        given from here on in ascending order of columns.
+    """
+
+    edge_cycles: int
+    latency_cycles: int
+    weight_hold_cycles: int
+
+    @classmethod
+    def of(cls, weight_format, activation_format, *, rows, lanes):
+        """Timing for two formats and a geometry."""
+        stages = swap_stages(weight_format, activation_format, lanes)
+        edge = 2 + max(0, constant_cycles(rows, lanes) - stages + 1)
+        return cls(edge, edge + rows + stages, edge + rows - 1 + stages - 1 - LOAD_CYCLES)
+
+
+class Grid(wiring.Component):
+    """Sums of ``rows * lanes`` products for every column and plane, systolic.
+
+    Activations of all planes enter together; column ``c`` delivers ``timing.latency_cycles + c`` cycles later. The sum is
+    ``sum(weight * activation)`` minus the number of weight sign bits in the column (numerics 5.2).
+
+    Weights: a word for column ``c`` may be given ``timing.weight_hold_cycles + c`` cycles after the last ``swap``, or later; a ``swap``
+    takes effect on the activations of its own cycle and may come the cycle after the last word of its weights.
+    A column that got no new word repeats the one it has.
+
+    Parameters
+    ----------
+    weight_format, activation_format : :class:`Format`
+        Native formats.
+    rows, lanes, columns, planes, sum_bits : int
+        Geometry, as in :class:`~sigbit_hw.spec.config.AcceleratorConfig`.
+
+    Members
+    -------
+    codes : ``In``
+        Activation codes, plane by plane, row by row, lane 0 lowest.
+    swap : ``In(1)``
+        The weights loaded last are used from these codes on.
+    weight : ``In``
+        ``valid``, ``column`` and ``word``, the sign-magnitude codes of that column, lane 0 of row 0 lowest.
+    sums : ``Out``
+        Plane by plane, column by column.
+    """
+
+    def __init__(self, weight_format, activation_format, *, rows, lanes, columns, planes, sum_bits):
+        self._formats = (weight_format, activation_format)
+        self._multiplier = multiplier(weight_format, activation_format)
+        self._rows = rows
+        self._lanes = lanes
+        self._columns = columns
+        self._planes = planes
+        self._sum_bits = sum_bits
+        self._stages = swap_stages(weight_format, activation_format, lanes)
+        self._constant_cycles = constant_cycles(rows, lanes)
+        #: :class:`GridTiming`
+        self.timing = GridTiming.of(weight_format, activation_format, rows=rows, lanes=lanes)
+        super().__init__(
+            {
+                "codes": In(data.ArrayLayout(activation_format.bits, planes * rows * lanes)),
+                "swap": In(1),
+                "weight": In(
+                    data.StructLayout(
+                        {"valid": 1, "column": range(columns), "word": weight_format.bits * rows * lanes}
+                    )
+                ),
+                "sums": Out(data.ArrayLayout(signed(sum_bits), planes * columns)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        vector = self._rows * self._lanes
+
+        # Edge of the activations.
+        codes = delayed(m, self.codes, self.timing.edge_cycles - 1, name="codes")
+        table = self._multiplier.activation_table
+        bits = self._multiplier.activation_bits
+        skewed = {}
+        for row in range(self._rows):
+            for plane in range(self._planes):
+                first = plane * vector + row * self._lanes
+                decoded = Cat(lookup(table, codes[first + lane], bits) for lane in range(self._lanes))
+                skewed[row, plane] = delayed(m, decoded, 1 + row, name=f"row_{row}_{plane}")
+
+        # Tags, one register per column, tapped by every stage and row on their diagonal.
+        swap = [delayed(m, self.swap, self.timing.edge_cycles, name="swap_edge", clear=True)]
+        for position in range(1, self._columns + self._rows - 2 + self._stages):
+            swap.append(delayed(m, swap[-1], 1, name=f"swap_{position}", clear=True))
+
+        # Edge of the weights, and a bus with one register per group of columns.
+        m.submodules.weight_edge = edge = WeightEdge(
+            *self._formats, rows=self._rows, lanes=self._lanes, sum_bits=self._sum_bits
+        )
+        m.d.comb += edge.word.eq(self.weight.word)
+        load = delayed(m, Cat(self.weight.valid, self.weight.column), LOAD_CYCLES - 1, name="load", clear=True)
+        bus = (edge.cells, load, edge.constant, delayed(m, load, self._constant_cycles, "load_constant", clear=True))
+
+        neighbours = [Cat(skewed[row, plane] for plane in range(self._planes)) for row in range(self._rows)]
+        for column in range(self._columns):
+            if column % BUS_COLUMNS == 0:
+                bus = [
+                    delayed(m, value, 1, name=f"bus_{name}_{column}", clear=name.startswith("load"))
+                    for name, value in zip(("word", "load", "word_constant", "load_constant"), bus, strict=True)
+                ]
+            bus_word, bus_load, bus_constant, bus_load_constant = bus
+            selected = 1 | column << 1
+            load = Signal(name=f"load_{column}")
+            m.d.comb += load.eq(bus_load == selected)
+
+            constant_shadow = Signal(signed(self._sum_bits), name=f"constant_shadow_{column}", reset_less=True)
+            constant = Signal(signed(self._sum_bits), name=f"constant_{column}", reset_less=True)
+            with m.If(bus_load_constant == selected):
+                m.d.sync += constant_shadow.eq(bus_constant)
+            with m.If(swap[column + self._stages - 1]):
+                m.d.sync += constant.eq(constant_shadow)
+
+            sums = [constant] * self._planes
+            for row in range(self._rows):
+                pe = DotProductCell(
+                    *self._formats, lanes=self._lanes, planes=self._planes, sum_bits=self._sum_bits
+                )
+                m.d.comb += [
+                    pe.activations.eq(neighbours[row]),
+                    pe.weights.eq(Cat(bus_word[row * self._lanes + lane] for lane in range(self._lanes))),
+                    pe.load.eq(load),
+                    pe.swap.eq(Cat(swap[column + row + stage] for stage in range(self._stages))),
+                    pe.sums_in.eq(Cat(sums)),
+                ]
+                instantiate(m, platform, f"cell_{row}_{column}", pe)
+                neighbours[row] = pe.activations_out
+                sums = [pe.sums_out[plane] for plane in range(self._planes)]
+            m.d.comb += [self.sums[plane * self._columns + column].eq(sums[plane]) for plane in range(self._planes)]
+        return m

@@ -1,0 +1,321 @@
+# amaranth: UnusedElaboratable=no
+"""Post-processor: requantizes one bank of accumulators into feature memory."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2, exact_log2
+
+from ..arith.encode import Encoder, part_index_bits
+from ..arith.requantize import SHIFT_MAX, Requantizer
+from ..lib.delay import delayed
+from ..lib.layout import table_layout
+from ..lib.shared import instantiate
+from ..spec.instructions import INSTRUCTIONS, PARAMETER, Encoding, Opcode
+
+__all__ = ["AccumulatorRead", "FeatureWrite", "ParameterRead", "PostProcessor"]
+
+
+def _index(count):
+    return unsigned(max(1, ceil_log2(count)))
+
+
+class AccumulatorRead(wiring.Signature):
+    """Read port of the accumulators, seen from the reader.
+
+    ``address`` counts the pixels of a plane in the order of their computation, ``group`` the sets of ``post_lanes``
+    columns. ``data`` comes a fixed number of cycles later.
+    """
+
+    def __init__(self, config):
+        super().__init__(
+            {
+                "en": Out(1),
+                "bank": Out(1),
+                "plane": Out(_index(config.planes)),
+                "address": Out(_index(config.strip_depth)),
+                "group": Out(_index(config.columns // config.post_lanes)),
+                "data": In(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
+            }
+        )
+
+
+class ParameterRead(wiring.Signature):
+    """Read port of the parameter memory, seen from the reader; ``data`` comes a fixed number of cycles later."""
+
+    def __init__(self, config):
+        super().__init__(
+            {
+                "en": Out(1),
+                "address": Out(_index(config.parameter_depth)),
+                "data": In(data.ArrayLayout(table_layout(PARAMETER), config.post_lanes)),
+            }
+        )
+
+
+class FeatureWrite(wiring.Signature):
+    """Write of ``post_lanes`` native codes: the ``granule``-th such part of the feature word at ``address``."""
+
+    def __init__(self, config):
+        super().__init__(
+            {
+                "en": Out(1),
+                "address": Out(_index(config.feature_depth)),
+                "granule": Out(_index(config.vector // config.post_lanes)),
+                "data": Out(data.ArrayLayout(config.activation_format.bits, config.post_lanes)),
+            }
+        )
+
+
+class PostProcessor(wiring.Component):
+    """Execute POST instructions: read accumulators, requantize, write native codes; one group of lanes per cycle.
+
+    A job walks plane (outermost), row, pixel, group and part (innermost) without a pause and ends with row
+    ``valid_rows``, counted over all planes; later rows take no time. A job with ``valid_rows`` = 0 takes the time of
+    one row and writes nothing. The next job is accepted when the last request of a job has gone out.
+
+    The first request comes ``start_delay_cycles + 1`` cycles after acceptance, its write ``latency_cycles`` after it.
+
+    Parameters
+    ----------
+    config : :class:`AcceleratorConfig`
+    start_delay_cycles : int
+        What the array needs to store its last sums.
+    accumulator_latency_cycles, parameter_latency_cycles : int
+        From request to data of the two memories; at least 1.
+
+    Members
+    -------
+    job : In(stream)
+        ``instruction`` (the POST table) and the ``bank`` of accumulators to read. Counts are at least 1.
+    accumulator : Out(:class:`AccumulatorRead`)
+    parameter : Out(:class:`ParameterRead`)
+    write : Out(:class:`FeatureWrite`)
+        Always accepted.
+    busy : Out(1)
+        High from the cycle after acceptance to the last write.
+    done : Out(1)
+        High with the last write of a job.
+
+    Raises
+    ------
+    :exc:`ValueError`
+        If a number of cycles is out of range.
+    """
+
+    def __init__(self, config, *, start_delay_cycles, accumulator_latency_cycles, parameter_latency_cycles=1):
+        for name, value, low in (
+            ("start_delay_cycles", start_delay_cycles, 0),
+            ("accumulator_latency_cycles", accumulator_latency_cycles, 1),
+            ("parameter_latency_cycles", parameter_latency_cycles, 1),
+        ):
+            if not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
+        self._config = config
+        self._start_delay_cycles = start_delay_cycles
+        self._accumulator_latency_cycles = accumulator_latency_cycles
+        self._parameter_latency_cycles = parameter_latency_cycles
+        self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles)
+        super().__init__(
+            {
+                "job": In(
+                    stream.Signature(
+                        data.StructLayout({"instruction": table_layout(INSTRUCTIONS[Opcode.POST]), "bank": 1})
+                    )
+                ),
+                "accumulator": Out(AccumulatorRead(config)),
+                "parameter": Out(ParameterRead(config)),
+                "write": Out(FeatureWrite(config)),
+                "busy": Out(1),
+                "done": Out(1),
+            }
+        )
+
+    @property
+    def latency_cycles(self):
+        """Cycles from the first of the two requests of a token to its write."""
+        return self._operand_cycles + Requantizer.latency_cycles + Encoder.latency_cycles
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        code_bits = config.activation_format.bits
+        granules = config.vector // config.post_lanes
+        address_bits = exact_log2(config.feature_depth)
+        offered = self.job.payload.instruction
+        current = Signal.like(offered)
+        bank = Signal()
+
+        # One job: accepted, delayed, walked.
+        accept = Signal()
+        walking = Signal()
+        finish = Signal()
+        m.d.comb += accept.eq(self.job.valid & self.job.ready)
+        with m.If(accept):
+            m.d.sync += [current.eq(offered), bank.eq(self.job.payload.bank)]
+        if self._start_delay_cycles:
+            delay = Signal(range(self._start_delay_cycles))
+            waiting = Signal()
+            m.d.comb += self.job.ready.eq(~walking & ~waiting)
+            with m.If(accept):
+                m.d.sync += [waiting.eq(1), delay.eq(self._start_delay_cycles - 1)]
+            with m.Elif(waiting):
+                m.d.sync += delay.eq(delay - 1)
+                with m.If(delay == 0):
+                    m.d.sync += [waiting.eq(0), walking.eq(1)]
+        else:
+            m.d.comb += self.job.ready.eq(~walking)
+            with m.If(accept):
+                m.d.sync += walking.eq(1)
+        with m.If(finish):
+            m.d.sync += walking.eq(0)
+
+        # Token counters. `last_*` are registers: the walk decides with one LUT what advances.
+        def counted(name, advance):
+            """Flag of the last of ``current[name]`` steps; starts again by itself."""
+            remaining = Signal(len(offered[name]), name=f"{name}_remaining")
+            last = Signal(name=f"{name}_last")
+            single = Signal(name=f"{name}_single")
+            with m.If(accept):
+                m.d.sync += [remaining.eq(offered[name]), last.eq(offered[name] == 1), single.eq(offered[name] == 1)]
+            with m.Elif(advance):
+                m.d.sync += [
+                    remaining.eq(Mux(last, current[name], remaining - 1)),
+                    last.eq(Mux(last, single, remaining == 2)),
+                ]
+            return last
+
+        last_part = counted("parts", walking)
+        next_group = walking & last_part
+        last_group = counted("groups", next_group)
+        next_pixel = next_group & last_group
+        last_pixel = counted("pixels", next_pixel)
+        next_row = next_pixel & last_pixel
+        last_row = counted("rows", next_row)
+        next_plane = next_row & last_row
+
+        plane = Signal.like(self.accumulator.plane)
+        rows_left = Signal.like(offered.valid_rows)
+        rows_end = Signal()
+        with m.If(accept):
+            m.d.sync += [rows_left.eq(offered.valid_rows), rows_end.eq(offered.valid_rows <= 1)]
+        with m.Elif(next_row):
+            m.d.sync += [rows_left.eq(rows_left - 1), rows_end.eq(rows_left == 2)]
+        m.d.comb += finish.eq(next_row & (rows_end | (last_row & (plane == config.planes - 1))))
+
+        # Reads.
+        pixel = Signal.like(self.accumulator.address)
+        group = Signal.like(self.accumulator.group)
+        parameter_address = Signal.like(self.parameter.address)
+        part = Signal(part_index_bits(config.activation_format))
+        field_shift = Signal(range(SHIFT_MAX + 1))
+        with m.If(accept):
+            m.d.sync += [
+                plane.eq(0),
+                pixel.eq(0),
+                group.eq(0),
+                parameter_address.eq(offered.parameter_base),
+                part.eq(0),
+                field_shift.eq(1),
+            ]
+        with m.Elif(walking):
+            m.d.sync += [part.eq(part + 1), field_shift.eq(field_shift + code_bits)]
+            with m.If(next_group):
+                m.d.sync += [part.eq(0), field_shift.eq(1)]
+                m.d.sync += [group.eq(group + 1), parameter_address.eq(parameter_address + 1)]
+            with m.If(next_pixel):
+                m.d.sync += [group.eq(0), parameter_address.eq(current.parameter_base)]
+                m.d.sync += pixel.eq(pixel + 1)
+            with m.If(next_plane):
+                m.d.sync += [pixel.eq(0), plane.eq(plane + 1)]
+
+        request = Cat(walking, bank, plane, pixel, group)
+        request_delay = self._operand_cycles - self._accumulator_latency_cycles
+        port = self.accumulator
+        m.d.comb += Cat(port.en, port.bank, port.plane, port.address, port.group).eq(
+            delayed(m, request, request_delay, name="request", clear=True)
+        )
+        request_delay = self._operand_cycles - self._parameter_latency_cycles
+        m.d.comb += Cat(self.parameter.en, self.parameter.address).eq(
+            delayed(m, Cat(walking, parameter_address), request_delay, name="parameter_request", clear=True)
+        )
+
+        # Write address: every loop has its own offset, and a pipelined tree adds them.
+        plane_offset = Signal(address_bits)
+        row_offset = Signal(address_bits)
+        column = Signal(min(address_bits, len(offered.pixels)))
+        block_offset = Signal(address_bits)
+        part_offset = Signal(address_bits)
+        granule = Signal.like(self.write.granule)
+        with m.If(accept):
+            m.d.sync += [
+                plane_offset.eq(offered.base),
+                row_offset.eq(0),
+                column.eq(0),
+                block_offset.eq(0),
+                part_offset.eq(0),
+                granule.eq(offered.first_group),
+            ]
+        with m.Elif(walking):
+            m.d.sync += part_offset.eq(part_offset + current.part_step)
+            with m.If(next_group):
+                m.d.sync += [part_offset.eq(0), granule.eq(granule + 1)]
+                with m.If(granule == granules - 1):
+                    m.d.sync += [granule.eq(0), block_offset.eq(block_offset + current.block_step)]
+            with m.If(next_pixel):
+                m.d.sync += [block_offset.eq(0), granule.eq(current.first_group), column.eq(column + 1)]
+            with m.If(next_row):
+                m.d.sync += [column.eq(0), row_offset.eq(row_offset + current.row_step)]
+            with m.If(next_plane):
+                m.d.sync += [row_offset.eq(0), plane_offset.eq(plane_offset + current.plane_step)]
+
+        inner = Signal(address_bits, reset_less=True)
+        outer = Signal(address_bits, reset_less=True)
+        within_plane = Signal(address_bits, reset_less=True)
+        address = Signal(address_bits, reset_less=True)
+        m.d.sync += [
+            inner.eq(part_offset + block_offset),
+            outer.eq(row_offset + column),
+            within_plane.eq(inner + outer),
+            address.eq(within_plane + delayed(m, plane_offset, 2, name="plane_offset")),
+        ]
+        storing = Signal()
+        with m.If(accept):
+            m.d.sync += storing.eq(offered.valid_rows != 0)
+        m.d.comb += [
+            self.write.address.eq(delayed(m, address, self.latency_cycles - 3, name="address")),
+            self.write.granule.eq(delayed(m, granule, self.latency_cycles, name="granule")),
+            Cat(self.write.en, self.done).eq(
+                delayed(m, Cat(walking & storing, finish), self.latency_cycles, name="written", clear=True)
+            ),
+        ]
+        unfinished = Signal(range(self.latency_cycles + 2))
+        m.d.sync += unfinished.eq(unfinished + accept - self.done)
+        m.d.comb += self.busy.eq(unfinished != 0)
+
+        # Lanes. A raw field is the sum times 1, shifted by its position (and by 1, as half units are).
+        encoding = delayed(m, current.encoding, self._operand_cycles, name="encoding")
+        relu = delayed(m, current.relu, self._operand_cycles + Requantizer.latency_cycles, name="relu")
+        part = delayed(m, part, self._operand_cycles + Requantizer.latency_cycles, name="part")
+        field_shift = delayed(m, field_shift, self._operand_cycles, name="field_shift")
+        raw = encoding == Encoding.RAW
+        encoding = delayed(m, encoding, Requantizer.latency_cycles, name="requantized_encoding")
+        for lane in range(config.post_lanes):
+            requantizer = Requantizer(config.activation_format, config.accumulator_bits)
+            encoder = Encoder(config.activation_format)
+            instantiate(m, platform, f"requantizer_{lane}", requantizer)
+            instantiate(m, platform, f"encoder_{lane}", encoder)
+            entry = self.parameter.data[lane]
+            m.d.comb += [
+                requantizer.accumulator.eq(self.accumulator.data[lane]),
+                requantizer.bias.eq(entry.bias),
+                requantizer.multiplier.eq(Mux(raw, 1, entry.multiplier)),
+                requantizer.shift.eq(Mux(raw, field_shift, entry.shift)),
+                encoder.half_units.eq(requantizer.half_units),
+                encoder.field.eq(requantizer.field),
+                encoder.encoding.eq(encoding),
+                encoder.relu.eq(relu),
+                encoder.part.eq(part),
+                self.write.data[lane].eq(encoder.code),
+            ]
+        return m

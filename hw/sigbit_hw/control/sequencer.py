@@ -1,0 +1,260 @@
+"""Executes instructions in order; one POST may run beside what follows it."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..lib.layout import table_layout
+from ..memory.reader import FeatureReader, ReaderAddress
+from ..spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, MIN_TILE_CYCLES, Opcode
+from .weight_loader import WeightLoader
+
+__all__ = ["PACKET_NUMBER_BITS", "ComputeTag", "PoolTag", "PostJob", "Sequencer"]
+
+#: Unused top bits of a queued instruction that carry the number of its packet.
+PACKET_NUMBER_BITS = 32
+
+_LAYOUTS = {opcode: table_layout(table) for opcode, table in INSTRUCTIONS.items()}
+
+
+class ComputeTag(data.StructLayout):
+    """What travels with an activation vector to the accumulators."""
+
+    def __init__(self, strip_depth):
+        super().__init__({"valid": 1, "swap": 1, "clear": 1, "shift": 1, "bank": 1, "address": range(strip_depth)})
+
+
+class PoolTag(data.StructLayout):
+    """What travels with a vector to the pooling unit; ``address`` is where the window's result goes."""
+
+    def __init__(self):
+        super().__init__({"valid": 1, "first": 1, "last": 1, "address": 20})
+
+
+class PostJob(data.StructLayout):
+    """A POST instruction and the bank of accumulators it reads."""
+
+    def __init__(self):
+        super().__init__({"instruction": _LAYOUTS[Opcode.POST], "bank": 1})
+
+
+class Sequencer(wiring.Component):
+    """Take instructions from the queue and drive reader, weight loader, post-processor, pooling and output.
+
+    Weights of the next COMPUTE are loaded while the current one runs; a POST behind a running COMPUTE is taken out of the
+    queue early, so that it does not hide the COMPUTE behind it.
+
+    Parameters
+    ----------
+    planes, strip_depth : int
+    weight_hold_cycles : int
+        See :class:`WeightLoader`.
+    pool_drain_cycles : int
+        Cycles from the last POOL position until its result is stored.
+
+    Members
+    -------
+    instructions : In(stream.Signature(512))
+    planes : Out(ArrayLayout(ReaderAddress, planes))
+        One cycle (``inside``: two) after the tags of the same position.
+    pad_code : Out(8)
+        Native code outside the map; holds while an instruction runs and ``pool_drain_cycles`` longer.
+    compute, pool : Out
+        Tags of the position that is read.
+    weight_read, weight_address, weight_column : Out
+        The word at an address goes to a column of the grid.
+    post : Out(stream.Signature(PostJob))
+    post_done : In(1)
+        Pulse: the running job has stored its last result.
+    output : Out(stream.Signature(OUTPUT layout))
+    output_done : In(1)
+    retire : Out(1)
+        Pulse: an instruction other than POST is done.
+    fault : Out(1)
+        Pulse: illegal instruction; the sequencer stops until reset.
+    fault_packet : Out(32)
+        What the top 32 bits of that instruction hold: the number of the packet that brought it.
+    weight_stall, post_stall, pool_busy, output_busy : Out(1)
+        For the performance counters.
+    """
+
+    def __init__(self, *, planes, strip_depth, weight_hold_cycles, pool_drain_cycles):
+        self._plane_count = planes
+        self._strip_depth = strip_depth
+        self._weight_hold_cycles = weight_hold_cycles
+        self._pool_drain_cycles = pool_drain_cycles
+        super().__init__(
+            {
+                "instructions": In(stream.Signature(INSTRUCTION_BITS)),
+                "planes": Out(data.ArrayLayout(ReaderAddress(), planes)),
+                "pad_code": Out(8),
+                "compute": Out(ComputeTag(strip_depth)),
+                "pool": Out(PoolTag()),
+                "weight_read": Out(1),
+                "weight_address": Out(20),
+                "weight_column": Out(12),
+                "post": Out(stream.Signature(PostJob())),
+                "post_done": In(1),
+                "output": Out(stream.Signature(_LAYOUTS[Opcode.OUTPUT])),
+                "output_done": In(1),
+                "retire": Out(1),
+                "fault": Out(1),
+                "fault_packet": Out(PACKET_NUMBER_BITS),
+                "weight_stall": Out(1),
+                "post_stall": Out(1),
+                "pool_busy": Out(1),
+                "output_busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.reader = reader = FeatureReader(self._plane_count)
+        m.submodules.loader = loader = WeightLoader(self._weight_hold_cycles)
+
+        head_bits = self.instructions.payload
+        head = {opcode: data.View(layout, head_bits) for opcode, layout in _LAYOUTS.items()}
+        opcode = head[Opcode.COMPUTE].opcode
+        valid = self.instructions.valid
+        pop = self.instructions.ready
+
+        current_bits = Signal(INSTRUCTION_BITS)
+        current = data.View(_LAYOUTS[Opcode.COMPUTE], current_bits)
+        bank = Signal()
+        m.d.comb += [
+            reader.instruction.eq(current),
+            self.planes.eq(reader.planes),
+            self.pad_code.eq(current.pad_code),
+            self.fault_packet.eq(head_bits[-PACKET_NUMBER_BITS:]),
+            loader.job.payload.base.eq(head[Opcode.COMPUTE].weight_base),
+            loader.job.payload.words.eq(head[Opcode.COMPUTE].weight_words),
+            *(loader.job.payload.counts[i].eq(head[Opcode.COMPUTE][f"count{i}"]) for i in range(3)),
+            self.weight_read.eq(loader.read),
+            self.weight_address.eq(loader.address),
+            self.weight_column.eq(loader.column),
+        ]
+
+        # Legality is decided one cycle before use: an instruction is looked at from the second cycle at the head on.
+        nonzero = {
+            Opcode.COMPUTE: [*(f"count{i}" for i in range(5)), "weight_words"],
+            Opcode.POOL: [f"count{i}" for i in range(5)],
+            Opcode.POST: ["rows", "pixels", "groups", "parts"],
+            Opcode.OUTPUT: ["words"],
+        }
+        legal = Signal()
+        checked = Signal()
+        m.d.sync += [checked.eq(valid & ~pop), legal.eq(0)]
+        for kind, names in nonzero.items():
+            with m.If(opcode == kind):
+                m.d.sync += legal.eq(Cat(head[kind][name].any() for name in names).all())
+        is_kind = {kind: valid & checked & legal & (opcode == kind) for kind in Opcode}
+
+        # Weights of the instruction at the head, once per instruction.
+        head_loaded = Signal()
+        m.d.comb += loader.job.valid.eq(is_kind[Opcode.COMPUTE] & ~head_loaded)
+        with m.If(pop):
+            m.d.sync += head_loaded.eq(0)
+        with m.Elif(loader.job.valid & loader.job.ready):
+            m.d.sync += head_loaded.eq(1)
+
+        # One POST waits in `post.payload`, one runs.
+        post_waiting = Signal()
+        post_running = Signal()
+        post_active = post_waiting | post_running
+        take_post = Signal()
+        m.d.comb += take_post.eq(is_kind[Opcode.POST] & ~post_waiting)
+        with m.If(take_post):
+            m.d.sync += [post_waiting.eq(1), self.post.payload.instruction.eq(head[Opcode.POST])]
+        with m.If(self.post_done):
+            m.d.sync += post_running.eq(0)
+        with m.If(self.post.valid & self.post.ready):
+            m.d.sync += [post_waiting.eq(0), post_running.eq(1), bank.eq(~bank)]
+        m.d.comb += self.post.payload.bank.eq(bank)
+
+        # Position tags.
+        interval = Signal(range(MIN_TILE_CYCLES))
+        address = Signal(range(self._strip_depth))
+        issue = Signal()
+        with m.If(interval != 0):
+            m.d.sync += interval.eq(interval - 1)
+        with m.If(issue):
+            m.d.sync += address.eq(Mux(reader.tile_last, 0, address + 1))
+            with m.If(reader.tile_first):
+                m.d.sync += interval.eq(MIN_TILE_CYCLES - 1)
+        m.d.comb += [
+            self.compute.valid.eq(issue),
+            self.compute.swap.eq(issue & reader.tile_first),
+            self.compute.clear.eq(reader.first_tile & current.clear),
+            self.compute.shift.eq(reader.first_tile & current.shift),
+            self.compute.bank.eq(bank),
+            self.compute.address.eq(address),
+            loader.swap.eq(self.compute.swap),
+        ]
+        output_address = Signal(20)
+        m.d.comb += [
+            self.pool.first.eq(reader.tile_first),
+            self.pool.last.eq(reader.tile_last),
+            self.pool.address.eq(output_address),
+        ]
+        drain = Signal(range(self._pool_drain_cycles + 1))
+
+        blocked_by_post = Signal()
+        # Results of POOL and of POST share a memory port, so POOL always waits.
+        must_wait = head[Opcode.COMPUTE].wait_post | (opcode == Opcode.POOL)
+        m.d.comb += blocked_by_post.eq(post_waiting | (must_wait & post_active))
+
+        with m.FSM(init="next"):
+            with m.State("next"):
+                m.d.comb += self.post.valid.eq(post_waiting & ~post_running)
+                m.d.comb += pop.eq(take_post)
+                with m.If(is_kind[Opcode.COMPUTE] | is_kind[Opcode.POOL] | is_kind[Opcode.OUTPUT]):
+                    m.d.comb += self.post_stall.eq(blocked_by_post)
+                    with m.If(~blocked_by_post & (~is_kind[Opcode.COMPUTE] | head_loaded)):
+                        m.d.comb += pop.eq(1)
+                        m.d.sync += current_bits.eq(head_bits)
+                        m.next = "load"
+                        with m.If(is_kind[Opcode.OUTPUT]):
+                            m.next = "output"
+                with m.If(valid & checked & ~legal):
+                    m.d.comb += self.fault.eq(1)
+                    m.next = "stopped"
+            with m.State("load"):
+                m.d.comb += reader.load.eq(1)
+                m.d.sync += output_address.eq(data.View(_LAYOUTS[Opcode.POOL], current_bits).output_base)
+                m.next = "compute"
+                with m.If(current.opcode == Opcode.POOL):
+                    m.next = "pool"
+            with m.State("compute"):
+                m.d.comb += pop.eq(take_post)
+                ready = ~reader.tile_first | (loader.loaded & (interval == 0))
+                m.d.comb += issue.eq(ready)
+                m.d.comb += reader.advance.eq(issue)
+                m.d.comb += self.weight_stall.eq(~ready)
+                with m.If(issue & reader.last):
+                    m.d.comb += self.retire.eq(1)
+                    m.next = "next"
+            with m.State("pool"):
+                m.d.comb += [self.pool_busy.eq(1), self.pool.valid.eq(1), reader.advance.eq(1)]
+                m.d.sync += drain.eq(self._pool_drain_cycles)
+                with m.If(reader.tile_last):
+                    m.d.sync += output_address.eq(output_address + 1)
+                with m.If(reader.last):
+                    m.next = "pool drain"
+            with m.State("pool drain"):
+                m.d.sync += drain.eq(drain - 1)
+                with m.If(drain == 0):
+                    m.d.comb += self.retire.eq(1)
+                    m.next = "next"
+            with m.State("output"):
+                m.d.comb += [self.output_busy.eq(1), self.output.valid.eq(1)]
+                m.d.comb += self.output.payload.eq(data.View(_LAYOUTS[Opcode.OUTPUT], current_bits))
+                with m.If(self.output.ready):
+                    m.next = "output wait"
+            with m.State("output wait"):
+                m.d.comb += self.output_busy.eq(1)
+                with m.If(self.output_done):
+                    m.d.comb += self.retire.eq(1)
+                    m.next = "next"
+            with m.State("stopped"):
+                pass
+        return m

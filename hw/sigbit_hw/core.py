@@ -1,0 +1,261 @@
+# amaranth: UnusedElaboratable=no
+"""The accelerator without clocks and pins: streams and registers around parser, sequencer, memories, array and post-processor."""
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from .array.array import Array
+from .array.pool import PoolUnit
+from .array.post import PostProcessor
+from .bus.axi_lite import AxiLiteRegisters, AxiLiteSignature
+from .bus.axi_stream import axi_stream_layout, axi_stream_signature
+from .bus.output import OutputFormatter
+from .control.parser import PacketParser
+from .control.queue import InstructionQueue
+from .control.sequencer import PACKET_NUMBER_BITS, ComputeTag, PoolTag, Sequencer
+from .lib.delay import delayed
+from .lib.shared import instantiate
+from .lib.stream import StreamRegister
+from .memory.word_memory import WordMemory
+from .spec.packets import Fault
+from .spec.registers import Register
+
+__all__ = ["Accelerator"]
+
+#: Cycles from a position of the reader to its activation codes at the array: address, memory (2), padding.
+_FEATURE_CYCLES = 2 + WordMemory.read_latency_cycles
+
+
+class Accelerator(wiring.Component):
+    """One accelerator in the ``sync`` domain.
+
+    Parameters
+    ----------
+    config : :class:`~sigbit_hw.spec.config.AcceleratorConfig`
+
+    Members
+    -------
+    s_axis : In(AXI4-Stream)
+        Program stream (:mod:`sigbit_hw.spec.packets`).
+    m_axis : Out(AXI4-Stream)
+        Result packets.
+    s_axil : In(AXI4-Lite)
+        Registers (:mod:`sigbit_hw.spec.registers`).
+    irq : Out(1)
+        Level; enabled pending interrupts.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__(
+            {
+                "s_axis": In(axi_stream_signature(config.stream_bits)),
+                "m_axis": Out(axi_stream_signature(config.stream_bits)),
+                "s_axil": In(AxiLiteSignature()),
+                "irq": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        code_bits = config.activation_format.bits
+
+        array = Array(config)
+        instantiate(m, platform, "array", array)
+
+        # A soft reset or a fault stops every unit that acts on instructions; memories and array keep their contents.
+        m.submodules.registers = registers = AxiLiteRegisters(config)
+        clear = registers.soft_reset
+        stop = Signal()
+
+        def stoppable(component):
+            return ResetInserter(stop)(component)
+
+        # In: stream -> parser -> queue -> sequencer.
+        m.submodules.input = stream_in = StreamRegister(axi_stream_layout(config.stream_bits))
+        m.submodules.parser = parser = PacketParser(config)
+        m.submodules.queue = queue = InstructionQueue(config.instruction_depth)
+        post_unit = PostProcessor(
+            config,
+            start_delay_cycles=_FEATURE_CYCLES + array.latency_cycles,
+            accumulator_latency_cycles=array.read_latency_cycles,
+            parameter_latency_cycles=WordMemory.read_latency_cycles,
+        )
+        pool_unit = PoolUnit(config)
+        m.submodules.sequencer = sequencer = stoppable(
+            Sequencer(
+                planes=config.planes,
+                strip_depth=config.strip_depth,
+                weight_hold_cycles=array.weight_hold_cycles + 1,
+                pool_drain_cycles=_FEATURE_CYCLES + pool_unit.latency_cycles + 2,
+            )
+        )
+        m.submodules.post = post = stoppable(post_unit)
+        m.submodules.pool = pool = stoppable(pool_unit)
+        m.submodules.output = output = OutputFormatter(config, WordMemory.read_latency_cycles)
+
+        connect(m, flipped(self.s_axis), stream_in.i)
+        connect(m, stream_in.o, parser.i)
+        connect(m, queue.o, sequencer.instructions)
+        connect(m, sequencer.post, post.job)
+        m.d.comb += [
+            queue.i.valid.eq(parser.instructions.valid),
+            queue.i.payload.eq(Cat(parser.instructions.payload[:-PACKET_NUMBER_BITS], parser.packets)),
+            parser.instructions.ready.eq(queue.i.ready),
+            queue.commit.eq(parser.commit),
+            queue.rollback.eq(parser.rollback),
+            queue.flush.eq(stop),
+            queue.retire.eq(sequencer.retire + post.done),
+            parser.outstanding.eq(queue.outstanding),
+            parser.clear.eq(clear),
+            sequencer.post_done.eq(post.done),
+        ]
+
+        # Faults of the parser and of the sequencer; the sequencer's is registered, so that stopping is no loop.
+        illegal = Signal()
+        illegal_packet = Signal(PACKET_NUMBER_BITS)
+        m.d.sync += [illegal.eq(sequencer.fault), illegal_packet.eq(sequencer.fault_packet)]
+        m.d.comb += [
+            parser.halt.eq(illegal),
+            stop.eq(clear | parser.fault.valid | illegal),
+            output.abort.eq(stop),
+            registers.fault.valid.eq(parser.fault.valid | illegal),
+            registers.fault.code.eq(Mux(parser.fault.valid, parser.fault.code, Fault.OPCODE)),
+            registers.fault.packet.eq(Mux(parser.fault.valid, parser.fault.packet, illegal_packet)),
+        ]
+
+        # Weights.
+        weight_memory = WordMemory(config.weight_word_bits, config.weight_depth)
+        instantiate(m, platform, "weight_memory", weight_memory)
+        m.d.comb += [
+            weight_memory.write_enable.eq(parser.weights.en),
+            weight_memory.write_address.eq(parser.weights.address),
+            weight_memory.write_data.eq(parser.weights.data),
+            weight_memory.read_address.eq(sequencer.weight_address),
+            array.weight.valid.eq(
+                delayed(m, sequencer.weight_read, WordMemory.read_latency_cycles, name="weight_read", clear=True)
+            ),
+            array.weight.column.eq(
+                delayed(m, sequencer.weight_column, WordMemory.read_latency_cycles, name="weight_column")
+            ),
+            array.weight.word.eq(weight_memory.read_data),
+        ]
+
+        # Parameters.
+        parameter_memory = WordMemory(config.parameter_word_bits, config.parameter_depth)
+        instantiate(m, platform, "parameter_memory", parameter_memory)
+        m.d.comb += [
+            parameter_memory.write_enable.eq(parser.parameters.en),
+            parameter_memory.write_address.eq(parser.parameters.address),
+            parameter_memory.write_data.eq(parser.parameters.data),
+            parameter_memory.read_address.eq(post.parameter.address),
+            post.parameter.data.eq(parameter_memory.read_data),
+        ]
+
+        # Features: each plane reads its own copy; results of the post-processor come before those of pooling before input.
+        granule_bits = config.post_lanes * code_bits
+        granules = config.feature_word_bits // granule_bits
+        write = Signal(
+            data.StructLayout(
+                {"enable": granules, "address": range(config.feature_depth), "data": config.feature_word_bits}
+            )
+        )
+        pool_address = delayed(m, sequencer.pool.address, _FEATURE_CYCLES + pool_unit.latency_cycles, name="pool_address")
+        m.d.sync += write.enable.eq(0)
+        with m.If(post.write.en):
+            m.d.sync += [
+                write.enable.eq(1 << post.write.granule),
+                write.address.eq(post.write.address),
+                write.data.eq(post.write.data.as_value().replicate(granules)),
+            ]
+        with m.Elif(pool.o.valid):
+            m.d.sync += [
+                write.enable.eq(~0),
+                write.address.eq(pool_address),
+                write.data.eq(pool.o.codes),
+            ]
+        with m.Else():
+            m.d.comb += parser.features.ready.eq(1)
+            m.d.sync += [
+                write.enable.eq(parser.features.valid.replicate(granules)),
+                write.address.eq(parser.features.payload.address),
+                write.data.eq(parser.features.payload.data),
+            ]
+
+        compute = data.View(
+            ComputeTag(config.strip_depth), delayed(m, sequencer.compute, _FEATURE_CYCLES, name="compute", clear=True)
+        )
+        pool_tag = data.View(PoolTag(), delayed(m, sequencer.pool, _FEATURE_CYCLES, name="pool", clear=True))
+        pad_code = delayed(m, sequencer.pad_code[:code_bits], _FEATURE_CYCLES - 1, name="pad_code")
+        for p in range(config.planes):
+            memory = WordMemory(config.feature_word_bits, config.feature_depth, granule_bits)
+            instantiate(m, platform, f"feature_memory_{p}", memory)
+            inside = delayed(m, sequencer.planes[p].inside, 1, name=f"inside_{p}")
+            codes = Signal(config.feature_word_bits, name=f"codes_{p}")
+            m.d.comb += [
+                memory.write_enable.eq(write.enable),
+                memory.write_address.eq(write.address),
+                memory.write_data.eq(write.data),
+                memory.read_address.eq(sequencer.planes[p].address),
+            ]
+            m.d.sync += codes.eq(Mux(inside, memory.read_data, pad_code.replicate(config.vector)))
+            m.d.comb += Cat(array.i.codes[p * config.vector + lane] for lane in range(config.vector)).eq(codes)
+            if p == 0:
+                with m.If(sequencer.output_busy):
+                    m.d.comb += memory.read_address.eq(output.read.payload)
+                m.d.comb += [output.read.ready.eq(1), output.read_data.eq(memory.read_data)]
+                m.d.comb += [pool.i.codes.eq(codes), pool.i.inside.eq(delayed(m, inside, 1, name="pool_inside"))]
+        m.d.comb += [
+            *(array.i[name].eq(compute[name]) for name in ("valid", "swap", "clear", "shift", "bank", "address")),
+            *(getattr(pool.i, name).eq(pool_tag[name]) for name in ("valid", "first", "last")),
+            *(array.read[name].eq(getattr(post.accumulator, name)) for name in ("bank", "plane", "address", "group")),
+            post.accumulator.data.eq(array.read_data),
+        ]
+
+        # Out.
+        connect(m, output.o, flipped(self.m_axis))
+        connect(m, flipped(self.s_axil), registers.bus)
+        m.d.comb += [
+            output.job.valid.eq(sequencer.output.valid),
+            *(output.job.payload[name].eq(sequencer.output.payload[name]) for name in ("base", "words", "tag")),
+            sequencer.output.ready.eq(output.job.ready),
+            sequencer.output_done.eq(output.done),
+            self.irq.eq(registers.irq),
+        ]
+
+        # Status and counters.
+        busy = queue.outstanding != 0
+        ending = Signal()
+        with m.If(stop | registers.ended):
+            m.d.sync += ending.eq(0)
+        with m.Elif(parser.ended):
+            m.d.sync += ending.eq(1)
+        m.d.comb += [
+            registers.ended.eq(ending & ~busy & ~output.busy),
+            registers.session.eq(parser.session),
+            registers.draining.eq(parser.draining),
+            registers.busy.eq(busy),
+            registers.packets.eq(parser.packets),
+        ]
+        with m.If(clear):
+            m.d.sync += registers.instructions.eq(0)
+        with m.Else():
+            m.d.sync += registers.instructions.eq(registers.instructions + queue.retire)
+        events = {
+            Register.CYCLES: busy,
+            Register.COMPUTE_CYCLES: sequencer.compute.valid,
+            Register.WEIGHT_STALLS: sequencer.weight_stall,
+            Register.POST_STALLS: sequencer.post_stall,
+            Register.POOL_CYCLES: sequencer.pool_busy,
+            Register.OUTPUT_CYCLES: sequencer.output_busy,
+            Register.IDLE_CYCLES: parser.session & ~busy,
+        }
+        for register, event in events.items():
+            counter = registers.counters[register.name.lower()]
+            with m.If(clear | registers.clear_counters):
+                m.d.sync += counter.eq(0)
+            with m.Else():
+                m.d.sync += counter.eq(counter + event)
+        return m

@@ -1,0 +1,524 @@
+"""The emulator: what the accelerator does with a stream of packets, bit for bit, without its time.
+
+It decodes the same packets and instructions as the gateware and keeps the same memories, so a wrong program shows
+without simulating hardware. Imports :mod:`sigbit_hw.spec` and NumPy only.
+"""
+
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from sigbit_hw.spec.config import CONTRACT_VERSION
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import INT, UINT
+from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LOOP_LEVELS, PARAMETER, Encoding, Opcode
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Fault, Kind
+from sigbit_hw.spec.parts import RAW_BITS, activation_parts
+from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
+
+from .program import build_packet, pack_codes, unpack_codes, word_bytes
+
+__all__ = ["SCHEDULES", "Emulator", "EmulatorError"]
+
+#: When instructions run, within what the hardware may do: ``eager`` runs each as soon as it has arrived, ``late`` only
+#: when a fence or a full queue forces it to, and every POST as late as its successors allow.
+SCHEDULES = ("eager", "late")
+
+#: Instructions that wait or run outside the queue's memory: two in its output registers, one running, two POSTs.
+_BEYOND_QUEUE = 5
+_ADDRESS_MASK = (1 << 20) - 1
+#: Elements of cached index arrays; bounds memory at some 100 MB.
+_CACHE_ELEMENTS = 1 << 24
+
+_NONZERO = {
+    Opcode.COMPUTE: (*(f"count{i}" for i in range(LOOP_LEVELS)), "weight_words"),
+    Opcode.POOL: tuple(f"count{i}" for i in range(LOOP_LEVELS)),
+    Opcode.POST: ("rows", "pixels", "groups", "parts"),
+    Opcode.OUTPUT: ("words",),
+}
+
+
+class EmulatorError(SigbitError):
+    """An instruction whose effect the contract leaves open: an address outside a memory, a strip that is too long."""
+
+
+@dataclass(frozen=True)
+class _Queued:
+    word: int
+    packet: int
+
+
+class Emulator:
+    """An accelerator in NumPy.
+
+    Parameters
+    ----------
+    config : :class:`~sigbit_hw.spec.config.AcceleratorConfig`
+    schedule : str
+        One of :data:`SCHEDULES`. A correct program gives the same results under both; a missing fence or wait does not.
+
+    Raises
+    ------
+    :exc:`EmulatorError`
+        If ``schedule`` is unknown; later, if an instruction leaves a memory.
+    """
+
+    def __init__(self, config, schedule="eager"):
+        if schedule not in SCHEDULES:
+            raise EmulatorError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+        self.config = config
+        self._late = schedule == "late"
+        native = config.activation_format
+        self._stored_formats = {Encoding.NATIVE: native, Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
+        self._product_max, self._accumulator_bits = config.product_magnitude_max, config.accumulator_bits
+        self._code_levels = np.array([native.decode(code) for code in range(1 << native.bits)], dtype=np.float32)
+        self._rank_codes = np.array([native.encode(level) for level in native.levels], dtype=np.uint8)
+        codes = np.arange(1 << native.bits)
+        sign = codes >> (native.bits - 1) if native.signed else np.zeros_like(codes)
+        # Order of levels; a negative zero is less than zero.
+        below = codes - (sign << native.bits) if native.kind == "int" else ~(codes & ((1 << native.bits - 1) - 1))
+        self._keys = np.where(sign, below, codes).astype(np.int16)
+        self._codes_by_key = codes[np.argsort(self._keys)].astype(np.uint8)
+        # One more word than there are addresses: what is read outside the map.
+        self._codes = np.zeros((config.feature_depth + 1, config.vector), dtype=np.uint8)
+        self._levels = np.zeros(self._codes.shape, dtype=np.float32)
+        self._weights = np.zeros((config.weight_depth, config.vector), dtype=np.uint8)
+        self._parameters = {
+            name: np.zeros((config.parameter_depth, config.post_lanes), np.int64) for name in _PARAMETERS
+        }
+        self._accumulators = np.zeros((2, config.planes, config.strip_depth, config.columns), dtype=np.int64)
+        self._weight_cache, self._index_cache, self._index_elements = {}, {}, 0
+        self._returned: deque[bytes] = deque()
+        self._irq_enable = 0
+        self._counters = dict.fromkeys((Register.COMPUTE_CYCLES, Register.POOL_CYCLES, Register.OUTPUT_CYCLES), 0)
+        self._reset()
+
+    def _reset(self):
+        self._buffer = b""
+        self._skip, self._closed = False, True
+        self._session = self._draining = False
+        self._packets = self._retired = 0
+        self._fault, self._fault_packet = Fault.NONE, 0
+        self._irq_pending = 0
+        self._counters = dict.fromkeys(self._counters, 0)
+        self._stop()
+
+    def _stop(self):
+        """Forget all instructions."""
+        self._queue: deque[_Queued] = deque()
+        self._held_post: tuple | None = None
+        self._bank = 0
+
+    # -- outside ------------------------------------------------------------------------------------------------------
+
+    def send(self, data, last=True):
+        """Take the bytes of one or more packets. TLAST stands on the last beat if ``last``."""
+        self._buffer += data
+        while self._buffer and self._parse(last):
+            pass
+
+    def receive(self):
+        """Next returned packet, or None. All instructions that have arrived run first."""
+        self._run(0)
+        return self._returned.popleft() if self._returned else None
+
+    def read(self, register):
+        """Value of a register. All instructions that have arrived run first.
+
+        Of the counters only COMPUTE_CYCLES, POOL_CYCLES and OUTPUT_CYCLES (beats) have values; what depends on time
+        reads 0.
+        """
+        self._run(0)
+        status = (Status.SESSION * self._session) | (Status.DRAINING * self._draining)
+        if self._fault:
+            status |= Status.FAULT
+        values = {
+            Register.IDENTITY: IDENTITY,
+            Register.VERSION: CONTRACT_VERSION,
+            Register.HASH_LOW: self.config.hash,
+            Register.HASH_HIGH: self.config.hash >> 32,
+            Register.STATUS: status,
+            Register.FAULT: self._fault,
+            Register.FAULT_PACKET: self._fault_packet,
+            Register.IRQ_ENABLE: self._irq_enable,
+            Register.IRQ_PENDING: self._irq_pending,
+            Register.PACKETS: self._packets,
+            Register.INSTRUCTIONS: self._retired,
+            **self._counters,
+        }
+        return int(values.get(register, 0)) & 0xFFFF_FFFF
+
+    def write(self, register, value):
+        """Write a register; those that cannot be written ignore it."""
+        if register == Register.CONTROL:
+            if value & Control.SOFT_RESET:
+                self._reset()
+            if value & Control.CLEAR_COUNTERS:
+                self._run(0)
+                self._counters = dict.fromkeys(self._counters, 0)
+        elif register == Register.IRQ_ENABLE:
+            self._irq_enable = value & (Interrupt.END | Interrupt.FAULT)
+        elif register == Register.IRQ_PENDING:
+            self._run(0)
+            self._irq_pending &= ~value
+
+    @property
+    def interrupt(self):
+        """Level of ``irq``."""
+        self._run(0)
+        return bool(self._irq_enable & self._irq_pending)
+
+    # -- packets ------------------------------------------------------------------------------------------------------
+
+    def _parse(self, last):
+        """Take one packet off the buffer; False: the rest of it has not come yet."""
+        config = self.config
+        beat = config.stream_bits // 8
+        header_bytes = -(-HEADER_BYTES // beat) * beat
+        data = self._buffer
+        if self._skip:
+            self._buffer, self._skip = b"", not last
+            return False
+        if len(data) < header_bytes or (last and len(data) == header_bytes):
+            return self._broken(Fault.FRAMING, last) if last else False
+        header = HEADER.unpack(int.from_bytes(data[:HEADER_BYTES], "little"))
+        if fault := self._judge(header):
+            return self._broken(fault, last)
+        kind, count = Kind(header["kind"]), header["count"]
+        payload_bytes = count * word_bytes(config, self._word_bits(kind))
+        end = header_bytes + payload_bytes + beat
+        if len(data) < end:
+            return self._broken(Fault.FRAMING, last) if last else False
+        ends = last and len(data) == end
+        if kind == Kind.END and not ends:
+            return self._broken(Fault.FRAMING, last)
+        self._run(header["fence"])
+        if self._skip:
+            return True
+        if int.from_bytes(data[end - beat : end], "little") != zlib.crc32(data[: end - beat]):
+            return self._broken(Fault.CRC, last)
+        payload = data[header_bytes : end - beat]
+        if kind == Kind.CONFIGURE and int.from_bytes(payload[:8], "little") != config.hash:
+            return self._broken(Fault.HASH, last)
+        self._buffer, self._closed = data[end:], ends
+        self._accept(kind, header, payload)
+        return True
+
+    def _judge(self, header):
+        """First rule of a header that is broken."""
+        kind, count, destination = header["kind"], header["count"], header["destination"]
+        if header["magic"] != MAGIC:
+            return Fault.MAGIC
+        if header["version"] != CONTRACT_VERSION:
+            return Fault.VERSION
+        if kind not in list(Kind):
+            return Fault.KIND
+        if self._draining:
+            return Fault.NONE if kind == Kind.END and not count and not destination else Fault.STATE
+        if not self._session and kind != Kind.CONFIGURE:
+            return Fault.STATE
+        if kind in _DEPTHS:
+            return Fault.BOUNDS if count + destination > getattr(self.config, _DEPTHS[kind]) else Fault.NONE
+        if kind in (Kind.RUN, Kind.OUTPUT):
+            legal = 1 <= count <= self.config.instruction_depth
+        else:
+            legal = count == (kind == Kind.CONFIGURE)
+        if not legal:
+            return Fault.LENGTH
+        if destination:
+            return Fault.BOUNDS
+        return Fault.FRAMING if kind == Kind.END and not self._closed else Fault.NONE
+
+    def _word_bits(self, kind):
+        config = self.config
+        return {
+            Kind.CONFIGURE: config.stream_bits,
+            Kind.WEIGHTS: config.weight_word_bits,
+            Kind.PARAMETERS: config.parameter_word_bits,
+            Kind.INPUT: config.feature_word_bits,
+            Kind.RUN: INSTRUCTION_BITS,
+            Kind.OUTPUT: INSTRUCTION_BITS,
+            Kind.END: 0,
+        }[kind]
+
+    def _broken(self, fault, last):
+        """Drop the rest of the transfer; report the fault unless one is being drained already."""
+        self._buffer, self._skip, self._closed = b"", not last, True
+        if not self._draining:
+            self._report(fault, self._packets if self._session else 0)
+        return False
+
+    def _report(self, fault, packet):
+        self._draining = True
+        self._irq_pending |= Interrupt.FAULT
+        if not self._fault:
+            self._fault, self._fault_packet = fault, packet
+        self._stop()
+
+    def _accept(self, kind, header, payload):
+        config = self.config
+        start, count = header["destination"], header["count"]
+        number = self._packets
+        if not self._draining:
+            self._packets += 1
+        if kind == Kind.CONFIGURE:
+            self._session, self._packets = True, 1
+        elif kind == Kind.END:
+            if not self._draining:
+                self._run(0)
+                # An instruction that faults keeps the end from being reported.
+                if not self._draining:
+                    self._irq_pending |= Interrupt.END
+            self._session = self._draining = False
+        elif kind == Kind.WEIGHTS:
+            self._weights[start : start + count] = unpack_codes(
+                config, payload, config.vector, config.weight_format.bits
+            )
+            self._weight_cache = {}
+        elif kind == Kind.INPUT:
+            codes = unpack_codes(config, payload, config.vector, config.activation_format.bits)
+            self._codes[start : start + count] = codes
+            self._levels[start : start + count] = self._code_levels[codes]
+        elif kind == Kind.PARAMETERS:
+            stride = word_bytes(config, config.parameter_word_bits)
+            words = np.frombuffer(payload, dtype=np.uint8).reshape(count, stride)[:, : config.post_lanes * 8]
+            entries = np.ascontiguousarray(words).view("<u8")
+            offset = 0
+            for field in PARAMETER.fields:
+                values = ((entries >> np.uint64(offset)) & np.uint64((1 << field.bits) - 1)).astype(np.int64)
+                if field.signed:
+                    values -= (values >> (field.bits - 1)) << field.bits
+                self._parameters[field.name][start : start + count] = values
+                offset += field.bits
+        else:
+            size = INSTRUCTION_BITS // 8
+            stride = word_bytes(config, INSTRUCTION_BITS)
+            self._run(max(config.instruction_depth + _BEYOND_QUEUE - count, 0))
+            if self._draining:
+                return
+            for position in range(0, count * stride, stride):
+                word = int.from_bytes(payload[position : position + size], "little")
+                self._queue.append(_Queued(word, number))
+            if not self._late:
+                self._run(0)
+
+    # -- instructions -------------------------------------------------------------------------------------------------
+
+    def _run(self, most):
+        """Run instructions until at most ``most`` are outstanding."""
+        while len(self._queue) + (self._held_post is not None) > most:
+            if not self._queue:
+                self._finish_post()
+                continue
+            queued = self._queue[0]
+            fields = self._decode(queued.word)
+            if fields is None:
+                if self._held_post is not None:
+                    self._finish_post()
+                self._buffer, self._skip = b"", bool(self._buffer) or not self._closed
+                self._report(Fault.OPCODE, queued.packet)
+                return
+            self._queue.popleft()
+            opcode = fields["opcode"]
+            if self._held_post is not None and (opcode == Opcode.POST or fields["wait_post"]):
+                self._finish_post()
+            if opcode == Opcode.POST:
+                self._held_post = (fields, self._bank)
+                self._bank ^= 1
+                if not self._late:
+                    self._finish_post()
+            else:
+                {Opcode.COMPUTE: self._compute, Opcode.POOL: self._pool, Opcode.OUTPUT: self._output}[opcode](
+                    queued.word, fields
+                )
+                self._retired += 1
+
+    def _decode(self, word):
+        """Fields of an instruction; None if it is illegal."""
+        opcode = word & 0xF
+        if opcode not in list(Opcode):
+            return None
+        key = "fields", word
+        if key not in self._index_cache:
+            self._index_cache[key] = INSTRUCTIONS[Opcode(opcode)].unpack(word)
+        fields = self._index_cache[key]
+        return fields if all(fields[name] for name in _NONZERO[opcode]) else None
+
+    def _indices(self, word, fields, planes):
+        """Feature addresses ``(planes, outer, inner)`` of levels 0-2 and 3-4; the extra word outside the map."""
+        if word in self._index_cache:
+            return self._index_cache[word]
+
+        def nest(name, levels):
+            total = np.zeros(1, dtype=np.int64)
+            for i in levels:
+                total = np.add.outer(total, np.arange(fields[f"count{i}"]) * fields[f"{name}{i}"]).reshape(-1)
+            return total
+
+        grids = {
+            name: np.add.outer(nest(name, range(3)), nest(name, range(3, LOOP_LEVELS)))
+            for name in ("step", "ystep", "xstep")
+        }
+        plane = np.arange(planes).reshape(-1, 1, 1)
+        y = _signed(grids["ystep"] + fields["y0"], 13) + plane * fields["plane_ystep"]
+        x = _signed(grids["xstep"] + fields["x0"], 13)
+        address = (grids["step"] + fields["base"] + plane * fields["plane_step"]) & _ADDRESS_MASK
+        inside = (y >= 0) & (y < fields["height"]) & (x >= 0) & (x < fields["width"])
+        self._check("feature", address[inside], self.config.feature_depth)
+        result = np.where(inside, address, self.config.feature_depth).astype(np.int32)
+        if self._index_elements + result.size > _CACHE_ELEMENTS:
+            self._index_cache, self._index_elements = {}, 0
+        self._index_cache[word] = result
+        self._index_elements += result.size
+        return result
+
+    @staticmethod
+    def _check(name, addresses, depth):
+        if addresses.size and (addresses.max() >= depth or addresses.min() < 0):
+            raise EmulatorError(
+                f"An instruction reaches {name} words {addresses.min()} to {addresses.max()}; the memory has {depth}"
+            )
+
+    def _tile_weights(self, fields):
+        """Weights of all tiles as ``(tiles * vector, columns used)`` levels, and set sign bits of every column."""
+        config = self.config
+        tiles = fields["count0"] * fields["count1"] * fields["count2"]
+        words, base = fields["weight_words"], fields["weight_base"]
+        key = base, words, tiles
+        if key not in self._weight_cache:
+            self._check("weight", np.array([base, base + tiles * words - 1]), config.weight_depth)
+            codes = self._weights[base : base + tiles * words].reshape(tiles, words, config.vector)
+            codes = codes[:, : config.columns]
+            bits = config.weight_format.bits
+            sign = codes >> (bits - 1)
+            magnitude = np.array(config.weight_format.magnitudes, dtype=np.float32)[codes & ((1 << bits - 1) - 1)]
+            levels = np.where(sign, -magnitude, magnitude).transpose(0, 2, 1)
+            matrix = np.ascontiguousarray(levels).reshape(tiles * config.vector, -1)
+            self._weight_cache[key] = matrix, sign.sum(axis=(0, 2), dtype=np.int64)
+        return self._weight_cache[key]
+
+    def _compute(self, word, fields):
+        config = self.config
+        indices = self._indices(word, fields, config.planes)
+        planes, tiles, positions = indices.shape
+        if positions > config.strip_depth:
+            raise EmulatorError(f"A strip of {positions} positions exceeds strip_depth {config.strip_depth}")
+        weights, sign_bits = self._tile_weights(fields)
+        self._levels[-1] = self._code_levels[fields["pad_code"] & (len(self._code_levels) - 1)]
+        # Every partial sum is an integer of at most this size: exact in a float with as many significand bits.
+        bound = len(weights) * self._product_max
+        assert bound < 1 << 53, "sums leave the exact range of float64"
+        dtype = np.float32 if bound < 1 << 24 else np.float64
+        levels = self._levels[indices.transpose(0, 2, 1)].reshape(planes * positions, -1)
+        total = (levels.astype(dtype, copy=False) @ weights.astype(dtype, copy=False)).astype(np.int64)
+        # XOR negation leaves each product of a negative weight one short.
+        raw = (total - sign_bits).reshape(planes, positions, -1)
+        bank = self._accumulators[self._bank][:, :positions, : raw.shape[2]]
+        if not fields["clear"]:
+            raw += bank << (config.part_shift_bits if fields["shift"] else 0)
+        bank[...] = _signed(raw, self._accumulator_bits)
+        self._counters[Register.COMPUTE_CYCLES] += tiles * positions
+
+    def _finish_post(self):
+        assert self._held_post is not None
+        fields, bank = self._held_post
+        self._held_post = None
+        self._retired += 1
+        config = self.config
+        native = config.activation_format
+        planes, rows, pixels, groups, parts = (
+            config.planes, fields["rows"], fields["pixels"], fields["groups"], fields["parts"],
+        )  # fmt: skip
+        lanes = config.post_lanes
+        if rows * pixels > config.strip_depth or groups * lanes > config.columns:
+            raise EmulatorError(
+                f"POST reads {rows * pixels} positions of {groups * lanes} columns; the accumulators have "
+                f"{config.strip_depth} of {config.columns}"
+            )
+        start = fields["parameter_base"]
+        self._check("parameter", np.array([start, start + groups - 1]), config.parameter_depth)
+        bias, multiplier, shift = (self._parameters[name][start : start + groups].reshape(-1) for name in _PARAMETERS)
+        biased = self._accumulators[bank][:, : rows * pixels, : groups * lanes] + bias
+        codes = self._encode(biased, multiplier, shift, fields).astype(np.uint8)
+        # (part, plane, row, pixel, group, lane)
+        codes = codes.reshape(parts, planes, rows, pixels, groups, lanes)
+        granules = config.vector // lanes
+        position = fields["first_group"] + np.arange(groups)
+        address = fields["base"] + sum(
+            step * index.reshape([-1 if axis == i else 1 for i in range(5)])
+            for axis, (step, index) in enumerate(
+                (
+                    (fields["part_step"], np.arange(parts)),
+                    (fields["plane_step"], np.arange(planes)),
+                    (fields["row_step"], np.arange(rows)),
+                    (1, np.arange(pixels)),
+                    (fields["block_step"], position // granules),
+                )
+            )
+        )
+        stored = (np.arange(planes)[:, np.newaxis] * rows + np.arange(rows) < fields["valid_rows"]).reshape(
+            1, planes, rows, 1, 1
+        )
+        stored = np.broadcast_to(stored, address.shape)
+        target = (address & _ADDRESS_MASK)[stored]
+        self._check("feature", target, config.feature_depth)
+        granule = np.broadcast_to(position % granules, address.shape)[stored]
+        values = codes[stored]
+        self._codes.reshape(-1, granules, lanes)[target, granule] = values
+        self._levels.reshape(-1, granules, lanes)[target, granule] = self._code_levels[
+            values & ((1 << native.bits) - 1)
+        ]
+
+    def _encode(self, biased, multiplier, shift, fields):
+        """Native codes of all parts, parts first (numerics 6.3, 6.4)."""
+        native = self.config.activation_format
+        encoding, parts = Encoding(fields["encoding"]), np.arange(fields["parts"]).reshape(-1, 1, 1, 1)
+        if encoding == Encoding.RAW:
+            raw = _signed(biased, RAW_BITS)
+            return (raw >> np.minimum(native.bits * parts, RAW_BITS - 1)) & ((1 << native.bits) - 1)
+        half_units = ((biased * multiplier) << 1) >> shift
+        if fields["relu"]:
+            half_units = np.maximum(half_units, 0)
+        stored = self._stored_formats[encoding]
+        if stored == native:
+            return self._rank_codes[np.searchsorted(native.midpoints, half_units, side="right")][np.newaxis]
+        digits = activation_parts(native, stored)
+        level = np.clip((half_units + 1) >> 1, stored.levels[0], stored.levels[-1]) + digits.offset
+        return (level >> digits.step * parts) & ((1 << digits.step) - 1)
+
+    def _pool(self, word, fields):
+        config = self.config
+        indices = self._indices(word, {**fields, "plane_step": 0, "plane_ystep": 0}, 1)
+        windows = prod(fields[f"count{i}"] for i in range(3))
+        indices = indices.reshape(windows, -1)
+        start = fields["output_base"]
+        self._check("feature", np.array([start, start + windows - 1]), config.feature_depth)
+        keys = self._keys[self._codes[indices]]
+        outside = indices == config.feature_depth
+        keys[outside] = np.iinfo(keys.dtype).min
+        codes = self._codes_by_key[np.maximum(keys.max(axis=1), self._keys.min()) - self._keys.min()]
+        codes[outside.all(axis=1)] = 0
+        self._codes[start : start + windows] = codes
+        self._levels[start : start + windows] = self._code_levels[codes]
+        self._counters[Register.POOL_CYCLES] += indices.size
+
+    def _output(self, _word, fields):
+        config = self.config
+        start, words = fields["base"], fields["words"]
+        self._check("feature", np.array([start, start + words - 1]), config.feature_depth)
+        payload = pack_codes(config, self._codes[start : start + words], config.activation_format.bits)
+        packet = build_packet(config, Kind.OUTPUT, payload, count=words, destination=fields["tag"])
+        self._returned.append(packet)
+        self._counters[Register.OUTPUT_CYCLES] += len(packet) * 8 // config.stream_bits
+
+
+_PARAMETERS = tuple(field.name for field in PARAMETER.fields)
+_DEPTHS = {Kind.WEIGHTS: "weight_depth", Kind.PARAMETERS: "parameter_depth", Kind.INPUT: "feature_depth"}
+
+
+def _signed(values, bits):
+    """Two's complement wrap-around."""
+    half = 1 << (bits - 1)
+    return ((values + half) & ((1 << bits) - 1)) - half

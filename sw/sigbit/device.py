@@ -1,0 +1,138 @@
+"""One interface to an accelerator, whatever its body: golden emulator, RTL in Verilator, later a board."""
+
+from abc import ABC, abstractmethod
+
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.registers import Register
+
+__all__ = ["Device", "DeviceError", "EmulatorDevice", "RtlDevice", "open_device"]
+
+
+class DeviceError(SigbitError):
+    """The accelerator reported a fault, did not answer, or is not the one that was expected."""
+
+
+class Device(ABC):
+    """Registers, packets in, packets out.
+
+    Attributes
+    ----------
+    config : AcceleratorConfig
+        What the device was built from, as far as the host knows; a session checks it against the identity registers.
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    @abstractmethod
+    def read(self, register: Register) -> int:
+        """Value of a 32-bit register."""
+
+    @abstractmethod
+    def write(self, register: Register, value: int) -> None:
+        """Write a 32-bit register."""
+
+    @abstractmethod
+    def send(self, packet: bytes) -> None:
+        """Hand over a packet; returns at once, the device takes it when it can."""
+
+    @abstractmethod
+    def receive(self) -> bytes:
+        """Wait for the next packet.
+
+        Raises
+        ------
+        :exc:`DeviceError`
+            If none comes.
+        """
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Wait until every packet that was sent has been taken."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Drop packets that were sent but not taken, and those received but not read."""
+
+
+class EmulatorDevice(Device):
+    """The program emulator of the golden model: exact results, no notion of time."""
+
+    def __init__(self, config):
+        from sigbit_sim.golden.emulator import Emulator
+
+        super().__init__(config)
+        self._emulator = Emulator(config)
+
+    def read(self, register):
+        return self._emulator.read(register)
+
+    def write(self, register, value):
+        self._emulator.write(register, value)
+
+    def send(self, packet):
+        self._emulator.send(packet)
+
+    def receive(self):
+        packet = self._emulator.receive()
+        if packet is None:
+            raise DeviceError("The emulator has no packet to return")
+        return packet
+
+    def flush(self):
+        pass
+
+    def discard(self):
+        while self._emulator.receive() is not None:
+            pass
+
+
+class RtlDevice(Device):
+    """The emitted Verilog in Verilator.
+
+    Parameters
+    ----------
+    timeout_cycles : int
+        Clock cycles without a packet after which the accelerator counts as hung.
+    progress : callable, optional
+        Called with a line of text before a long build.
+    """
+
+    def __init__(self, config, timeout_cycles=50_000_000, progress=None):
+        from sigbit_sim.rtl import RtlModel
+
+        super().__init__(config)
+        self._timeout_cycles = timeout_cycles
+        self.model = RtlModel(config, progress)
+
+    def read(self, register):
+        return self.model.read(register)
+
+    def write(self, register, value):
+        self.model.write(register, value)
+
+    def send(self, packet):
+        self.model.send(packet)
+
+    def receive(self):
+        self.model.run(self._timeout_cycles)
+        packet = self.model.receive()
+        if packet is None:
+            why = "raised its interrupt" if self.model.interrupt else f"sent nothing for {self._timeout_cycles} cycles"
+            raise DeviceError(f"Expected a packet, but the accelerator {why}")
+        return packet
+
+    def flush(self):
+        self.model.run(self._timeout_cycles, until_sent=True)
+
+    def discard(self):
+        self.model.discard()
+
+
+def open_device(kind, config, progress=None):
+    """A device by name: ``"emulator"`` or ``"rtl"``."""
+    if kind == "emulator":
+        return EmulatorDevice(config)
+    if kind == "rtl":
+        return RtlDevice(config, progress=progress)
+    raise DeviceError(f"Unknown device {kind!r}; expected emulator or rtl")

@@ -1,0 +1,116 @@
+"""Runs a compiled program on any device: identity check, setup, images, fault report."""
+
+import numpy as np
+
+from sigbit_hw.spec.config import CONTRACT_VERSION
+from sigbit_hw.spec.packets import Fault
+from sigbit_hw.spec.registers import COUNTERS, IDENTITY, Control, Interrupt, Register
+
+from .device import DeviceError
+
+__all__ = ["Session"]
+
+
+class Session:
+    """An open program on a device. Use it as a context manager.
+
+    Parameters
+    ----------
+    device : Device
+    program : Program
+
+    Raises
+    ------
+    :exc:`DeviceError`
+        If the device is not an accelerator, or not the one that the program was compiled for.
+    """
+
+    def __init__(self, device, program):
+        self._device, self._program = device, program
+        identity, version = device.read(Register.IDENTITY), device.read(Register.VERSION)
+        if identity != IDENTITY:
+            raise DeviceError(f"Expected a sigbit accelerator (identity {IDENTITY:#010x}), found {identity:#010x}")
+        if version != CONTRACT_VERSION:
+            raise DeviceError(
+                f"The accelerator speaks contract version {version}, this host {CONTRACT_VERSION}; "
+                "generate the accelerator again or install the matching sigbit"
+            )
+        found = device.read(Register.HASH_LOW) | device.read(Register.HASH_HIGH) << 32
+        if found != program.config.hash:
+            raise DeviceError(
+                f"The program was compiled for configuration {program.config.hash:016x}, the accelerator is {found:016x}; "
+                "compile the network again for this accelerator's configuration"
+            )
+
+    def __enter__(self):
+        self._device.write(Register.CONTROL, Control.SOFT_RESET)
+        self._device.write(Register.IRQ_PENDING, Interrupt.END | Interrupt.FAULT)
+        self._device.write(Register.IRQ_ENABLE, Interrupt.FAULT)
+        for packet in self._program.setup:
+            self._device.send(packet)
+        self._device.flush()
+        self._check_fault()
+        self._device.write(Register.CONTROL, Control.CLEAR_COUNTERS)
+        self._sent = self._received = 0
+        return self
+
+    def __exit__(self, *exception):
+        if exception[0] is None:
+            self._device.send(self._program.end_packet())
+            self._device.flush()
+            self._check_fault()
+        else:
+            self._device.discard()
+            self._device.write(Register.CONTROL, Control.SOFT_RESET)
+
+    def run(self, levels, progress=None):
+        """Outputs of a batch.
+
+        The packets of the next image are on their way while one is computed.
+
+        Parameters
+        ----------
+        levels : int array, ``(N, channels, height, width)``
+            Input levels.
+        progress : callable, optional
+            Called with the number of images done.
+
+        Returns
+        -------
+        int64 array, ``(N, channels)`` or ``(N, channels, height, width)``
+            Logits or levels of the output tensor.
+        """
+        outputs = []
+        for number in range(len(levels)):
+            for ahead in levels[number : number + 2] if number == 0 else levels[number + 1 : number + 2]:
+                self._send(ahead)
+            outputs.append(self._receive())
+            if progress:
+                progress(number + 1)
+        return np.stack(outputs) if outputs else np.empty((0,), np.int64)
+
+    def counters(self):
+        """Performance counters since the session was opened, by register name."""
+        return {register.name.lower(): self._device.read(register) for register in COUNTERS}
+
+    def _send(self, levels):
+        for packet in self._program.image_packets(levels, self._sent):
+            self._device.send(packet)
+        self._sent += 1
+
+    def _receive(self):
+        try:
+            packet = self._device.receive()
+        except DeviceError:
+            self._check_fault()
+            raise
+        self._received += 1
+        return self._program.decode_output(packet, self._received - 1)
+
+    def _check_fault(self):
+        code = self._device.read(Register.FAULT)
+        if code:
+            fault = Fault(code).name if code in Fault else "unknown"
+            raise DeviceError(
+                f"The accelerator stopped with fault {code} ({fault}) at packet {self._device.read(Register.FAULT_PACKET)}"
+            )

@@ -1,0 +1,127 @@
+"""The grid against integers: sums, the constant of the signs, timing of weights and results."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from sigbit_hw.array.grid import Grid
+from sigbit_hw.spec.config import accumulator_width
+from sigbit_hw.spec.formats import Format
+
+CASES = [
+    # weights, activations, rows, lanes, columns, planes
+    ("esb:4,2", "esbu:4,2", 1, 4, 3, 1),
+    ("esb:4,2", "esbu:4,2", 2, 4, 3, 2),
+    ("esb:4,1", "esbu:3,1", 2, 5, 2, 1),
+    ("esb:3,0", "esbu:2,0", 1, 8, 3, 2),
+    ("esb:3,0", "esbu:2,0", 3, 1, 2, 1),
+    ("esb:4,2", "esb:4,2", 2, 3, 2, 1),
+    ("esb:5,2", "esb:5,2", 1, 4, 2, 2),
+    ("int:8", "uint:8", 1, 3, 2, 1),
+    ("int:3", "int:4", 2, 2, 18, 1),
+]
+
+
+def build(case):
+    weights, activations, rows, lanes, columns, planes = case
+    weights, activations = Format.parse(weights), Format.parse(activations)
+    sum_bits = accumulator_width(rows * lanes, weights.magnitude_max * activations.magnitude_max)
+    return Grid(weights, activations, rows=rows, lanes=lanes, columns=columns, planes=planes, sum_bits=sum_bits)
+
+
+def random_tile(rng, case, *, extreme):
+    """Sign-magnitude weight codes, their levels, and activation codes of one tile with their levels."""
+    weights, activations, rows, lanes, columns, planes = case
+    weights, activations = Format.parse(weights), Format.parse(activations)
+    vector = rows * lanes
+    signs = rng.integers(0, 2, (columns, vector))
+    magnitudes = rng.integers(0, len(weights.magnitudes), (columns, vector))
+    steps = int(rng.integers(2, 30))
+    codes = [[activations.encode(int(level)) for level in row] for row in rng.choice(activations.levels, (steps, planes * vector))]
+    if extreme:
+        magnitudes[:] = len(weights.magnitudes) - 1
+        codes[0] = [activations.encode(activations.levels[-1])] * (planes * vector)
+        codes[1] = [activations.encode(activations.levels[0])] * (planes * vector)
+    levels = (1 - 2 * signs) * np.array(weights.magnitudes)[magnitudes]
+    return signs, magnitudes, levels, codes, np.array([[activations.decode(c) for c in row] for row in codes])
+
+
+def run_tiles(case, tiles, *, hold=0, lead=1):
+    """Feed tiles back to back and return what every column and plane gave for every step."""
+    weights, activations, rows, lanes, columns, planes = case
+    grid = build(case)
+    bits = Format.parse(weights).bits
+    swaps = []
+    start = columns + lead - 1
+    for _, _, _, codes, _ in tiles:
+        swaps.append(start)
+        start += max(len(codes), grid.timing.weight_hold_cycles + columns + lead - 1)
+    pushes, inputs = {}, {}
+    earliest = 0
+    for swap, (signs, magnitudes, _, codes, _) in zip(swaps, tiles, strict=True):
+        for column in range(columns):
+            word = sum(
+                (int(s) << bits - 1 | int(t)) << bits * lane
+                for lane, (s, t) in enumerate(zip(signs[column], magnitudes[column], strict=True))
+            )
+            pushes[earliest + column] = column, word
+        earliest = swap + grid.timing.weight_hold_cycles - hold
+        inputs |= {swap + step: (step == 0, code) for step, code in enumerate(codes)}
+    total = max(inputs) + grid.timing.latency_cycles + columns + 1
+    seen = []
+
+    async def bench(ctx):
+        for cycle in range(total):
+            swap, code = inputs.get(cycle, (0, [0] * len(grid.codes)))
+            column, word = pushes.get(cycle, (0, 0))
+            ctx.set(grid.swap, int(swap))
+            ctx.set(grid.codes, code)
+            ctx.set(grid.weight, {"valid": int(cycle in pushes), "column": column, "word": word})
+            seen.append([ctx.get(value) for value in grid.sums])
+            await ctx.tick()
+
+    sim = Simulator(grid)
+    sim.add_clock(1e-8)
+    sim.add_testbench(bench)
+    sim.run()
+    results = []
+    for swap, tile in zip(swaps, tiles, strict=True):
+        steps = range(swap + grid.timing.latency_cycles, swap + grid.timing.latency_cycles + len(tile[3]))
+        results.append(
+            [[[seen[step + c][p * columns + c] for c in range(columns)] for p in range(planes)] for step in steps]
+        )
+    return results
+
+
+def expected_sums(case, tile):
+    """Exact sums less the number of weight sign bits, as (step, plane, column)."""
+    planes = case[5]
+    signs, _, levels, _, activations = tile
+    activations = activations.reshape(len(activations), planes, -1)
+    return np.einsum("spv,cv->spc", activations, levels) - signs.sum(axis=1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_sum_is_the_exact_sum_less_the_sign_bits_with_tiles_back_to_back(case):
+    rng = np.random.default_rng(1)
+    tiles = [random_tile(rng, case, extreme=index == 1) for index in range(4)]
+    for tile, result in zip(tiles, run_tiles(case, tiles), strict=True):
+        np.testing.assert_array_equal(result, expected_sums(case, tile))
+
+
+def test_weights_given_one_cycle_too_early_disturb_the_tile_before():
+    case = ("esb:4,2", "esbu:3,2", 2, 4, 3, 1)
+    rng = np.random.default_rng(2)
+    tiles = [random_tile(rng, case, extreme=False) for _ in range(2)]
+    signs, magnitudes, levels, *activations = tiles[0]
+    tiles[1] = (1 - signs, magnitudes, -levels, *activations)
+    results = run_tiles(case, tiles, hold=1)
+    assert not np.array_equal(results[0], expected_sums(case, tiles[0]))
+    assert np.array_equal(run_tiles(case, tiles)[0], expected_sums(case, tiles[0]))
+
+
+def test_swap_in_the_cycle_of_the_last_weights_is_too_early():
+    case = ("esb:4,2", "esbu:3,2", 1, 4, 1, 1)
+    tile = random_tile(np.random.default_rng(3), case, extreme=True)
+    assert np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
+    assert not np.array_equal(run_tiles(case, [tile], lead=0)[0], expected_sums(case, tile))

@@ -1,0 +1,313 @@
+"""Post-processor: every write, its address and its cycle, against a plain walk over the job."""
+
+import random
+from collections import deque
+from dataclasses import replace
+
+import pytest
+from amaranth.sim import Simulator
+from sigbit_hw.array.post import PostProcessor
+from sigbit_hw.spec.config import PRESETS
+from sigbit_hw.spec.formats import INT, UINT, Format
+from sigbit_hw.spec.instructions import INSTRUCTIONS, Encoding, Opcode
+from sigbit_hw.spec.parts import activation_parts
+from sigbit_sim.golden import numerics
+
+TINY = PRESETS["tiny"]
+CONFIGS = {
+    "tiny": TINY,
+    "two planes, more columns than a word": replace(TINY, planes=2, columns=24),
+    "four planes, fewer columns than a word": replace(TINY, planes=4, rows=4, columns=8),
+    "one lane": replace(TINY, post_lanes=1, columns=3, activation_format=Format.parse("esb:4,2")),
+    "word of one group": replace(TINY, post_lanes=8, columns=16, activation_format=Format.parse("int:4")),
+    "8-bit codes": replace(TINY, activation_format=Format.parse("uint:8")),
+}
+STORED = {Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
+
+
+class Job:
+    """One POST instruction with the writes it must cause."""
+
+    def __init__(self, bank, **fields):
+        self.bank = bank
+        self.fields = {
+            "opcode": Opcode.POST,
+            **dict.fromkeys(("base", "row_step", "block_step", "part_step", "plane_step", "first_group", "relu"), 0),
+            **dict.fromkeys(("rows", "pixels", "groups", "parts"), 1),
+            "encoding": Encoding.NATIVE,
+            "parameter_base": 0,
+            **fields,
+        }
+        self.fields.setdefault("valid_rows", 1 << 12)
+        INSTRUCTIONS[Opcode.POST].pack(**self.fields)
+
+    def tokens(self, config):
+        """(plane, row, pixel, group, part) in the order of the walk."""
+        f = self.fields
+        return [
+            (plane, row, pixel, group, part)
+            for plane in range(config.planes)
+            for row in range(f["rows"])
+            if plane * f["rows"] + row < f["valid_rows"]
+            for pixel in range(f["pixels"])
+            for group in range(f["groups"])
+            for part in range(f["parts"])
+        ]
+
+    def writes(self, config, accumulators, parameters):
+        """(address, granule, codes) of every token."""
+        f = self.fields
+        granules = config.vector // config.post_lanes
+        found = []
+        for plane, row, pixel, group, part in self.tokens(config):
+            block, granule = divmod(f["first_group"] + group, granules)
+            address = f["base"] + plane * f["plane_step"] + row * f["row_step"] + pixel
+            address += block * f["block_step"] + part * f["part_step"]
+            sums = accumulators[self.bank, plane, row * f["pixels"] + pixel, group]
+            entries = parameters[f["parameter_base"] + group]
+            codes = [
+                code_of(acc, entry, f["encoding"], f["relu"], part, config.activation_format)
+                for acc, entry in zip(sums, entries, strict=True)
+            ]
+            found.append((address % config.feature_depth, granule, codes))
+        return found
+
+
+def code_of(accumulator, entry, encoding, relu, part, native):
+    if encoding == Encoding.RAW:
+        return (accumulator + entry["bias"]) >> (native.bits * part) & ((1 << native.bits) - 1)
+    stored = STORED.get(encoding, native)
+    rank = numerics.requantize(accumulator, entry["bias"], entry["multiplier"], entry["shift"], stored.midpoints)
+    level = stored.levels[int(rank)]
+    return native.encode(activation_parts(native, stored).digits(max(level, 0) if relu else level)[part])
+
+
+class Bench:
+    """Both memories with their latencies; drives jobs back to back and records every write with its cycle."""
+
+    def __init__(
+        self, config, *, start_delay_cycles=3, accumulator_latency_cycles=2, parameter_latency_cycles=1, seed=1
+    ):
+        self.config = config
+        self.latencies = accumulator_latency_cycles, parameter_latency_cycles
+        self.start_delay_cycles = start_delay_cycles
+        self.dut = PostProcessor(
+            config,
+            start_delay_cycles=start_delay_cycles,
+            accumulator_latency_cycles=accumulator_latency_cycles,
+            parameter_latency_cycles=parameter_latency_cycles,
+        )
+        rng = random.Random(seed)
+        limit = (1 << (config.accumulator_bits - 1)) - 1
+        self.accumulators = {
+            (bank, plane, address, group): [
+                rng.randint(-limit, limit) >> rng.randrange(12) for _ in range(config.post_lanes)
+            ]
+            for bank in range(2)
+            for plane in range(config.planes)
+            for address in range(config.strip_depth)
+            for group in range(config.columns // config.post_lanes)
+        }
+        self.parameters = [
+            [
+                {
+                    "bias": rng.randint(-(1 << 20), 1 << 20),
+                    "multiplier": rng.randint(32768, 65535),
+                    "shift": config.accumulator_bits + rng.randrange(2, 12),
+                }
+                for _ in range(config.post_lanes)
+            ]
+            for _ in range(config.parameter_depth)
+        ]
+        self.accepted, self.done, self.busy, self.writes = [], [], [], []
+
+    def run(self, jobs):
+        async def bench(ctx):
+            await self._drive(ctx, deque(jobs))
+
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(bench)
+        simulator.run()
+        return self.writes
+
+    def _answer(self, ctx, port, pending, latency, value):
+        """Request of this cycle into ``pending``; the data of the request ``latency`` cycles ago onto the port."""
+        pending.append(value)
+        if len(pending) > latency:
+            data = pending.popleft()
+            ctx.set(port.data, data)
+
+    async def _drive(self, ctx, jobs):
+        dut, config = self.dut, self.config
+        blank_sums = [-1] * config.post_lanes
+        blank_entries = [{"bias": -1, "multiplier": 65535, "shift": 0}] * config.post_lanes
+        sums, entries = deque(), deque()
+        cycle = idle = 0
+        offered = None
+        while idle < dut.latency_cycles + 4:
+            ctx.set(dut.job.valid, bool(jobs))
+            if jobs and jobs[0] is not offered:
+                offered = jobs[0]
+                ctx.set(dut.job.payload.bank, offered.bank)
+                for name, value in offered.fields.items():
+                    ctx.set(dut.job.payload.instruction[name], value)
+            port = dut.accumulator
+            at = tuple(ctx.get(x) for x in (port.bank, port.plane, port.address, port.group))
+            self._answer(ctx, port, sums, self.latencies[0], self.accumulators[at] if ctx.get(port.en) else blank_sums)
+            port = dut.parameter
+            entry = self.parameters[ctx.get(port.address)] if ctx.get(port.en) else blank_entries
+            self._answer(ctx, port, entries, self.latencies[1], entry)
+            if ctx.get(dut.write.en):
+                codes = [ctx.get(code) for code in dut.write.data]
+                self.writes.append((cycle, (ctx.get(dut.write.address), ctx.get(dut.write.granule), codes)))
+            if ctx.get(dut.done):
+                self.done.append(cycle)
+            self.busy.append(ctx.get(dut.busy))
+            if jobs and ctx.get(dut.job.ready):
+                self.accepted.append(cycle)
+                jobs.popleft()
+            idle = 0 if jobs or ctx.get(dut.busy) else idle + 1
+            cycle += 1
+            assert cycle < 20000, f"still busy after {cycle} cycles, {len(jobs)} jobs not accepted"
+            await ctx.tick()
+
+
+def assert_writes(bench, jobs):
+    """Every write and its cycle: tokens follow each other without a gap."""
+    wanted = []
+    for job, accepted in zip(jobs, bench.accepted, strict=True):
+        first = accepted + 1 + bench.start_delay_cycles + bench.dut.latency_cycles
+        for index, write in enumerate(job.writes(bench.config, bench.accumulators, bench.parameters)):
+            wanted.append((first + index, write))
+    assert len(bench.writes) == len(wanted)
+    for found, expected in zip(bench.writes, wanted, strict=True):
+        assert found == expected
+    return wanted
+
+
+def layout_of(config, *, rows, pixels, groups, parts, first_group=0):
+    """Steps of a map without gaps: part, block, pixel, row, plane."""
+    blocks = -(-(first_group + groups) // (config.vector // config.post_lanes))
+    row = pixels
+    return {
+        "rows": rows,
+        "pixels": pixels,
+        "groups": groups,
+        "parts": parts,
+        "first_group": first_group,
+        "row_step": row,
+        "plane_step": rows * row,
+        "block_step": config.planes * rows * row,
+        "part_step": blocks * config.planes * rows * row,
+    }
+
+
+def part_count(config, encoding):
+    if encoding == Encoding.RAW:
+        return -(-32 // config.activation_format.bits)
+    native = config.activation_format
+    return activation_parts(native, STORED.get(encoding, native)).count
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_writes_equal_the_walk_over_the_job(name, encoding):
+    config = CONFIGS[name]
+    bench = Bench(config)
+    groups = config.columns // config.post_lanes
+    shape = layout_of(config, rows=2, pixels=2, groups=groups, parts=part_count(config, encoding))
+    jobs = [Job(bank, base=70, parameter_base=5, encoding=encoding, relu=bank, **shape) for bank in (0, 1)]
+    bench.run(jobs)
+    assert_writes(bench, jobs)
+    codes = {code for _, (_, _, codes) in bench.writes for code in codes}
+    assert len(codes) > 3
+
+
+@pytest.mark.parametrize("first_group", [0, 1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_groups_wrap_into_the_next_block(first_group, groups):
+    config = replace(TINY, rows=4, columns=24)  # four granules in a word
+    bench = Bench(config)
+    steps = {"row_step": 37, "block_step": 301, "part_step": 611, "plane_step": 5}
+    job = Job(0, base=9, rows=2, pixels=2, groups=groups, parts=2, first_group=first_group, encoding=1, **steps)
+    bench.run([job])
+    assert_writes(bench, [job])
+    granules = [granule for _, (_, granule, _) in bench.writes[: 2 * groups : 2]]
+    assert granules == [(first_group + group) % 4 for group in range(groups)]
+
+
+@pytest.mark.parametrize("valid_rows", [0, 1, 2, 3, 4, 5, 6, 7, 12, 8000])
+def test_rows_beyond_the_valid_ones_take_no_time_and_are_not_written(valid_rows):
+    config = CONFIGS["four planes, fewer columns than a word"]
+    bench = Bench(config)
+    shape = layout_of(config, rows=3, pixels=2, groups=2, parts=1)
+    jobs = [Job(0, **shape, valid_rows=valid_rows), Job(1, **shape)]
+    bench.run(jobs)
+    wanted = assert_writes(bench, jobs)
+    assert len(wanted) == (min(valid_rows, 12) + 12) * 4
+    busy_cycles = bench.accepted[1] - bench.accepted[0]
+    assert busy_cycles == 1 + bench.start_delay_cycles + max(1, min(valid_rows, 12)) * 4
+
+
+@pytest.mark.parametrize("start_delay_cycles", [0, 1, 9])
+@pytest.mark.parametrize(("accumulator_latency_cycles", "parameter_latency_cycles"), [(1, 1), (2, 1), (1, 3), (4, 2)])
+def test_latencies_are_as_stated(start_delay_cycles, accumulator_latency_cycles, parameter_latency_cycles):
+    bench = Bench(
+        TINY,
+        start_delay_cycles=start_delay_cycles,
+        accumulator_latency_cycles=accumulator_latency_cycles,
+        parameter_latency_cycles=parameter_latency_cycles,
+    )
+    assert bench.dut.latency_cycles == max(accumulator_latency_cycles, parameter_latency_cycles) + 18
+    jobs = [
+        Job(0, pixels=2, groups=2, block_step=10),
+        Job(1, base=50),
+        Job(0, base=90, parts=3, part_step=4, encoding=1),
+    ]
+    bench.run(jobs)
+    wanted = assert_writes(bench, jobs)
+    last = [wanted[3][0], wanted[4][0], wanted[7][0]]
+    assert bench.done == last
+    assert bench.busy == [bench.accepted[0] < cycle <= last[-1] for cycle in range(len(bench.busy))]
+    gaps = [later - earlier for earlier, later in zip(bench.accepted, bench.accepted[1:], strict=False)]
+    assert gaps == [1 + start_delay_cycles + 4, 1 + start_delay_cycles + 1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_jobs_back_to_back_keep_their_own_settings(seed):
+    rng = random.Random(seed)
+    config = rng.choice([CONFIGS["tiny"], CONFIGS["two planes, more columns than a word"]])
+    bench = Bench(config, start_delay_cycles=rng.randrange(3), seed=seed)
+    granules = config.vector // config.post_lanes
+    jobs = []
+    for bank in range(6):
+        encoding = rng.choice(list(Encoding))
+        rows = rng.randint(1, 4)
+        jobs.append(
+            Job(
+                bank % 2,
+                encoding=encoding,
+                relu=rng.randrange(2),
+                rows=rows,
+                pixels=rng.randint(1, config.strip_depth // rows // 2),
+                groups=rng.randint(1, config.columns // config.post_lanes),
+                parts=rng.randint(1, part_count(config, encoding)),
+                first_group=rng.randrange(granules),
+                parameter_base=rng.randrange(50),
+                valid_rows=rng.randint(1, rows * config.planes),
+                **{name: rng.randrange(300) for name in ("base", "row_step", "block_step", "part_step", "plane_step")},
+            )
+        )
+    bench.run(jobs)
+    assert_writes(bench, jobs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "low"),
+    [("start_delay_cycles", -1, 0), ("accumulator_latency_cycles", 0, 1), ("parameter_latency_cycles", 0, 1)],
+)
+def test_a_number_of_cycles_out_of_range_is_refused(name, value, low):
+    cycles = {"start_delay_cycles": 0, "accumulator_latency_cycles": 1, "parameter_latency_cycles": 1, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least {low}, not {value}"):
+        PostProcessor(TINY, **cycles)

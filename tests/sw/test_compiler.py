@@ -1,0 +1,540 @@
+"""Compiled programs on the emulator give the golden model's integers; what does not fit gives a message."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sigbit.compiler import CompileError, compile, fit
+from sigbit_hw.spec.config import PRESETS
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
+from sigbit_hw.spec.registers import Register
+from sigbit_sim.golden.emulator import SCHEDULES, Emulator
+from sigbit_sim.golden.network import AveragePool, Convolution, IntegerNetwork, MaxPool, Tensor, run
+from sigbit_sim.golden.program import Program, ProgramError
+
+TINY = PRESETS["tiny"]
+
+
+class Builder:
+    """Random integer networks, layer by layer, with constants that use the whole range of every output format."""
+
+    def __init__(self, seed, channels, height, width, format):
+        self.rng = np.random.default_rng(seed)
+        self.tensors = {"input": Tensor("input", channels, height, width, format, 1.0)}
+        self.layers = []
+        self.last = "input"
+
+    def _add(self, make, channels, kernel, stride, pads, dilation, format):
+        source = self.tensors[self.last]
+        name = f"layer{len(self.layers)}"
+        size = [
+            (length + before + after - (k - 1) * d - 1) // s + 1
+            for length, before, after, k, d, s in zip(
+                (source.height, source.width), pads[:2], pads[2:], kernel, dilation, stride, strict=True
+            )
+        ]
+        self.layers.append(make(name, source.name, f"{name}_out"))
+        self.last = f"{name}_out"
+        self.tensors[self.last] = Tensor(self.last, channels, *size, format, 1.0)
+        return self
+
+    def conv(self, channels, kernel, weights, output, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0), relu=False):
+        source = self.tensors[self.last]
+        levels = np.array(weights.levels)
+        w = self.rng.choice(levels, (channels, source.channels, *kernel))
+        w[self.rng.random(w.shape) < 0.2] = 0
+        deviation = np.sqrt(w[0].size * np.mean(levels**2) * np.mean(np.array(source.format.levels) ** 2))
+        bias = self.rng.integers(-int(deviation) - 1, int(deviation) + 2, channels)
+        multiplier = shift = np.zeros(channels, dtype=np.int64)
+        if output is not None:
+            multiplier, shift = _constants(output.magnitude_max / deviation / 2)
+            multiplier = multiplier - self.rng.integers(0, multiplier // 2, channels)
+            shift = np.full(channels, shift)
+
+        def make(name, source, target):
+            return Convolution(
+                name,
+                source,
+                target,
+                w,
+                weights,
+                np.ones(channels),
+                bias,
+                multiplier,
+                shift,
+                stride,
+                dilation,
+                pads,
+                relu,
+            )
+
+        return self._add(make, channels, kernel, stride, pads, dilation, output)
+
+    def max_pool(self, kernel, stride, pads=(0, 0, 0, 0)):
+        source = self.tensors[self.last]
+        return self._add(
+            lambda name, a, b: MaxPool(name, a, b, kernel, stride, pads),
+            source.channels, kernel, stride, pads, (1, 1), source.format,
+        )  # fmt: skip
+
+    def average_pool(self, kernel, stride, output, pads=(0, 0, 0, 0)):
+        source = self.tensors[self.last]
+        scale = output.magnitude_max / source.format.magnitude_max / (kernel[0] * kernel[1])
+        multiplier, shift = _constants(scale)
+        return self._add(
+            lambda name, a, b: AveragePool(name, a, b, kernel, stride, multiplier, shift, pads),
+            source.channels, kernel, stride, pads, (1, 1), output,
+        )  # fmt: skip
+
+    def network(self):
+        return IntegerNetwork("random", self.tensors, tuple(self.layers), "input", self.last)
+
+    def images(self, count):
+        source = self.tensors["input"]
+        return self.rng.choice(np.array(source.format.levels), (count, source.channels, source.height, source.width))
+
+
+def _constants(scale):
+    for shift in range(47, -1, -1):
+        if (multiplier := int(scale * 2**shift + 0.5)) <= 65535:
+            return multiplier, shift
+    raise AssertionError(scale)
+
+
+def emulate(program, images, schedule="eager", count_from=0):
+    """Results of a whole session, all images on their way before the first result is read."""
+    emulator = Emulator(program.config, schedule)
+    for packet in program.setup:
+        emulator.send(packet)
+    for index, image in enumerate(images):
+        for packet in program.image_packets(image, index):
+            emulator.send(packet)
+    results = [program.decode_output(emulator.receive(), index) for index in range(len(images))]
+    assert emulator.receive() is None
+    emulator.send(program.end_packet())
+    assert emulator.read(Register.FAULT) == 0
+    assert emulator.read(Register.STATUS) == 0
+    return np.stack(results), emulator
+
+
+def check(network, config, images):
+    """Both schedules give the golden integers; returns the program."""
+    program = compile(network, config)
+    expected = run(network, images)
+    for schedule in SCHEDULES:
+        results, emulator = emulate(program, images, schedule)
+        np.testing.assert_array_equal(results, expected, err_msg=schedule)
+        cycles = sum(layer["compute_cycles"] for layer in program.layers)
+        assert emulator.read(Register.COMPUTE_CYCLES) == cycles * len(images)
+    return program
+
+
+#: Configurations that differ in every number the compiler uses.
+CONFIGS = {
+    "tiny": TINY,
+    "planes": replace(TINY, planes=2, rows=1, columns=4, post_lanes=2, strip_depth=8),
+    "rows": replace(TINY, rows=3, lanes=4, columns=12, post_lanes=4, strip_depth=16, stream_bits=128),
+    "small": PRESETS["small"],
+    "wide columns": replace(TINY, rows=1, lanes=4, columns=16, post_lanes=2, planes=4, stream_bits=512),
+}
+FORMATS = [
+    (ESB(4, 2), ESBU(4, 2)),
+    (ESB(4, 1), ESBU(4, 2)),
+    (ESB(3, 0), ESBU(2, 0)),
+    (ESB(5, 2), ESBU(5, 3)),
+    (INT(8), UINT(8)),
+    (ESB(4, 1), ESB(4, 2)),
+    (INT(4), INT(4)),
+]
+
+
+def random_network(seed, weights, activations):
+    """Convolutions of all kinds between 8-bit edges, and pools; small enough for every configuration."""
+    rng = np.random.default_rng(seed)
+
+    def pair(low, high):
+        return tuple(int(x) for x in rng.integers(low, high + 1, 2))
+
+    def pads(limit):
+        return tuple(int(x) for x in rng.integers(0, limit + 1, 4))
+
+    edge = [UINT(8), INT(8)][seed % 2]
+    builder = Builder(seed, int(rng.integers(1, 5)), 11, 9, edge)
+    builder.conv(int(rng.integers(3, 14)), pair(1, 3), INT(8), activations, pair(1, 2), pads=pads(2))
+    if seed % 3 == 0:
+        builder.max_pool(pair(2, 3), pair(1, 2), pads(1))
+    builder.conv(
+        int(rng.integers(5, 20)), pair(1, 3), weights, activations, dilation=pair(1, 2), pads=(2, 2, 2, 2),
+        relu=bool(seed & 4),
+    )  # fmt: skip
+    if seed % 3 == 1:
+        builder.average_pool(pair(1, 3), pair(1, 2), activations, pads(1))
+    if seed % 4 == 2:
+        builder.conv(7, (1, 2), weights, [UINT(8), INT(8)][seed // 4 % 2], relu=bool(seed & 8))
+        builder.average_pool((2, 1), (1, 2), activations)
+    shape = builder.tensors[builder.last]
+    builder.conv(int(rng.integers(2, 12)), (shape.height, shape.width), INT(8), None)
+    return builder
+
+
+def roomy(config, weights, activations, **changes):
+    """The configuration for the formats, with accumulators for any small network."""
+    config = replace(config, weight_format=weights, activation_format=activations, max_reduction=1, **changes)
+    return replace(config, max_reduction=(1 << 30) // (config.product_magnitude_max + 1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("weights", "activations"), FORMATS, ids=str)
+def test_random_networks_equal_the_golden_model(name, weights, activations):
+    config = roomy(CONFIGS[name], weights, activations)
+    for seed in range(6):
+        builder = random_network(seed, weights, activations)
+        check(builder.network(), config, builder.images(3))
+
+
+@pytest.mark.parametrize(("weight_depth", "parameter_depth"), [(16, 2), (32, 4), (64, 64), (2048, 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_streamed_weights_and_parameters_equal_the_golden_model(weight_depth, parameter_depth, seed):
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), weight_depth=weight_depth, parameter_depth=parameter_depth)
+    builder = random_network(seed, ESB(4, 2), ESBU(4, 2))
+    program = check(builder.network(), config, builder.images(4))
+    kinds = {packet.kind.name for packet in program.image[0]}
+    assert ("WEIGHTS" in kinds) or weight_depth == 2048
+    assert ("PARAMETERS" in kinds) == (parameter_depth < 64)
+    limits = {"WEIGHTS": weight_depth // 2, "RUN": config.instruction_depth // 2}
+    assert all(packet.count <= limits.get(packet.kind.name, packet.count) for packet in program.image[0])
+
+
+def test_weights_that_fit_twice_are_loaded_while_computing():
+    """The fence of a weight packet does not wait for the instruction before it when the words it takes are free."""
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), weight_depth=128)
+    builder = Builder(0, 8, 6, 6, ESBU(4, 2)).conv(32, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.conv(4, (1, 1), ESB(4, 2), None)
+    program = check(builder.network(), config, builder.images(3))
+    fences = [packet.fence for packet in program.image[0] if packet.kind.name == "WEIGHTS"]
+    assert len(fences) > 3
+    assert max(fences) > 0
+    assert max(packet.count for packet in program.image[0] if packet.kind.name == "WEIGHTS") == 48  # two kernel rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "memories"),
+    [("WEIGHTS", {"weight_depth": 16}), ("PARAMETERS", {"parameter_depth": 2}), ("INPUT", {"feature_depth": 128})],
+)
+def test_a_program_without_fences_fails_on_the_late_schedule(kind, memories):
+    config = replace(TINY, instruction_depth=64, **memories)
+    builder = Builder(3, 8, 5, 5, ESBU(4, 2)).conv(16, (2, 2), ESB(4, 2), ESBU(4, 2))
+    builder.conv(16, (2, 2), ESB(4, 2), ESBU(4, 2))
+    network, images = builder.network(), builder.images(4)
+    program = check(network, config, images)
+    unfenced = tuple(
+        tuple(replace(packet, fence=0xFFFF) if packet.kind.name == kind else packet for packet in packets)
+        for packets in program.image
+    )
+    results, _ = emulate(replace(program, image=unfenced), images, "late")
+    assert (results != run(network, images)).any()
+
+
+def test_without_wait_post_the_late_schedule_fails(monkeypatch):
+    builder = Builder(3, 8, 5, 5, ESBU(4, 2)).conv(8, (2, 2), ESB(4, 2), ESBU(4, 2))
+    builder.conv(8, (2, 2), ESB(4, 2), ESBU(4, 2))
+    network, images = builder.network(), builder.images(2)
+    check(network, TINY, images)
+    from sigbit_sim.golden import emulator
+
+    decode = emulator.Emulator._decode
+    monkeypatch.setattr(emulator.Emulator, "_decode", lambda self, word: {**decode(self, word), "wait_post": 0})
+    results, _ = emulate(compile(network, TINY), images, "late")
+    assert (results != run(network, images)).any()
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stored"),
+    [(1, (2, 3), (6, 4, 7)), (2, (5, 3), (6, 9, 7)), (2, (1, 3), (6, 9, 7)), (3, (2, 2), (6, 9, 8)),
+     (3, (2, 3), (3, 9, 9)), (8, (3, 1), (8, 9, 9))],
+)  # fmt: skip
+@pytest.mark.parametrize("format", [UINT(8), INT(8), ESBU(4, 2), UINT(4), INT(5)], ids=str)
+def test_input_kernel_positions_are_folded_into_channels_where_they_fit(channels, kernel, stored, format):
+    builder = Builder(1, channels, 9, 9, format)
+    builder.conv(5, kernel, INT(8), None, stride=(2, 1) if kernel == (2, 3) else (1, 1))
+    program = check(builder.network(), roomy(TINY, ESB(4, 2), ESBU(4, 2)), builder.images(2))
+    layout = program.input
+    assert (layout.stored_channels, layout.rows, layout.columns) == stored
+
+
+def test_folded_padding_stride_and_dilation_are_exact():
+    for seed, (stride, dilation, pads) in enumerate(
+        [((1, 1), (1, 1), (2, 2, 2, 2)), ((2, 3), (1, 1), (1, 0, 2, 3)), ((1, 2), (2, 3), (0, 3, 1, 1))]
+    ):
+        for kernel in ((2, 3), (4, 2)):
+            for format in (INT(8), UINT(8), ESBU(4, 2)):
+                builder = Builder(seed, 1, 9, 10, format)
+                builder.conv(9, kernel, INT(8), UINT(8), stride, dilation, pads).conv(3, (1, 1), ESB(4, 2), None)
+                config = roomy(TINY, ESB(4, 2), ESBU(4, 2), feature_depth=4096)
+                check(builder.network(), config, builder.images(2))
+
+
+def test_an_input_with_two_readers_is_not_folded():
+    builder = Builder(5, 1, 6, 6, ESBU(4, 2)).max_pool((2, 2), (1, 1))
+    builder.last = "input"
+    builder.conv(3, (2, 2), ESB(4, 2), ESBU(4, 2))
+    program = check(builder.network(), TINY, builder.images(2))
+    assert program.input.kernel == (1, 1)
+
+
+@pytest.mark.parametrize(("depth", "regions"), [(128, 2), (64, 1)])
+def test_input_is_double_buffered_where_there_is_space(depth, regions):
+    builder = Builder(2, 8, 6, 6, ESBU(4, 2)).conv(8, (2, 2), ESB(4, 2), ESBU(4, 2)).max_pool((2, 2), (2, 2))
+    program = check(builder.network(), replace(TINY, feature_depth=depth), builder.images(5))
+    assert len(program.image) == regions
+
+
+def test_wide_rows_are_split_into_columns_of_strips():
+    builder = Builder(8, 3, 3, 50, ESBU(4, 2)).conv(5, (2, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.conv(3, (1, 1), ESB(4, 2), None)
+    for planes in (1, 4):
+        check(builder.network(), replace(TINY, planes=planes, strip_depth=8), builder.images(2))
+
+
+def test_negative_levels_reach_the_padding_code_of_every_part():
+    """Padding of an excess tensor is the digits of the offset, on the array as in the host's folding."""
+    builder = Builder(4, 9, 4, 4, INT(8)).conv(6, (3, 3), INT(8), INT(8), pads=(2, 2, 2, 2))
+    builder.conv(5, (3, 3), INT(8), INT(8), pads=(1, 1, 1, 1)).average_pool((3, 3), (2, 2), INT(8), (1, 1, 1, 1))
+    check(builder.network(), roomy(TINY, ESB(4, 2), ESBU(4, 2)), builder.images(2))
+
+
+def test_extreme_levels_do_not_overflow_fitted_accumulators():
+    """All weights and activations at their ends, with accumulators that have no bit to spare."""
+    for sign in (1, -1):
+        for weights, activation, config in (
+            (INT(8), UINT(8), TINY),
+            (ESB(4, 2), ESBU(4, 2), TINY),
+            (INT(8), INT(8), TINY),
+            (INT(8), UINT(8), roomy(TINY, INT(8), UINT(8))),
+        ):
+            builder = Builder(0, 20, 3, 3, activation).conv(4, (3, 3), weights, None, pads=(1, 1, 1, 1))
+            builder.layers[0].weights[:] = sign * weights.levels[-1]
+            network = builder.network()
+            fitted = fit(network, config)
+            images = np.full((1, 20, 3, 3), activation.levels[-1])
+            check(network, fitted, np.concatenate([images, -images if activation.signed else 0 * images]))
+
+
+def test_fit_gives_the_narrowest_accumulators_that_compile():
+    builder = Builder(6, 40, 5, 5, UINT(8)).conv(6, (5, 5), INT(8), ESBU(4, 2)).conv(3, (1, 1), INT(8), None)
+    network = builder.network()
+    fitted = fit(network, TINY)
+    check(network, fitted, builder.images(2))
+    narrower = replace(
+        fitted, max_reduction=fitted.max_reduction // 2, max_wide_reduction=fitted.max_wide_reduction // 2
+    )
+    assert narrower.accumulator_bits == fitted.accumulator_bits - 1
+    with pytest.raises(CompileError, match=f"layer0 needs accumulators of {fitted.accumulator_bits} bits"):
+        compile(network, narrower)
+    assert (fitted.weight_format, fitted.columns) == (TINY.weight_format, TINY.columns)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "bits"), [(0, 8192, 16), (0, 8193, 17), (10923, 2, 16), (10923, 1, 17)]
+)
+def test_sign_constants_count_in_the_width_of_accumulators(positive, negative, bits):
+    """Products are -3 to 3; every negative weight takes one more off the raw sum."""
+    config = replace(TINY, weight_format=ESB(2, 0), activation_format=UINT(2))
+    builder = Builder(0, 1, 1, positive + negative, UINT(2)).conv(1, (1, positive + negative), ESB(2, 0), None)
+    builder.layers[0].weights[0, 0, 0] = [1] * positive + [-1] * negative
+    assert fit(builder.network(), config).accumulator_bits == bits
+
+
+def test_part_passes_with_gaps_between_their_shifts_are_bridged():
+    """Weights of one part at shift 0 and one at shift 2 or more: a pass without weights shifts in between."""
+    config = roomy(TINY, ESB(3, 0), ESBU(2, 0))
+    builder = Builder(0, 9, 4, 4, ESBU(2, 0)).conv(5, (2, 2), INT(8), ESBU(2, 0)).conv(3, (3, 3), INT(8), None)
+    program = check(builder.network(), config, builder.images(3))
+    blocks, kernel_positions, strips = 2, 4, 1
+    assert program.layers[0]["tiles"] % (blocks * kernel_positions * strips), "no pass without weights"
+
+
+def test_report_counts_what_a_person_counts():
+    builder = Builder(7, 16, 8, 8, ESBU(4, 2)).conv(16, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    first = compile(builder.network(), TINY).layers[0]
+    macs = 16 * 16 * 9 * 64
+    tiles = 2 * 9 * 2 * 2  # channel blocks, kernel positions, column tiles, strips of 32 pixels
+    assert first == {
+        "name": "layer0",
+        "macs": macs,
+        "part_products": macs,
+        "tiles": tiles,
+        "compute_cycles": tiles * 32,
+        "pool_cycles": 0,
+        "weight_words": 2 * 9 * 16,
+        "instructions": (0, 8),
+    }
+    # No lane idles: every cycle does as many products as the grid has multipliers.
+    assert macs == tiles * 32 * TINY.mac_lanes
+
+
+def _simple(
+    channels=8, size=(6, 6), format=TINY.activation_format, out=8, kernel=(3, 3), weights=TINY.weight_format, output=...
+):  # fmt: skip
+    output = TINY.activation_format if output is ... else output
+    return Builder(0, channels, *size, format).conv(out, kernel, weights, output)
+
+
+def _max_of_wide():
+    return _simple(output=UINT(8)).max_pool((2, 2), (2, 2))
+
+
+def _tall_kernel():
+    builder = Builder(0, 1, 300, 1, ESBU(4, 2)).max_pool((1, 1), (1, 1))
+    return builder.conv(2, (2, 1), ESB(4, 2), None, dilation=(280, 1))
+
+
+def _large_bias():
+    builder = _simple()
+    builder.layers[0].bias[3] = 2**31 - 1
+    return builder
+
+
+@pytest.mark.parametrize(
+    ("builder", "config", "words"),
+    [
+        (
+            lambda: _simple(size=(40, 40)),
+            {"feature_depth": 1024},
+            "Tensor input needs 1600 words.*1024 of 1024 are free.*feature_depth to at least 2048",
+        ),
+        (
+            lambda: _simple(size=(20, 20)),
+            {"feature_depth": 512},
+            "Tensor layer0_out needs 324 words.*112 of 512 are free.*feature_depth to at least 1024",
+        ),
+        (
+            lambda: _simple(channels=64, kernel=(6, 6)),
+            {"max_reduction": 8, "max_wide_reduction": 1},
+            "layer0 needs accumulators of 1[89] bits, the accelerator has 16.*fit",
+        ),
+        (
+            lambda: _simple(out=32),
+            {"columns": 32, "weight_depth": 16},
+            "one tile of weights has 32 words.*8.*weight_depth to at least 64",
+        ),
+        (
+            lambda: _simple(out=16),
+            {"columns": 16, "parameter_depth": 2},
+            "4 words of parameters.*2.*parameter_depth to at least 4",
+        ),
+        (lambda: _simple(format=ESBU(5, 3)), {}, "Tensor input: Activations esbu:5,3 do not run"),
+        (
+            lambda: _simple(format=UINT(2), output=UINT(2), weights=ESB(8, 5)),
+            {"weight_format": ESB(2, 0), "activation_format": UINT(2)},
+            "layer0: Weights esb:8,5",
+        ),
+        (lambda: _simple(output=UINT(4)), {}, "layer0 writes uint:4.*esbu:4,2, uint:8, int:8"),
+        (_max_of_wide, {}, "maximum of uint:8.*requantize"),
+        (_tall_kernel, {}, r"layer1 does not fit an instruction: COMPUTE.ystep1 must be 0 to 255, not 280"),
+        (lambda: _simple(size=(5000, 3)), {"feature_depth": 65536}, "reaches input row.*4095"),
+        (_large_bias, {}, "bias of output channel 3 is 2147483"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_an_error_that_says_what_to_change(builder, config, words):
+    network = builder().network()
+    with pytest.raises(CompileError, match=words):
+        compile(network, replace(TINY, **config))
+
+
+def test_raw_results_must_fit_32_bits():
+    """The level -128 that the excess form could hold is counted, although no encoder emits it."""
+    builder = Builder(0, 8, 3, 3, INT(8)).conv(1, (3, 3), INT(8), None)
+    builder.layers[0].weights[0, :4], builder.layers[0].weights[0, 4:] = 127, -127
+    builder.layers[0].bias[0] = -(2**31) + 1 + 127 * 127 * 72
+    with pytest.raises(CompileError, match=r"Layer layer0: raw results can reach .* leaves 32 bits"):
+        compile(builder.network(), TINY)
+
+
+def test_a_network_without_layers_is_refused():
+    network = IntegerNetwork("empty", {"input": Tensor("input", 1, 1, 1, UINT(8), 1.0)}, (), "input", "input")
+    with pytest.raises(CompileError, match="no layers"):
+        compile(network, TINY)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    builder = random_network(1, ESB(4, 2), ESBU(4, 2))
+    return compile(builder.network(), roomy(TINY, ESB(4, 2), ESBU(4, 2))), builder
+
+
+def test_a_saved_program_is_the_same_program(compiled, tmp_path):
+    program, builder = compiled
+    path = tmp_path / "network.sigbit"
+    program.save(path)
+    loaded = Program.load(path, program.config)
+    for field in ("config", "name", "setup", "image", "input", "output", "layers"):
+        assert getattr(loaded, field) == getattr(program, field)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["network.sigbit"]
+    assert Program.is_program(path)
+    assert not Program.is_program(tmp_path / "absent")
+    image = builder.images(1)[0]
+    assert loaded.image_packets(image, 7) == program.image_packets(image, 7)
+
+
+def test_a_program_for_another_accelerator_is_refused_in_words(compiled, tmp_path):
+    compiled[0].save(tmp_path / "p")
+    with pytest.raises(ProgramError, match="another accelerator: columns 8 instead of 16; compile it again"):
+        Program.load(tmp_path / "p", replace(compiled[0].config, columns=16))
+
+
+def test_a_damaged_program_file_is_refused(compiled, tmp_path):
+    path = tmp_path / "p"
+    compiled[0].save(path)
+    data = bytearray(path.read_bytes())
+    for change, words in (
+        (lambda d: d[:-5], "damaged"),
+        (lambda d: d[:20], "damaged"),
+        (lambda d: d[:200] + bytes([d[200] ^ 1]) + d[201:], "damaged"),
+        (lambda d: b"P" + d[1:], "not a sigbit program"),
+        (lambda d: b"", "not a sigbit program"),
+    ):
+        path.write_bytes(change(data))
+        with pytest.raises(ProgramError, match=words):
+            Program.load(path)
+    with pytest.raises(ProgramError, match="Cannot read"):
+        Program.load(tmp_path / "absent")
+    with pytest.raises(ProgramError, match="Cannot write"):
+        compiled[0].save(tmp_path / "absent" / "p")
+
+
+def test_images_of_wrong_shape_or_level_are_refused(compiled):
+    program, builder = compiled
+    image = builder.images(1)[0]
+    with pytest.raises(ProgramError, match="must be an integer array"):
+        program.image_packets(image[:, 1:], 0)
+    with pytest.raises(ProgramError, match="must be an integer array"):
+        program.image_packets(image.astype(float), 0)
+    image[0, 0, 0] = -128
+    with pytest.raises(ProgramError, match="levels of int:8 only"):
+        program.image_packets(image, 0)
+
+
+def test_real_images_become_the_nearest_levels(compiled):
+    program = replace(compiled[0], input=replace(compiled[0].input, unit=0.5))
+    assert program.input_levels([0.0, 0.25, -0.25, 1.0, 99.0]).tolist() == [0, 1, 0, 2, 127]
+
+
+def test_returned_packets_are_checked(compiled):
+    program, builder = compiled
+    emulator = Emulator(program.config)
+    for packet in (*program.setup, *program.image_packets(builder.images(1)[0], 65538)):
+        emulator.send(packet)
+    packet = emulator.receive()
+    program.decode_output(packet, 2)
+    program.decode_output(packet)
+    with pytest.raises(ProgramError, match="tag 2, expected 3"):
+        program.decode_output(packet, 3)
+    with pytest.raises(ProgramError, match="CRC-32"):
+        program.decode_output(packet[:30] + bytes([packet[30] ^ 1]) + packet[31:], 2)
+    with pytest.raises(ProgramError, match="bytes, not"):
+        program.decode_output(packet[:-8], 2)
+
+
+def test_format_names_round_trip_in_layouts(compiled):
+    assert compiled[0].input.format == Format.parse("int:8")
