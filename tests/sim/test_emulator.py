@@ -249,7 +249,7 @@ def test_maximum_skips_padding_and_is_zero_without_any_position():
 def test_one_tile_by_hand():
     """Two columns, XOR negation with a negative zero, bias, multiplier and shift: numbers checked on paper."""
     emulator = Emulator(TINY)
-    # The first word ends in column 1. Codes are sign and magnitude; 0b1000 is a negative zero.
+    # The first word is that of column 0. Codes are sign and magnitude; 0b1000 is a negative zero.
     column1 = [0b0011, 0b1010, 0b1000, 0, 0, 0, 0, 0]  # 3, -2, -0
     column0 = [0b1001, 0b0111, 0, 0, 0, 0, 0, 0]  # -1, 7
     pixel = [4, 15, 9, 0, 0, 0, 0, 0]  # 4, 28, 10
@@ -274,7 +274,7 @@ def test_one_tile_by_hand():
     for packet in (
         CONFIGURE,
         features(5, [pixel]),
-        build_packet(TINY, Kind.WEIGHTS, pack_codes(TINY, [column1, column0], 4), count=2, destination=3),
+        build_packet(TINY, Kind.WEIGHTS, pack_codes(TINY, [column0, column1], 4), count=2, destination=3),
         build_packet(TINY, Kind.PARAMETERS, parameters, count=1),
         instructions(compute, post(20, Encoding.NATIVE, 1), compute, post(21, Encoding.RAW, 8)),
     ):

@@ -4,101 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import Builder, random_network, roomy
 from sigbit.compiler import CompileError, compile, fit
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
 from sigbit_hw.spec.registers import Register
 from sigbit_sim.golden.emulator import SCHEDULES, Emulator
-from sigbit_sim.golden.network import AveragePool, Convolution, IntegerNetwork, MaxPool, Tensor, run
+from sigbit_sim.golden.network import IntegerNetwork, Tensor, run
 from sigbit_sim.golden.program import Program, ProgramError
 
 TINY = PRESETS["tiny"]
-
-
-class Builder:
-    """Random integer networks, layer by layer, with constants that use the whole range of every output format."""
-
-    def __init__(self, seed, channels, height, width, format):
-        self.rng = np.random.default_rng(seed)
-        self.tensors = {"input": Tensor("input", channels, height, width, format, 1.0)}
-        self.layers = []
-        self.last = "input"
-
-    def _add(self, make, channels, kernel, stride, pads, dilation, format):
-        source = self.tensors[self.last]
-        name = f"layer{len(self.layers)}"
-        size = [
-            (length + before + after - (k - 1) * d - 1) // s + 1
-            for length, before, after, k, d, s in zip(
-                (source.height, source.width), pads[:2], pads[2:], kernel, dilation, stride, strict=True
-            )
-        ]
-        self.layers.append(make(name, source.name, f"{name}_out"))
-        self.last = f"{name}_out"
-        self.tensors[self.last] = Tensor(self.last, channels, *size, format, 1.0)
-        return self
-
-    def conv(self, channels, kernel, weights, output, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0), relu=False):
-        source = self.tensors[self.last]
-        levels = np.array(weights.levels)
-        w = self.rng.choice(levels, (channels, source.channels, *kernel))
-        w[self.rng.random(w.shape) < 0.2] = 0
-        deviation = np.sqrt(w[0].size * np.mean(levels**2) * np.mean(np.array(source.format.levels) ** 2))
-        bias = self.rng.integers(-int(deviation) - 1, int(deviation) + 2, channels)
-        multiplier = shift = np.zeros(channels, dtype=np.int64)
-        if output is not None:
-            multiplier, shift = _constants(output.magnitude_max / deviation / 2)
-            multiplier = multiplier - self.rng.integers(0, multiplier // 2, channels)
-            shift = np.full(channels, shift)
-
-        def make(name, source, target):
-            return Convolution(
-                name,
-                source,
-                target,
-                w,
-                weights,
-                np.ones(channels),
-                bias,
-                multiplier,
-                shift,
-                stride,
-                dilation,
-                pads,
-                relu,
-            )
-
-        return self._add(make, channels, kernel, stride, pads, dilation, output)
-
-    def max_pool(self, kernel, stride, pads=(0, 0, 0, 0)):
-        source = self.tensors[self.last]
-        return self._add(
-            lambda name, a, b: MaxPool(name, a, b, kernel, stride, pads),
-            source.channels, kernel, stride, pads, (1, 1), source.format,
-        )  # fmt: skip
-
-    def average_pool(self, kernel, stride, output, pads=(0, 0, 0, 0)):
-        source = self.tensors[self.last]
-        scale = output.magnitude_max / source.format.magnitude_max / (kernel[0] * kernel[1])
-        multiplier, shift = _constants(scale)
-        return self._add(
-            lambda name, a, b: AveragePool(name, a, b, kernel, stride, multiplier, shift, pads),
-            source.channels, kernel, stride, pads, (1, 1), output,
-        )  # fmt: skip
-
-    def network(self):
-        return IntegerNetwork("random", self.tensors, tuple(self.layers), "input", self.last)
-
-    def images(self, count):
-        source = self.tensors["input"]
-        return self.rng.choice(np.array(source.format.levels), (count, source.channels, source.height, source.width))
-
-
-def _constants(scale):
-    for shift in range(47, -1, -1):
-        if (multiplier := int(scale * 2**shift + 0.5)) <= 65535:
-            return multiplier, shift
-    raise AssertionError(scale)
 
 
 def emulate(program, images, schedule="eager", count_from=0):
@@ -146,41 +61,6 @@ FORMATS = [
     (ESB(4, 1), ESB(4, 2)),
     (INT(4), INT(4)),
 ]
-
-
-def random_network(seed, weights, activations):
-    """Convolutions of all kinds between 8-bit edges, and pools; small enough for every configuration."""
-    rng = np.random.default_rng(seed)
-
-    def pair(low, high):
-        return tuple(int(x) for x in rng.integers(low, high + 1, 2))
-
-    def pads(limit):
-        return tuple(int(x) for x in rng.integers(0, limit + 1, 4))
-
-    edge = [UINT(8), INT(8)][seed % 2]
-    builder = Builder(seed, int(rng.integers(1, 5)), 11, 9, edge)
-    builder.conv(int(rng.integers(3, 14)), pair(1, 3), INT(8), activations, pair(1, 2), pads=pads(2))
-    if seed % 3 == 0:
-        builder.max_pool(pair(2, 3), pair(1, 2), pads(1))
-    builder.conv(
-        int(rng.integers(5, 20)), pair(1, 3), weights, activations, dilation=pair(1, 2), pads=(2, 2, 2, 2),
-        relu=bool(seed & 4),
-    )  # fmt: skip
-    if seed % 3 == 1:
-        builder.average_pool(pair(1, 3), pair(1, 2), activations, pads(1))
-    if seed % 4 == 2:
-        builder.conv(7, (1, 2), weights, [UINT(8), INT(8)][seed // 4 % 2], relu=bool(seed & 8))
-        builder.average_pool((2, 1), (1, 2), activations)
-    shape = builder.tensors[builder.last]
-    builder.conv(int(rng.integers(2, 12)), (shape.height, shape.width), INT(8), None)
-    return builder
-
-
-def roomy(config, weights, activations, **changes):
-    """The configuration for the formats, with accumulators for any small network."""
-    config = replace(config, weight_format=weights, activation_format=activations, max_reduction=1, **changes)
-    return replace(config, max_reduction=(1 << 30) // (config.product_magnitude_max + 1))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -48,23 +48,19 @@ class AccumulatorAdder(wiring.Component):
         high_bits = len(self.old) - low_bits
 
         base = Signal.like(self.old)
-        addend = Signal.like(self.old)
-        m.d.comb += addend.eq(self.sum)
         with m.If(~self.clear):
             m.d.comb += base.eq(Mux(self.shift, self.old << self._shift_bits, self.old))
 
-        # Cycle 1: the low part.
-        low = Signal(low_bits + 1, reset_less=True)
+        # Cycle 1: the low part, exactly, so that its top bits are what the high part is changed by.
+        low = Signal(signed(max(low_bits + 1, len(self.sum)) + 1), reset_less=True)
         high_base = Signal(high_bits, reset_less=True)
-        high_addend = Signal(signed(max(len(self.sum) - low_bits, 1)), reset_less=True)
         m.d.sync += [
-            low.eq(addend[:low_bits] + base[:low_bits]),
+            low.eq(self.sum + base[:low_bits]),
             high_base.eq(base[low_bits:]),
-            high_addend.eq(self.sum[min(low_bits, len(self.sum) - 1) :].as_signed()),
         ]
 
         # Cycle 2: the high part.
-        high = (high_base + high_addend + low[low_bits])[:high_bits]
+        high = (low[low_bits:].as_signed() + high_base)[:high_bits]
         new = Signal.like(self.new, reset_less=True)
         m.d.sync += new.eq(Cat(low[:low_bits], high))
         m.d.comb += self.new.eq(new)

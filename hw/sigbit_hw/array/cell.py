@@ -6,14 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 from ..arith.multiplier import LATE_INPUTS, multiplier
 from ..lib.delay import delayed
-from ..lib.tree import adder_tree, sign_parent, tree_levels
+from ..lib.tree import adder_tree, difference, sign_parent, tree_levels
 
 __all__ = ["DotProductCell", "swap_stages", "weight_lane"]
 
 
 def weight_lane(weight_format, activation_format):
     """Layout of one stationary weight in a cell: the weight word, and its sign relative to another lane."""
-    return data.StructLayout({"word": multiplier(weight_format, activation_format).weight_bits, "differs": 1})
+    return data.StructLayout({"word": multiplier(weight_format, activation_format).weight_bits, "agrees": 1})
 
 
 def swap_stages(weight_format, activation_format, lanes):
@@ -48,7 +48,7 @@ class DotProductCell(wiring.Component):
     activations, activations_out : ``data.ArrayLayout``
         Activation words, plane by plane; out to the next column one cycle later.
     weights : ``data.ArrayLayout``
-        Per lane ``{d, word}``: the weight word and whether its sign differs from that of lane ``sign_parent(lane)``; in lane 0 the
+        Per lane ``{d, word}``: the weight word and whether its sign agrees from that of lane ``sign_parent(lane)``; in lane 0 the
         sign itself.
     load : ``In(1)``
         Store ``weights`` in the shadow.
@@ -110,10 +110,10 @@ class DotProductCell(wiring.Component):
 
         # One sign per adder, active when its level is reached.
         first_adder = self._multiplier.delay_cycles
-        differs = [self._active(m, shadow[0].differs, self.swap_stages - 1, "sign")]
+        agrees = [self._active(m, shadow[0].agrees, self.swap_stages - 1, "sign")]
         for lane in range(1, self._lanes):
             level, _ = sign_parent(lane)
-            differs.append(self._active(m, shadow[lane].differs, first_adder + level - 1, f"differs_{lane}"))
+            agrees.append(self._active(m, shadow[lane].agrees, first_adder + level - 1, f"agrees_{lane}"))
 
         late_words = {
             lane: self._active(m, shadow[lane].word, 1, f"late_weight_{lane}") for lane in range(1, self._lanes, 2)
@@ -127,9 +127,8 @@ class DotProductCell(wiring.Component):
                     products.append(self._late_product(m, words[lane], late_words[lane], activation, name))
                 else:
                     products.append(self._multiplier.product(m, words[lane], activation, name))
-            root = adder_tree(m, products, differs, name=f"tree_{plane}")
-            signed_root = root ^ differs[0].replicate(len(root))
-            m.d.sync += self.sums_out[plane].eq(self.sums_in[plane] + signed_root)
+            root = adder_tree(m, products, agrees, name=f"tree_{plane}")
+            m.d.sync += self.sums_out[plane].eq(difference(self.sums_in[plane], root, agrees[0]))
         return m
 
     def _active(self, m, shadow, stage, name):

@@ -23,7 +23,7 @@ LOAD_CYCLES = 2
 
 def constant_cycles(rows, lanes):
     """Cycles from the recoded weights of a column to the constant of their signs."""
-    return max(tree_levels(lanes) + tree_levels(rows), tree_levels(rows * lanes)) + 2
+    return max(tree_levels(lanes) + tree_levels(rows), tree_levels(rows * lanes)) + 1
 
 
 class WeightEdge(wiring.Component):
@@ -38,7 +38,7 @@ class WeightEdge(wiring.Component):
     word : ``In``
         Weight codes ``{sign, magnitude code}`` of all rows, lane 0 of row 0 lowest.
     cells : ``Out``
-        Per row and lane the cell's ``{d, word}``, one cycle later.
+        What the cells take, per row and lane, one cycle later.
     constant : ``Out(signed(sum_bits))``
         ``constant_cycles()`` after ``cells``.
     """
@@ -67,31 +67,26 @@ class WeightEdge(wiring.Component):
             word = lookup(self._multiplier.weight_table, code.magnitude, self._multiplier.weight_bits)
             m.d.sync += [
                 self.cells[index].word.eq(word),
-                self.cells[index].differs.eq(code.sign if parent is None else code.sign ^ self.word[parent].sign),
+                self.cells[index].agrees.eq(~code.sign if parent is None else ~(code.sign ^ self.word[parent].sign)),
                 signs[index].eq(code.sign),
             ]
 
-        sum_cycles = constant_cycles(self._rows, self._lanes) - 2
+        sum_cycles = constant_cycles(self._rows, self._lanes) - 1
         zero = Const(self._multiplier.zero, self._multiplier.product_bits)
-        roots = []
+        owed = []
         for row in range(self._rows):
-            first = row * self._lanes
-            differs = [Const(0, 1)]
+            cells = self.cells[row * self._lanes :][: self._lanes]
+            agrees = [delayed(m, cells[0].agrees, tree_levels(self._lanes), name=f"positive_{row}")]
             for lane in range(1, self._lanes):
                 level, _ = sign_parent(lane)
-                differs.append(delayed(m, self.cells[first + lane].differs, level - 1, name=f"differs_{row}_{lane}"))
-            root = adder_tree(m, [zero] * self._lanes, differs, name=f"zero_{row}")
-            sign = delayed(m, signs[first], tree_levels(self._lanes), name=f"sign_{row}")
-            roots.append(root ^ sign.replicate(len(root)))
-        zeros = adder_tree(m, roots, name="zeros")
-        zeros = delayed(m, zeros, sum_cycles - tree_levels(self._lanes) - tree_levels(self._rows), name="zeros_late")
+                agrees.append(delayed(m, cells[lane].agrees, level - 1, name=f"agrees_{row}_{lane}"))
+            root = adder_tree(m, [zero] * self._lanes, agrees, name=f"zero_{row}")
+            owed.append(root ^ agrees[0].replicate(len(root)))
+        total = adder_tree(m, owed, name="owed")
+        total = delayed(m, total, sum_cycles - tree_levels(self._lanes) - tree_levels(self._rows), name="owed_late")
         count = adder_tree(m, list(signs), name="count")
         count = delayed(m, count, sum_cycles - tree_levels(len(signs)), name="count_late")
-        total = Signal.like(self.constant)
-        m.d.sync += [
-            total.eq(zeros + count),
-            self.constant.eq(-total),
-        ]
+        m.d.sync += self.constant.eq(total - count)
         return m
 
 

@@ -1,16 +1,17 @@
-"""Pipelined adder trees over unsigned words, optionally with signs that are applied relative to a neighbour.
+"""Pipelined adder trees, optionally with signs that are applied relative to a neighbour.
 
-Our definition. A tree over signed lanes would need an XOR with the lane's sign at *both* inputs of its first adders, and a
-carry chain accepts logic at only one of its two inputs for free. So the tree adds ``left + (right XOR d)`` at every node,
-where ``d`` tells whether the sign of the right subtree's first lane differs from that of the left subtree's first lane,
-and the sign of lane 0 is applied to the root by the caller. All words stay unsigned: the complement of a word of
-``w`` bits is ``2**w - 1 - word``, so the root differs from the relative sum by a constant that depends on the signs
-alone, namely by what the tree gives when every lane is zero.
+Our definition. A tree over lanes with signs would need an XOR with the lane's sign at *both* inputs of its first adders, and a
+carry chain accepts logic at only one of its two inputs for free. So a node is ``2**w + left - (right XOR a)``, where ``a`` is
+all ones if the first lane of the right subtree and the first lane of the left subtree have the same sign. The complement of a
+word of ``w`` bits is ``2**w - 1 - word``, so that is ``left + right`` or ``left - right`` up to a constant, and ``2**w`` keeps it
+positive at no cost: no word needs a sign extension. The sign of lane 0 is applied to the root by the caller, in the same
+way. The root therefore differs from the sum with signs by a number that depends on the signs alone: what the same tree
+gives when every lane is zero.
 """
 
 from amaranth import *
 
-__all__ = ["adder_tree", "sign_parent", "tree_levels"]
+__all__ = ["adder_tree", "difference", "sign_parent", "tree_levels"]
 
 
 def tree_levels(count):
@@ -28,16 +29,21 @@ def sign_parent(lane):
     return (lane & -lane).bit_length(), lane & (lane - 1)
 
 
-def adder_tree(m, words, differs=None, name="tree"):
+def difference(left, right, agrees):
+    """``left - (right XOR agrees)`` of an unsigned ``right``; one look-up table per bit, as ``left`` stays free of logic."""
+    return left - (right ^ agrees.replicate(len(right)))
+
+
+def adder_tree(m, words, agrees=None, name="tree"):
     """Sum of equally wide unsigned ``words``, one register per level.
 
     Parameters
     ----------
-    words : list of unsigned values
+    words : list of values
         All valid in the same cycle.
-    differs : None or list of 1-bit values
-        ``differs[lane]`` complements the subtree that starts at ``lane``; it must be valid in the cycle in which level
-        ``sign_parent(lane)[0]`` adds. Entry 0 is not used. ``None`` is a plain sum.
+    agrees : None or list of 1-bit values
+        ``agrees[lane]``: the sign of ``lane`` is that of its parent (:func:`sign_parent`), valid in the cycle in which that level
+        adds. Entry 0 is not used. ``None`` is a plain sum.
 
     Returns
     -------
@@ -45,19 +51,17 @@ def adder_tree(m, words, differs=None, name="tree"):
         The root, ``tree_levels(len(words))`` cycles after the words and as many bits wider.
     """
     for level in range(1, tree_levels(len(words)) + 1):
-        width = max(len(word) for word in words) + 1
         sums = []
         for index in range(0, len(words), 2):
-            node = Signal(width, name=f"{name}_{level}_{index // 2}", reset_less=True)
             left = words[index]
             if index + 1 == len(words):
-                m.d.sync += node.eq(left)
-            elif differs is None:
-                m.d.sync += node.eq(left + words[index + 1])
+                total = left
+            elif agrees is None:
+                total = left + words[index + 1]
             else:
-                right = words[index + 1]
-                inverted = differs[(index + 1) << (level - 1)].replicate(width - 1)
-                m.d.sync += node.eq(left + (right ^ inverted))
+                total = difference(Cat(left, C(1, 1)), words[index + 1], agrees[(index + 1) << (level - 1)])
+            node = Signal(len(left) + 1, name=f"{name}_{level}_{index // 2}", reset_less=True)
+            m.d.sync += node.eq(total)
             sums.append(node)
         words = sums
     return words[0]
