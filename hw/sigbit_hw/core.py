@@ -74,7 +74,7 @@ class Accelerator(wiring.Component):
             return ResetInserter(stop)(component)
 
         # In: stream -> parser -> queue -> sequencer.
-        m.submodules.input = stream_in = StreamRegister(axi_stream_layout(config.stream_bits))
+        m.submodules.input = stream_in = ResetInserter(clear)(StreamRegister(axi_stream_layout(config.stream_bits)))
         m.submodules.parser = parser = PacketParser(config)
         m.submodules.queue = queue = InstructionQueue(config.instruction_depth)
         post_unit = PostProcessor(

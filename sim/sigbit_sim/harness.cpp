@@ -1,6 +1,7 @@
 // C interface of a verilated accelerator: packets in, packets out, registers, clock cycles.
 // Built together with the emitted Verilog by sigbit_sim.rtl; loaded with ctypes.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -15,10 +16,15 @@ namespace {
 constexpr size_t kBeatBytes = SIGBIT_STREAM_BITS / 8;
 constexpr uint64_t kKeepAll = kBeatBytes == 64 ? ~0ull : (1ull << kBeatBytes) - 1;
 
+struct Transfer {
+    std::vector<uint8_t> bytes;
+    bool last;
+};
+
 struct Accelerator {
     std::unique_ptr<VerilatedContext> context{new VerilatedContext};
     std::unique_ptr<Vsigbit> top{new Vsigbit{context.get()}};
-    std::deque<std::vector<uint8_t>> to_send;
+    std::deque<Transfer> to_send;
     size_t sent_bytes = 0;
     std::vector<uint8_t> partial;
     std::deque<std::vector<uint8_t>> received;
@@ -37,10 +43,12 @@ struct Accelerator {
     // One clock cycle; the handshakes of the cycle are seen before its rising edge.
     void tick() {
         if (!top->s_axis_tvalid && !to_send.empty() && !chance(idle_percent)) {
-            const auto& packet = to_send.front();
-            std::memcpy(&top->s_axis_tdata, packet.data() + sent_bytes, kBeatBytes);
-            top->s_axis_tkeep = kKeepAll;
-            top->s_axis_tlast = sent_bytes + kBeatBytes >= packet.size();
+            const auto& transfer = to_send.front();
+            const size_t size = std::min(kBeatBytes, transfer.bytes.size() - sent_bytes);
+            std::memset(&top->s_axis_tdata, 0, kBeatBytes);
+            std::memcpy(&top->s_axis_tdata, transfer.bytes.data() + sent_bytes, size);
+            top->s_axis_tkeep = size == kBeatBytes ? kKeepAll : (1ull << size) - 1;
+            top->s_axis_tlast = transfer.last && sent_bytes + size == transfer.bytes.size();
             top->s_axis_tvalid = 1;
         }
         top->m_axis_tready = !chance(backpressure_percent);
@@ -61,7 +69,7 @@ struct Accelerator {
         if (taken) {
             top->s_axis_tvalid = 0;
             sent_bytes += kBeatBytes;
-            if (sent_bytes >= to_send.front().size()) {
+            if (sent_bytes >= to_send.front().bytes.size()) {
                 to_send.pop_front();
                 sent_bytes = 0;
             }
@@ -101,8 +109,10 @@ void sigbit_stalls(Accelerator* a, uint64_t seed, uint32_t idle_percent, uint32_
     a->backpressure_percent = backpressure_percent;
 }
 
-// Queues a packet; it is driven from the next cycle on, TLAST on its last beat.
-void sigbit_send(Accelerator* a, const uint8_t* data, size_t size) { a->to_send.emplace_back(data, data + size); }
+// Queues bytes; they are driven from the next cycle on. A last beat that they do not fill is sent with as many TKEEP bits.
+void sigbit_send(Accelerator* a, const uint8_t* data, size_t size, int last) {
+    a->to_send.push_back({{data, data + size}, last != 0});
+}
 
 // Beats not yet taken by the accelerator are dropped, as after a stopped DMA transfer.
 void sigbit_discard(Accelerator* a) {

@@ -104,7 +104,7 @@ def _load(library):
         ("cycles", u64, (handle,)),
         ("interrupt", ctypes.c_int, (handle,)),
         ("stalls", None, (handle, u64, u32, u32)),
-        ("send", None, (handle, ctypes.c_char_p, size)),
+        ("send", None, (handle, ctypes.c_char_p, size, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("run", None, (handle, u64, ctypes.c_int)),
         ("received_bytes", size, (handle,)),
@@ -151,9 +151,11 @@ class RtlModel:
         """Leave random gaps in the input and hold back the output."""
         self._api.sigbit_stalls(self._handle, seed, idle_percent, backpressure_percent)
 
-    def send(self, packet):
-        """Queue the bytes of a packet for the input stream, TLAST at its end."""
-        self._api.sigbit_send(self._handle, packet, len(packet))
+    def send(self, data, last=True):
+        """Queue bytes for the input stream, with TLAST on their last beat if ``last``."""
+        if not data:
+            raise RtlError("data must have at least one byte")
+        self._api.sigbit_send(self._handle, data, len(data), last)
 
     def discard(self):
         """Drop what was queued and received so far."""

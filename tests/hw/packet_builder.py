@@ -22,7 +22,11 @@ def packet_bytes(stream_bits, kind, words=(), word_bits=64, *, destination=0, fe
         return content.ljust(-(-len(content) // beat_bytes) * beat_bytes, b"\0")
 
     fields = {"magic": 0x5342, "version": 1, "kind": kind, "count": len(words), **header}
-    content = padded(struct.pack("<HBBIIH2x", *fields.values(), destination, fence))
+    header = struct.pack("<HBBIIH", *fields.values(), destination, fence)
+    check = 0xFFFF
+    for (half,) in struct.iter_unpack("<H", header):
+        check ^= half
+    content = padded(header + struct.pack("<H", check))
     for word in words:
         content += padded(word.to_bytes(-(-word_bits // 8), "little"))
     return content + padded(struct.pack("<I", zlib.crc32(content)))

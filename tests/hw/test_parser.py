@@ -286,7 +286,7 @@ def test_configure_in_an_open_session_restarts_the_count():
 
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("bits", WIDTHS)
-def test_any_single_wrong_bit_is_a_fault_and_commits_nothing(bits, last):
+def test_any_single_wrong_bit_is_a_fault_and_commits_nothing_and_one_in_a_header_writes_nothing(bits, last):
     builder = BUILDERS[bits]
     rng = random.Random(bits)
     words = _payloads(bits)
@@ -305,12 +305,15 @@ def test_any_single_wrong_bit_is_a_fault_and_commits_nothing(bits, last):
     async def script(bench):
         for beats, bit in trials:
             wrong = _damage(beats, bit // bits, data=beats[bit // bits].data ^ 1 << bit % bits)
-            bench.seen.faults.clear()
+            landed = bench.seen.weights, bench.seen.parameters, bench.seen.features
+            for words_seen in (bench.seen.faults, *landed):
+                words_seen.clear()
             await bench.send([*builder.configure(), *wrong, *after, *builder.end()])
             await bench.idle(4)
             assert len(bench.seen.faults) == 1, f"bit {bit} of kind {beats[0].data >> 24 & 0xFF}"
             assert bench.seen.faults[0][1] == 1
             assert bench.seen.committed == [], f"bit {bit}"
+            assert bit >= 128 or not any(landed), f"header bit {bit}"
             await bench.pulse("clear")
 
     Bench(bits).run(script)

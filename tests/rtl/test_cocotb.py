@@ -57,7 +57,7 @@ def run_bench(simulator, folder, config, **options):
     verilog.write_text(emit_verilog(config))
     (folder / "vectors.json").write_text(json.dumps(vectors(config)))
     runner = get_runner(simulator)
-    sources = [verilog, BENCH / "ports.vlt"] if simulator == "verilator" else [verilog]
+    sources = [BENCH / "ports.vlt", verilog] if simulator == "verilator" else [verilog]
     runner.build(sources=sources, hdl_toplevel="sigbit", build_dir=folder / "build", timescale=("1ns", "1ps"), **options)
     results = runner.test(
         hdl_toplevel="sigbit",

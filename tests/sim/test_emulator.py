@@ -8,7 +8,7 @@ import pytest
 from sigbit_hw.spec.config import CONTRACT_VERSION, PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT
 from sigbit_hw.spec.instructions import INSTRUCTIONS, PARAMETER, Encoding, Opcode
-from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Fault, Kind
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Fault, Kind, pack_header
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
 from sigbit_sim.golden.emulator import SCHEDULES, Emulator, EmulatorError
 from sigbit_sim.golden.program import build_packet, pack_codes, unpack_codes, word_bytes
@@ -36,9 +36,9 @@ def output(base, words, tag=0):
 
 def header(**fields):
     """A packet with a correct checksum and any header."""
-    fields = {"magic": MAGIC, "version": CONTRACT_VERSION, "kind": Kind.INPUT, "count": 0, **fields}
+    fields = {"kind": Kind.INPUT, "count": 0, **fields}
     payload = bytes(fields["count"] * 8) if fields["count"] < 100 else b""
-    data = HEADER.pack(**fields).to_bytes(HEADER_BYTES, "little") + payload
+    data = pack_header(**fields).to_bytes(HEADER_BYTES, "little") + payload
     return data + zlib.crc32(data).to_bytes(BEAT, "little")
 
 
@@ -73,6 +73,7 @@ FAULTS = {
     "input past the end": ([(features(0, WORDS), True), (features(2046, WORDS), True)], Fault.BOUNDS, 2),
     "weights past the end": ([(header(kind=Kind.WEIGHTS, count=1, destination=2048), True)], Fault.BOUNDS, 1),
     "parameters past the end": ([(header(kind=Kind.PARAMETERS, count=65), True)], Fault.BOUNDS, 1),
+    "header without its check": ([(header(check=0), True)], Fault.CRC, 1),
     "payload bit flipped": ([(flipped(features(0, WORDS), 20), True)], Fault.CRC, 1),
     "checksum bit flipped": ([(flipped(features(0, WORDS), -8), True)], Fault.CRC, 1),
     "checksum padding not zero": ([(flipped(features(0, WORDS), -1), True)], Fault.CRC, 1),
@@ -183,6 +184,7 @@ def test_packets_may_be_joined_and_split_at_any_byte():
             "count": 3,
             "destination": 9,
             "fence": 0,
+            "check": 0xFFFF ^ MAGIC ^ (CONTRACT_VERSION | Kind.OUTPUT << 8) ^ 3 ^ 9,
         }
         assert fields == expected
         assert zlib.crc32(packet[:-BEAT]) == int.from_bytes(packet[-BEAT:], "little")

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..arith.multiplier import LATE_INPUTS, multiplier
 from ..lib.delay import delayed
-from ..lib.tree import adder_tree, difference, sign_parent, tree_levels
+from ..lib.tree import add_signed, adder_tree, sign_parent, tree_levels
 
 __all__ = ["DotProductCell", "swap_stages", "weight_lane"]
 
@@ -128,7 +128,7 @@ class DotProductCell(wiring.Component):
                 else:
                     products.append(self._multiplier.product(m, words[lane], activation, name))
             root = adder_tree(m, products, agrees, name=f"tree_{plane}")
-            m.d.sync += self.sums_out[plane].eq(difference(self.sums_in[plane], root, agrees[0]))
+            m.d.sync += self.sums_out[plane].eq(add_signed(self.sums_in[plane], root, agrees[0]))
         return m
 
     def _active(self, m, shadow, stage, name):

@@ -86,7 +86,8 @@ class WeightEdge(wiring.Component):
         total = delayed(m, total, sum_cycles - tree_levels(self._lanes) - tree_levels(self._rows), name="owed_late")
         count = adder_tree(m, list(signs), name="count")
         count = delayed(m, count, sum_cycles - tree_levels(len(signs)), name="count_late")
-        m.d.sync += self.constant.eq(total - count)
+        # One more per row, as add_signed() subtracts the complement and 1.
+        m.d.sync += self.constant.eq(total - count + self._rows)
         return m
 
 

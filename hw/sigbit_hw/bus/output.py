@@ -1,5 +1,8 @@
 """Output formatter: feature memory words as packets on the output AXI4-Stream."""
 
+from functools import reduce
+from operator import xor
+
 from amaranth import *
 from amaranth.hdl import Assert
 from amaranth.lib import data, enum, stream, wiring
@@ -9,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from ..lib.crc import CRC32_INIT, crc32_advance, crc32_contribution, crc32_value
 from ..spec.config import CONTRACT_VERSION
 from ..spec.instructions import INSTRUCTIONS, Opcode
-from ..spec.packets import HEADER, MAGIC, Kind
+from ..spec.packets import HEADER, HEADER_FOLD, MAGIC, Kind
 from .axi_stream import axi_stream_signature
 
 __all__ = ["OutputFormatter", "output_job_layout"]
@@ -139,9 +142,11 @@ class OutputFormatter(wiring.Component):
             "fence": 0,
         }
         offset = 0
-        for field in HEADER.fields:
+        for field in HEADER.fields[:-1]:
             m.d.comb += header[offset : offset + field.bits].eq(field_values[field.name])
             offset += field.bits
+        words_before = (header[position : position + 16] for position in range(0, offset, 16))
+        m.d.comb += header[offset:].eq(reduce(xor, words_before, Const(HEADER_FOLD, 16)))
 
         m.d.comb += self.job.ready.eq((state == _State.IDLE) & ~self.abort)
         with m.Switch(state):

@@ -1,5 +1,8 @@
 """Packet parser: checks the program stream and hands its payload to the memories and the instruction queue."""
 
+from functools import reduce
+from operator import xor
+
 from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -10,7 +13,7 @@ from ..lib.crc import CRC32_INIT, crc32_advance, crc32_contribution, crc32_value
 from ..lib.layout import table_layout
 from ..spec.config import CONTRACT_VERSION
 from ..spec.instructions import INSTRUCTION_BITS
-from ..spec.packets import HEADER, MAGIC, Fault, Kind
+from ..spec.packets import HEADER, HEADER_FOLD, MAGIC, Fault, Kind
 from .queue import OUTSTANDING_BITS
 
 __all__ = ["MemoryWriteSignature", "PacketParser"]
@@ -307,10 +310,14 @@ class PacketParser(wiring.Component):
 
     def _check_header(self, m, header, targets, closed, fault):
         """Set ``fault`` by the first rule of the header that is broken."""
+        words = header.as_value()
+        fold = reduce(xor, (words[position : position + 16] for position in range(0, HEADER.width, 16)))
         with m.If(header.magic != MAGIC):
             m.d.comb += fault.eq(Fault.MAGIC)
         with m.Elif(header.version != CONTRACT_VERSION):
             m.d.comb += fault.eq(Fault.VERSION)
+        with m.Elif(fold != HEADER_FOLD):
+            m.d.comb += fault.eq(Fault.CRC)
         with m.Elif((header.kind == 0) | (header.kind > max(Kind))):
             m.d.comb += fault.eq(Fault.KIND)
         with m.Elif(self.draining):

@@ -1,17 +1,16 @@
 """Pipelined adder trees, optionally with signs that are applied relative to a neighbour.
 
 Our definition. A tree over lanes with signs would need an XOR with the lane's sign at *both* inputs of its first adders, and a
-carry chain accepts logic at only one of its two inputs for free. So a node is ``2**w + left - (right XOR a)``, where ``a`` is
-all ones if the first lane of the right subtree and the first lane of the left subtree have the same sign. The complement of a
-word of ``w`` bits is ``2**w - 1 - word``, so that is ``left + right`` or ``left - right`` up to a constant, and ``2**w`` keeps it
-positive at no cost: no word needs a sign extension. The sign of lane 0 is applied to the root by the caller, in the same
-way. The root therefore differs from the sum with signs by a number that depends on the signs alone: what the same tree
-gives when every lane is zero.
+carry chain accepts logic at only one of its two inputs for free. So a node is ``left + right`` if the first lanes of both
+subtrees have the same sign and ``left + ~right`` if not, and the sign of lane 0 is applied to the root by the caller, in the
+same way. All words are unsigned, the complement of a word of ``w`` bits is ``2**w - 1 - word``, and no word needs a sign
+extension. The root differs from the sum with signs by a number that depends on the signs alone: what the same tree gives
+when every lane is zero.
 """
 
 from amaranth import *
 
-__all__ = ["adder_tree", "difference", "sign_parent", "tree_levels"]
+__all__ = ["add_signed", "adder_tree", "sign_parent", "tree_levels"]
 
 
 def tree_levels(count):
@@ -29,9 +28,14 @@ def sign_parent(lane):
     return (lane & -lane).bit_length(), lane & (lane - 1)
 
 
-def difference(left, right, agrees):
-    """``left - (right XOR agrees)`` of an unsigned ``right``; one look-up table per bit, as ``left`` stays free of logic."""
-    return left - (right ^ agrees.replicate(len(right)))
+def add_signed(left, right, agrees):
+    """``left + right`` if ``agrees``, else ``left + ~right``, as many bits as ``left``; minus ``2**len(right)``.
+
+    It is written as a subtraction, with a bit below the words that makes it one less: synthesizers may swap the operands of an
+    addition, but not of a subtraction, and ``left`` must be the one that stays free of logic.
+    """
+    inverted = right ^ agrees.replicate(len(right))
+    return (Cat(C(0, 1), left) - Cat(C(1, 1), inverted))[1 : len(left) + 1]
 
 
 def adder_tree(m, words, agrees=None, name="tree"):
@@ -59,7 +63,7 @@ def adder_tree(m, words, agrees=None, name="tree"):
             elif agrees is None:
                 total = left + words[index + 1]
             else:
-                total = difference(Cat(left, C(1, 1)), words[index + 1], agrees[(index + 1) << (level - 1)])
+                total = add_signed(Cat(left, C(1, 1)), words[index + 1], agrees[(index + 1) << (level - 1)])
             node = Signal(len(left) + 1, name=f"{name}_{level}_{index // 2}", reset_less=True)
             m.d.sync += node.eq(total)
             sums.append(node)

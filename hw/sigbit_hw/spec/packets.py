@@ -7,9 +7,10 @@ before END and END itself must have it.
 
 from enum import IntEnum
 
+from .config import CONTRACT_VERSION
 from .layout import BitTable
 
-__all__ = ["HEADER", "HEADER_BYTES", "MAGIC", "Fault", "Kind"]
+__all__ = ["HEADER", "HEADER_BYTES", "HEADER_FOLD", "MAGIC", "Fault", "Kind", "pack_header"]
 
 MAGIC = 0x5342  # "BS" on the wire: significant bits, little-endian
 HEADER_BYTES = 16
@@ -23,7 +24,23 @@ HEADER = BitTable(
     ("count", 32),  # payload words of the destination memory
     ("destination", 32),  # first word address
     ("fence", 16),  # hold the payload back until at most this many instructions are queued or running
+    ("check", 16),  # makes the XOR of the eight 16-bit words of the header HEADER_FOLD
 )
+
+#: What the 16-bit words of a header add up to without carries. Data words land before their packet's CRC-32 is known, so
+#: no single wrong bit, nor a burst of up to 16, may send them to another address.
+HEADER_FOLD = 0xFFFF
+
+
+def pack_header(**fields):
+    """Header word with ``magic``, ``version`` and ``check`` filled in; ``fields`` override."""
+    word = HEADER.pack(**{"magic": MAGIC, "version": CONTRACT_VERSION, **fields})
+    if "check" in fields:
+        return word
+    fold = HEADER_FOLD
+    for position in range(0, HEADER.width, 16):
+        fold ^= word >> position & 0xFFFF
+    return word | fold << HEADER.width - 16
 
 
 class Kind(IntEnum):
@@ -47,7 +64,7 @@ class Fault(IntEnum):
     KIND = 3  #: unknown packet kind
     LENGTH = 4  #: payload count is not legal for the kind
     BOUNDS = 5  #: payload would not fit its memory
-    CRC = 6  #: checksum differs
+    CRC = 6  #: checksum of the packet or check of its header differs
     FRAMING = 7  #: TLAST inside a packet, or TKEEP not all ones
     HASH = 8  #: program was compiled for another configuration
     STATE = 9  #: packet before CONFIGURE

@@ -14,7 +14,7 @@ from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import INT, UINT
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LOOP_LEVELS, PARAMETER, Encoding, Opcode
-from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Fault, Kind
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, Fault, Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
 
@@ -184,7 +184,8 @@ class Emulator:
         if len(data) < header_bytes or (last and len(data) == header_bytes):
             return self._broken(Fault.FRAMING, last) if last else False
         header = HEADER.unpack(int.from_bytes(data[:HEADER_BYTES], "little"))
-        if fault := self._judge(header):
+        fold = np.bitwise_xor.reduce(np.frombuffer(data[:HEADER_BYTES], dtype="<u2"))
+        if fault := self._judge(header, fold):
             return self._broken(fault, last)
         kind, count = Kind(header["kind"]), header["count"]
         payload_bytes = count * word_bytes(config, self._word_bits(kind))
@@ -206,13 +207,15 @@ class Emulator:
         self._accept(kind, header, payload)
         return True
 
-    def _judge(self, header):
+    def _judge(self, header, fold):
         """First rule of a header that is broken."""
         kind, count, destination = header["kind"], header["count"], header["destination"]
         if header["magic"] != MAGIC:
             return Fault.MAGIC
         if header["version"] != CONTRACT_VERSION:
             return Fault.VERSION
+        if fold != HEADER_FOLD:
+            return Fault.CRC
         if kind not in list(Kind):
             return Fault.KIND
         if self._draining:

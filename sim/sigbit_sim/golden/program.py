@@ -11,7 +11,7 @@ from sigbit_hw.spec.config import CONTRACT_VERSION, AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, Opcode
-from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Kind
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Kind, pack_header
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts
 
 from .numerics import project
@@ -73,9 +73,7 @@ def build_packet(config, kind, payload=b"", *, count, destination=0, fence=0):
         See :data:`~sigbit_hw.spec.packets.HEADER`.
     """
     beat = config.stream_bits // 8
-    header = HEADER.pack(
-        magic=MAGIC, version=CONTRACT_VERSION, kind=kind, count=count, destination=destination, fence=fence
-    ).to_bytes(HEADER_BYTES, "little")
+    header = pack_header(kind=kind, count=count, destination=destination, fence=fence).to_bytes(HEADER_BYTES, "little")
     data = header.ljust(-(-HEADER_BYTES // beat) * beat, b"\0") + payload
     return data + zlib.crc32(data).to_bytes(beat, "little")
 
