@@ -16,8 +16,8 @@ __all__ = ["RtlError", "RtlModel", "build_library", "cache_folder", "verilator_e
 _HARNESS = Path(__file__).with_name("harness.cpp")
 # -O1 for the generated code: a better ratio of build time to speed than -O2 on accelerators of this size.
 _VERILATOR_OPTIONS = (
-    "--cc", "--exe", "--build", "--top-module", "sigbit", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast", "--x-initial", "fast",
-    "--noassert", "-Wno-fatal", "-Wno-lint", "-j", "2",
+    "--cc", "--exe", "--build", "--top-module", "sigbit", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast",
+    "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-j", "2",
 )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ class RtlModel:
         self._api.sigbit_discard(self._handle)
 
     def run(self, max_cycles, until_sent=False):
-        """Run until a packet was received, an interrupt is raised, everything is sent (if asked) or the limit is reached."""
+        """Run until a packet was received, an interrupt is raised, all is sent (if asked) or the limit is reached."""
         self._api.sigbit_run(self._handle, max_cycles, until_sent)
 
     def receive(self):

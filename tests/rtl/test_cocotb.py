@@ -1,4 +1,4 @@
-"""The emitted Verilog under AXI bus models: the cocotb bench of sigbit_sim, in Verilator and, as a second opinion, in Icarus."""
+"""The emitted Verilog under AXI bus models: the cocotb bench in Verilator and, as a second opinion, in Icarus."""
 
 import json
 import shutil
@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sigbit_sim.bench
 from cocotb_tools.runner import get_runner
 from networks import Builder
-
-import sigbit_sim.bench
 from sigbit.compiler import compile
 from sigbit.device import EmulatorDevice
 from sigbit_hw.emit import emit_verilog
@@ -52,37 +51,47 @@ def vectors(config):
     }
 
 
-def run_bench(simulator, folder, config, **options):
+def run_bench(simulator, folder, config, build_args, test_filter=None):
+    """Build and run; the runner exits, which fails the test, if a bench fails."""
     verilog = folder / "sigbit.v"
     verilog.write_text(emit_verilog(config))
     (folder / "vectors.json").write_text(json.dumps(vectors(config)))
     runner = get_runner(simulator)
+    # The runner takes the language from the last source.
     sources = [BENCH / "ports.vlt", verilog] if simulator == "verilator" else [verilog]
-    runner.build(sources=sources, hdl_toplevel="sigbit", build_dir=folder / "build", timescale=("1ns", "1ps"), **options)
-    results = runner.test(
+    runner.build(
+        sources=sources,
+        hdl_toplevel="sigbit",
+        build_dir=folder / "build",
+        timescale=("1ns", "1ps"),
+        build_args=build_args,
+    )
+    runner.test(
         hdl_toplevel="sigbit",
         test_module="sigbit_sim.bench.accelerator",
         build_dir=folder / "build",
         test_dir=folder,
+        test_filter=test_filter,
         extra_env={"SIGBIT_VECTORS": str(folder / "vectors.json"), "PYTHONWARNINGS": "ignore"},
-        **({"test_filter": options["test_filter"]} if "test_filter" in options else {}),
     )
-    return results
 
 
-@pytest.mark.parametrize("name", ["one plane", "two planes"])
+@pytest.mark.parametrize("name", ["one plane", pytest.param("two planes", marks=pytest.mark.slow)])
 def test_bus_regression_in_verilator(name, tmp_path, monkeypatch):
     config = TINY if name == "one plane" else replace(TINY, planes=2, stream_bits=128)
     for key, value in verilator_environment().items():
         monkeypatch.setenv(key, value)
+    # With --public-flat-rw, which the runner adds, a build takes several times as long; the bench needs the ports only.
     run_bench(
         "verilator",
         tmp_path,
         config,
-        build_args=["--no-public-flat-rw", "-Wno-fatal", "-Wno-lint", "--noassert", "-O1", "--output-split", "0"],
+        ["--no-public-flat-rw", "-Wno-fatal", "-Wno-lint", "--noassert", "-O1", "--output-split", "0"],
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
 def test_bus_regression_in_icarus(tmp_path):
-    run_bench("icarus", tmp_path, TINY, build_args=["-g2012"])
+    """Every test of the bench costs a minute or more here: the hardest stalls, and a refused program."""
+    run_bench("icarus", tmp_path, TINY, ["-g2012"], test_filter="idle=True/backpressure=True|another_configuration")

@@ -1,0 +1,121 @@
+"""Random networks on the emitted Verilog give the golden integers, on accelerators that differ in every number."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from networks import Builder, random_network, roomy
+from sigbit.compiler import compile
+from sigbit.device import RtlDevice
+from sigbit.session import Session
+from sigbit_hw.spec.config import PRESETS
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_hw.spec.packets import Kind
+from sigbit_hw.spec.registers import Register
+from sigbit_sim.golden.network import run
+
+TINY = PRESETS["tiny"]
+#: Streamed weights and parameters, rows, planes, columns beyond a feature word, beats wider than every word.
+DENSE = roomy(
+    TINY, ESB(4, 2), ESBU(4, 2), rows=2, lanes=2, columns=8, planes=2, post_lanes=2, strip_depth=8, weight_depth=64,
+    parameter_depth=4, stream_bits=512,
+)  # fmt: skip
+FAST = {"tiny": TINY, "dense": DENSE}
+SLOW = {
+    "fewer columns than lanes": roomy(TINY, ESB(4, 1), ESBU(4, 2), rows=1, lanes=16, columns=8, stream_bits=128),
+    "three rows, short codes": roomy(TINY, ESB(3, 0), ESBU(2, 0), rows=3, lanes=4, columns=12, strip_depth=16),
+    "two planes, odd code width": roomy(TINY, ESB(5, 2), ESBU(5, 3), lanes=2, columns=4, planes=2, stream_bits=256),
+    "four planes, integers": roomy(
+        TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
+    ),
+    "signed activations": roomy(TINY, ESB(4, 2), ESB(4, 2), rows=4, lanes=2, columns=8, parameter_depth=2),
+    "one lane": roomy(TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512),
+}
+
+
+@cache
+def device(name):
+    return RtlDevice((FAST | SLOW)[name], timeout_cycles=1_000_000)
+
+
+def check(name, builder, images, stalls=(0, 0)):
+    """A session gives the golden integers and counts what the compiler predicts; returns the program."""
+    accelerator = device(name)
+    network = builder.network()
+    program = compile(network, accelerator.config)
+    expected = run(network, images)
+    accelerator.model.set_stalls(len(images), *stalls)
+    with Session(accelerator, program) as session:
+        results = session.run(images)
+        counters = session.counters()
+    np.testing.assert_array_equal(results, expected)
+    layers = program.layers
+    for key in ("compute_cycles", "pool_cycles"):
+        assert counters[key] == len(images) * sum(layer[key] for layer in layers), key
+    instructions = 1 + sum(end - start for start, end in (layer["instructions"] for layer in layers))
+    assert accelerator.read(Register.INSTRUCTIONS) == len(images) * instructions
+    return program
+
+
+NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", NAMES)
+def test_random_networks_equal_the_golden_model(name, seed):
+    config = device(name).config
+    builder = random_network(seed, config.weight_format, config.activation_format)
+    check(name, builder, builder.images(3))
+
+
+@pytest.mark.parametrize("stalls", [(70, 0), (0, 70), (60, 60)], ids=["idle", "back-pressure", "both"])
+@pytest.mark.parametrize("name", NAMES)
+def test_stalls_on_the_streams_change_nothing(name, stalls):
+    config = device(name).config
+    for seed in (3, 6):
+        builder = random_network(seed, config.weight_format, config.activation_format)
+        check(name, builder, builder.images(3), stalls)
+
+
+def test_weights_and_parameters_are_streamed_where_memories_are_small():
+    builder = random_network(3, ESB(4, 2), ESBU(4, 2))
+    kinds = {packet.kind for packet in check("dense", builder, builder.images(2)).image[0]}
+    assert {Kind.WEIGHTS, Kind.PARAMETERS} <= kinds
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_levels_are_exact(name, sign):
+    """Weights and inputs at the ends of 8 bits, in every lane, row and column."""
+    config = device(name).config
+    for edge in (UINT(8), INT(8)):
+        builder = Builder(0, 2 * config.vector, 3, 3, edge)
+        builder.conv(config.columns + 1, (2, 3), INT(8), None, pads=(1, 1, 1, 1))
+        builder.layers[0].weights[:] = sign * 127
+        images = np.full((2, 2 * config.vector, 3, 3), edge.levels[-1])
+        images[1] = edge.levels[0]
+        check(name, builder, images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_of_the_native_formats_are_exact_in_every_lane(name):
+    """Every weight level meets every activation level; kernels, strides and pads of one native layer after another."""
+    config = device(name).config
+    weights, activations = config.weight_format, config.activation_format
+    builder = Builder(5, config.vector + 1, 6, 7, activations)
+    builder.conv(config.columns + 3, (3, 2), weights, activations, stride=(2, 1), pads=(1, 0, 2, 1))
+    builder.max_pool((2, 2), (1, 2), pads=(1, 1, 0, 0))
+    builder.conv(config.vector, (2, 2), weights, activations, dilation=(2, 1), pads=(1, 1, 1, 1), relu=True)
+    builder.average_pool((2, 1), (1, 1), activations).conv(3, (1, 1), weights, None)
+    check(name, builder, builder.images(4))
+
+
+def test_images_after_a_long_session_are_still_exact():
+    """Tags, fences and input regions go round many times."""
+    builder = Builder(9, 3, 4, 4, ESBU(4, 2)).conv(6, (2, 2), ESB(4, 2), ESBU(4, 2)).conv(4, (3, 3), ESB(4, 2), None)
+    check("tiny", builder, builder.images(300))
+
+
+def test_a_tensor_of_one_row_leaves_the_other_plane_without_effect():
+    builder = Builder(4, 3, 1, 5, UINT(8)).conv(9, (1, 2), INT(8), ESBU(4, 2)).conv(4, (1, 4), INT(8), None)
+    check("dense", builder, builder.images(3))
