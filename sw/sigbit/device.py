@@ -8,6 +8,10 @@ from sigbit_hw.spec.registers import Register
 __all__ = ["Device", "DeviceError", "EmulatorDevice", "RtlDevice", "open_device"]
 
 
+#: The simulation returns to Python at least this often, so that Ctrl-C stops it.
+_SLICE_CYCLES = 200_000
+
+
 class DeviceError(SigbitError):
     """The accelerator reported a fault, did not answer, or is not the one that was expected."""
 
@@ -115,11 +119,14 @@ class RtlDevice(Device):
         self.model.send(packet)
 
     def receive(self):
-        self.model.run(self._timeout_cycles)
-        packet = self.model.receive()
-        if packet is None:
-            why = "raised its interrupt" if self.model.interrupt else f"sent nothing for {self._timeout_cycles} cycles"
-            raise DeviceError(f"Expected a packet, but the accelerator {why}")
+        waited = 0
+        while (packet := self.model.receive()) is None:
+            if self.model.interrupt:
+                raise DeviceError("Expected a packet, but the accelerator raised its interrupt")
+            if waited >= self._timeout_cycles:
+                raise DeviceError(f"Expected a packet, but the accelerator sent nothing for {waited} cycles")
+            self.model.run(_SLICE_CYCLES)
+            waited += _SLICE_CYCLES
         return packet
 
     def flush(self):

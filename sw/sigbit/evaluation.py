@@ -1,48 +1,107 @@
-"""Runs a quantized network on a device, compares every logit with the golden model, and says how good and how fast it is."""
+"""Runs a quantized network on a device and compares every output with the golden model."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from sigbit_hw.spec.config import PRESETS, AcceleratorConfig, ConfigError
-from sigbit_hw.spec.formats import Format
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_sim.golden import network as golden
 
 from .compiler import compile
+from .data import DataError
 from .device import open_device
 from .quantize import input_levels
 from .session import Session
 
-__all__ = ["configuration", "evaluate", "layer_report"]
+__all__ = ["DEVICES", "accuracy", "configuration", "evaluate", "layer_report", "native_formats"]
 
 DEVICES = ("golden", "emulator", "rtl")
 
 
-def configuration(name, weights=None, activations=None):
+def configuration(name, weights=None, activations=None, network=None):
     """A preset by name, or a JSON file, with other native formats if given.
+
+    Parameters
+    ----------
+    name : str
+        Preset, or a JSON file: a configuration, or the ``manifest.json`` beside some Verilog.
+    weights, activations : str, optional
+        Native formats instead of those of the preset or file.
+    network : IntegerNetwork, optional
+        A preset takes the native formats that are not given from this network.
 
     Raises
     ------
-    :exc:`ConfigError`
+    :exc:`SigbitError`
         If there is no such preset or file, or the values cannot be built.
     """
-    if name in PRESETS:
-        config = PRESETS[name]
-    else:
-        try:
-            values = json.loads(Path(name).read_text())
-        except OSError as error:
-            raise ConfigError(
-                f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a readable file: {error.strerror}"
-            ) from error
-        except ValueError as error:
-            raise ConfigError(f"Configuration {name} is not JSON: {error}") from error
-        # A manifest carries the configuration that its Verilog was made from.
-        config = AcceleratorConfig.from_dict(values.get("configuration", values) if isinstance(values, dict) else values)
     formats = {"weight_format": weights, "activation_format": activations}
-    return replace(config, **{key: Format.parse(text) for key, text in formats.items() if text is not None})
+    given = {key: Format.parse(text) for key, text in formats.items() if text is not None}
+    if name in PRESETS:
+        if network is not None:
+            given = {**native_formats(network), **given}
+        try:
+            return replace(PRESETS[name], **given)
+        except ConfigError as error:
+            formats = " x ".join(str(format) for format in given.values())
+            raise ConfigError(
+                f"Preset {name} with {formats}: {error}. Presets are fixed: copy the configuration out of a manifest.json "
+                f"that `sigbit verilog` wrote, change it, and give it as --config FILE"
+            ) from error
+    try:
+        values = json.loads(Path(name).read_text())
+    except OSError as error:
+        presets = ", ".join(PRESETS)
+        raise ConfigError(f"{name!r} is neither a preset ({presets}) nor a readable file: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"Configuration {name} is not JSON: {error}") from error
+    try:
+        inner = values.get("configuration", values) if isinstance(values, dict) else values
+        return replace(AcceleratorConfig.from_dict(inner), **given)
+    except ConfigError as error:
+        raise ConfigError(f"Configuration {name}: {error}") from error
+
+
+def native_formats(network):
+    """Formats of an array on which the network takes the fewest passes: keyword arguments for a configuration.
+
+    Native are the formats in which most values are multiplied and written. 8-bit uniform formats run on every array, so
+    they count only where a network has nothing else.
+    """
+    weights, activations = Counter(), Counter()
+    for layer in network.layers:
+        target = network.tensors[layer.output]
+        pixels = target.height * target.width
+        if isinstance(layer, golden.Convolution):
+            weights[layer.weight_format] += layer.weights.size * pixels
+        if target.format is not None:
+            activations[target.format] += target.channels * pixels
+    chosen = {}
+    for key, counts in (("weight_format", weights), ("activation_format", activations)):
+        own = {format: count for format, count in counts.items() if format not in (INT(8), UINT(8))} or counts
+        if own:
+            chosen[key] = max(own, key=own.get)
+    return chosen
+
+
+def accuracy(outputs, labels):
+    """Share of images whose largest output is the label; ties go to the lower class.
+
+    Raises
+    ------
+    :exc:`DataError`
+        If a label is not one of the classes.
+    """
+    outputs = outputs.reshape(len(outputs), -1)
+    if labels.min() < 0 or labels.max() >= outputs.shape[1]:
+        raise DataError(
+            f"Labels are {labels.min()} to {labels.max()}, but the model has the classes 0 to {outputs.shape[1] - 1}"
+        )
+    return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
 def evaluate(network, images, *, device="golden", config=None, labels=None, progress=None):
@@ -58,38 +117,44 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, prog
         Accelerator; not needed for ``"golden"``.
     labels : int array, optional
     progress : callable, optional
-        Called with one line of text per step.
+        Called with a line of text, or with text, number done and total.
 
     Returns
     -------
     dict
-        ``images``, ``outputs`` (int64 array), ``accuracy`` (None without labels), ``mismatches_against_golden`` (images of
-        which any output differs) and, from RTL, ``cycles_per_image``, ``mac_utilisation`` and ``counters``.
+        ``images``, ``device``, ``outputs`` (int64 array), ``accuracy`` and ``golden_accuracy`` (None without labels),
+        ``mismatches_against_golden`` (images of which any output differs), ``first_mismatch`` (None, or where
+        it is) and, from RTL, ``cycles_per_image``, ``mac_utilisation`` and ``counters``.
+
+    Raises
+    ------
+    :exc:`SigbitError`
+        If images, labels or configuration do not fit, or the device fails.
     """
-    say = progress or (lambda line: None)
+    say = progress or (lambda *arguments: None)
     levels = input_levels(network, images)
+    program = None if device == "golden" else compile(network, config)
     say(f"golden model: {len(images)} images")
     expected = golden.run(network, levels)
     result = {
         "images": len(images),
         "device": device,
+        "accuracy": None,
+        "golden_accuracy": None if labels is None else accuracy(expected, labels),
         "mismatches_against_golden": 0,
+        "first_mismatch": None,
         "cycles_per_image": None,
         "mac_utilisation": None,
         "counters": None,
     }
     outputs = expected
-    if device != "golden":
-        program = compile(network, config)
+    if program is not None:
         body = open_device(device, config, say)
-        step = max(1, len(images) // 10)
         with Session(body, program) as session:
-            outputs = session.run(
-                levels, lambda done: say(f"{device}: {done} of {len(images)} images") if done % step == 0 else None
-            )
+            outputs = session.run(levels, lambda done: say(f"{device}: images", done, len(images)))
             if device == "rtl":
                 counters = session.counters()
-                # The time in which an accelerator holds work or waits for input, both of a running session.
+                # The time in which the accelerator holds work or waits for input, both of a running session.
                 cycles = counters["cycles"] + counters["idle_cycles"]
                 useful = sum(layer["part_products"] for layer in program.layers)
                 result |= {
@@ -99,19 +164,70 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, prog
                 }
         wrong = (outputs != expected).reshape(len(images), -1).any(axis=1)
         result["mismatches_against_golden"] = int(wrong.sum())
-    result["accuracy"] = None if labels is None else float(np.mean(_best(outputs) == labels))
-    result["golden_accuracy"] = None if labels is None else float(np.mean(_best(expected) == labels))
+        if wrong.any():
+            image = int(wrong.argmax())
+            say(f"image {image} differs from the golden model; looking for the first layer that does")
+            result["first_mismatch"] = {
+                "image": image,
+                **_difference(outputs[image], expected[image]),
+                "layer": _first_wrong_layer(network, config, body, levels[image : image + 1]),
+            }
+    if labels is not None:
+        result["accuracy"] = accuracy(outputs, labels)
     return {**result, "outputs": outputs}
 
 
-def _best(outputs):
-    """Class of every image; ties go to the lower index."""
-    return outputs.reshape(len(outputs), -1).argmax(axis=1)
+def _difference(found, expected):
+    """First position at which two arrays differ: channel, or channel, row and column."""
+    position = tuple(int(index) for index in np.argwhere(found != expected)[0])
+    return {"position": position, "found": int(found[position]), "expected": int(expected[position])}
+
+
+def _first_wrong_layer(network, config, device, levels):
+    """Run longer and longer beginnings of a network until one differs; None if every one agrees.
+
+    The last layer may be wrong with all its inputs right only inside the whole program, where images overlap.
+    """
+    for end in range(1, len(network.layers) + 1):
+        layers = network.layers[:end]
+        names = {network.input, *(layer.output for layer in layers)}
+        tensors = {name: tensor for name, tensor in network.tensors.items() if name in names}
+        beginning = golden.IntegerNetwork(network.name, tensors, layers, network.input, layers[-1].output)
+        expected = golden.run(beginning, levels)
+        try:
+            with Session(device, compile(beginning, config)) as session:
+                found = session.run(levels)
+        except SigbitError as error:
+            return {"name": layers[-1].name, "error": str(error)}
+        if (found != expected).any():
+            return {"name": layers[-1].name, **_difference(found[0], expected[0])}
+    return None
 
 
 def layer_report(network, config):
-    """Per layer what the compiler made of it: MACs, part products, tiles, ideal cycles and the share of lanes in use."""
-    return [
-        {**layer, "lane_utilisation": layer["part_products"] / max(1, layer["compute_cycles"] * config.mac_lanes)}
-        for layer in compile(network, config).layers
-    ]
+    """What the compiler makes of every layer, one dictionary each.
+
+    Keys: those of ``Program.layers``, ``output_shape``, ``weight_format`` (None for pools), ``input_format``,
+    ``output_format`` and ``lane_utilisation`` (part products per lane and compute cycle; None for pools).
+
+    Raises
+    ------
+    :exc:`~sigbit.compiler.CompileError`
+        If the network does not fit the configuration.
+    """
+    rows = []
+    for layer, compiled in zip(network.layers, compile(network, config).layers, strict=True):
+        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        slots = compiled["compute_cycles"] * config.mac_lanes
+        rows.append(
+            {
+                "name": layer.name,
+                "output_shape": (target.channels, target.height, target.width),
+                "weight_format": str(layer.weight_format) if isinstance(layer, golden.Convolution) else None,
+                "input_format": str(source.format),
+                "output_format": "raw32" if target.format is None else str(target.format),
+                **compiled,
+                "lane_utilisation": compiled["part_products"] / slots if slots else None,
+            }
+        )
+    return rows

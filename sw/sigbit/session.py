@@ -1,7 +1,6 @@
 """Runs a compiled program on any device: identity check, setup, images, fault report."""
 
 import numpy as np
-
 from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.packets import Fault
 from sigbit_hw.spec.registers import COUNTERS, IDENTITY, Control, Interrupt, Register
@@ -38,8 +37,8 @@ class Session:
         found = device.read(Register.HASH_LOW) | device.read(Register.HASH_HIGH) << 32
         if found != program.config.hash:
             raise DeviceError(
-                f"The program was compiled for configuration {program.config.hash:016x}, the accelerator is {found:016x}; "
-                "compile the network again for this accelerator's configuration"
+                f"The program was compiled for configuration {program.config.hash:016x}, the accelerator is "
+                f"{found:016x}; compile the network again for this accelerator's configuration"
             )
 
     def __enter__(self):
@@ -111,6 +110,5 @@ class Session:
         code = self._device.read(Register.FAULT)
         if code:
             fault = Fault(code).name if code in Fault else "unknown"
-            raise DeviceError(
-                f"The accelerator stopped with fault {code} ({fault}) at packet {self._device.read(Register.FAULT_PACKET)}"
-            )
+            packet = self._device.read(Register.FAULT_PACKET)
+            raise DeviceError(f"The accelerator stopped with fault {code} ({fault}) at packet {packet}")
