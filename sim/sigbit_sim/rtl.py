@@ -1,12 +1,14 @@
 """The real RTL as a shared library: emitted Verilog, built by Verilator, driven from Python through ctypes."""
 
 import ctypes
+import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from sigbit_hw.spec.errors import SigbitError
@@ -56,6 +58,17 @@ def verilator_environment():
     }
 
 
+@contextmanager
+def _locked(folder):
+    """One build at a time: processes that want the same library, such as test workers, do not all build it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def build_library(verilog, stream_bits, progress=None):
     """Path of the shared library for ``verilog`` (text of ``sigbit.v``); built once and then cached by content.
 
@@ -81,7 +94,9 @@ def build_library(verilog, stream_bits, progress=None):
     if progress:
         progress("building the RTL simulation with Verilator (once per configuration)")
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with _locked(library.parent), tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        if library.exists():
+            return library
         (Path(folder) / "sigbit.v").write_text(verilog)
         command = [
             "verilator", *_VERILATOR_OPTIONS, "-CFLAGS", f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits}",

@@ -1,5 +1,6 @@
 """Sequencer: what it accepts, in which order, and what it refuses; whole programs run in tests/rtl."""
 
+import itertools
 from collections import deque
 
 import pytest
@@ -142,7 +143,7 @@ def test_short_tiles_are_spread_so_that_a_sum_is_stored_before_it_is_read():
     events = simulate([pack(Opcode.COMPUTE, count2=5, count4=2, height=1, width=2)])
     starts = cycles_of(events, "vector")[::2]
     assert len(starts) == 5
-    assert min(b - a for a, b in zip(starts, starts[1:], strict=False)) >= MIN_TILE_CYCLES
+    assert min(b - a for a, b in itertools.pairwise(starts)) >= MIN_TILE_CYCLES
 
 
 def test_pool_ends_when_its_last_result_is_stored():

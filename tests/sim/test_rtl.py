@@ -2,6 +2,9 @@
 
 import importlib.util
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +79,25 @@ def test_a_failed_build_shows_the_message_and_leaves_nothing(monkeypatch, tmp_pa
         build_library("module sigbit(; endmodule", 64, lines.append)
     assert len(lines) == 1
     assert list((tmp_path / "sigbit" / "rtl").iterdir()) == []
+
+
+@needs_verilator
+def test_two_that_want_the_same_library_at_once_build_it_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    builds = []
+
+    def run(command, cwd, **options):
+        builds.append(command)
+        time.sleep(0.2)
+        (Path(cwd) / "build").mkdir()
+        (Path(cwd) / "build" / "libsigbit.so").write_text("")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(rtl.subprocess, "run", run)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(build_library, ["text"] * 2, [64] * 2)
+    assert first == second
+    assert len(builds) == 1
 
 
 @pytest.fixture(scope="module")
