@@ -1,4 +1,4 @@
-"""Benches: each measures in one run, returns rows, and can put its table with date, versions and command into a file."""
+"""Benches: each measures in one run, and can put its table with date, versions and command into a file."""
 
 import datetime
 import os

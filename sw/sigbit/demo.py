@@ -1,21 +1,25 @@
-"""The whole product in one command: the digits network that comes with the package, from ONNX to RTL logits and ZCU102 Verilog."""
+"""The whole product in one command: the digits network of this package, from ONNX to RTL logits and ZCU102 Verilog."""
 
+import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import as_file, files
-
-import numpy as np
+from multiprocessing import get_context
+from pathlib import Path
 
 from sigbit_hw.spec.config import PRESETS
+from sigbit_hw.spec.errors import SigbitError
 
 from .data import load_images
-from .evaluation import evaluate
+from .evaluation import accuracy, evaluate
 from .float_model import run_float
 from .onnx_reader import read_onnx
 from .quantize import quantize
 
 __all__ = ["digits_network", "run_demo"]
 
-#: The accelerator that runs the demo, and the formats of its array and of the network.
+#: The accelerator that runs the demo; its formats are the network's, too.
 CONFIG = PRESETS["small"]
+BOARD = PRESETS["zcu102"]
 EDGE_BITS = 8
 
 
@@ -43,7 +47,14 @@ def digits_network(limit=None):
     return network, images, labels
 
 
-def run_demo(folder, images=400, progress=lambda line: None):
+def _size(config):
+    """In a process of its own: what the figures cost in time, the simulation's build then hides."""
+    from sigbit_sim.synthesis import estimate
+
+    return estimate(config)
+
+
+def run_demo(folder, images=400, progress=lambda *arguments: None):
     """Quantize, compile, run in RTL simulation, compare with the golden model, write Verilog.
 
     Parameters
@@ -51,49 +62,66 @@ def run_demo(folder, images=400, progress=lambda line: None):
     folder : path-like
         Where ``sigbit.v`` and ``manifest.json`` of the ``zcu102`` configuration go.
     images : int
-        Held-out test images.
+        Held-out test images, 400 at most.
     progress : callable
-        Called with one line of text per step.
+        Called with a line of text, or with text, number done and total.
 
     Returns
     -------
     dict, str
         Figures, and the same as text.
+
+    Raises
+    ------
+    :exc:`SigbitError`
+        If a tool is missing or the folder cannot be written.
     """
     from sigbit_hw.emit import write_verilog
-    from sigbit_sim.synthesis import estimate
+    from sigbit_sim.rtl import verilator_environment
 
-    progress("quantizing the digits network to 4-bit ESB")
-    network, test, labels = digits_network(images)
-    logits = run_float(_digits_model(), test)
-    measured = evaluate(network, test, device="rtl", config=CONFIG, labels=labels, progress=progress)
-    progress("writing the Verilog of the zcu102 configuration")
-    board = PRESETS["zcu102"]
-    write_verilog(board, folder)
-    progress("estimating LUTs of the simulated configuration with Yosys")
-    area = estimate(CONFIG)
+    start = time.monotonic()
+    # What is missing is said before anything takes time.
+    verilator_environment()
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise SigbitError(f"The Verilog cannot be written to {folder}: it is a file; give a folder")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        progress("estimating the LUTs of the simulated configuration with Yosys, meanwhile:")
+        area = other.submit(_size, CONFIG)
+        progress(f"quantizing the digits network to {CONFIG.weight_format} weights")
+        network, test, labels = digits_network(images)
+        float_accuracy = accuracy(run_float(_digits_model(), test), labels)
+        measured = evaluate(network, test, device="rtl", config=CONFIG, labels=labels, progress=progress)
+        progress("writing the Verilog of the zcu102 configuration")
+        write_verilog(BOARD, folder)
+        if not area.done():
+            progress("waiting for Yosys")
+        area = area.result()
     result = {
         "images": measured["images"],
-        "float_accuracy": float(np.mean(logits.reshape(len(logits), -1).argmax(axis=1) == labels)),
+        "float_accuracy": float_accuracy,
         "quantized_accuracy": measured["golden_accuracy"],
         "rtl_accuracy": measured["accuracy"],
         "mismatches": measured["mismatches_against_golden"],
+        "first_mismatch": measured["first_mismatch"],
         "cycles_per_image": measured["cycles_per_image"],
         "mac_utilisation": measured["mac_utilisation"],
         "mac_lanes": CONFIG.mac_lanes,
         "lut": area["lut"],
+        "ff": area["ff"],
         "dsp": area["dsp"],
-        "verilog": str(folder),
-        "zcu102_mac_lanes": board.mac_lanes,
+        "verilog": f"{folder}/sigbit.v",
+        "verilog_mac_lanes": BOARD.mac_lanes,
+        "seconds": time.monotonic() - start,
     }
     text = f"""\
-sigbit demo: {result['images']} held-out digits, {CONFIG.weight_format} weights, {CONFIG.activation_format} activations, \
-{EDGE_BITS}-bit first and last layer
-  accuracy      float {100 * result['float_accuracy']:.2f} %, quantized {100 * result['quantized_accuracy']:.2f} %, \
-RTL {100 * result['rtl_accuracy']:.2f} %
-  mismatches    {result['mismatches']} images of {result['images']} with a logit that differs between RTL and golden model
-  speed         {result['cycles_per_image']:.0f} cycles per image, {100 * result['mac_utilisation']:.1f} % of \
+{result["images"]} held-out digits, {CONFIG.weight_format} weights, {CONFIG.activation_format} activations, \
+first and last layer in {EDGE_BITS} bits
+  accuracy    float {result["float_accuracy"]:.2%}, quantized {result["quantized_accuracy"]:.2%}, \
+RTL {result["rtl_accuracy"]:.2%}
+  mismatches  {result["mismatches"]} of {result["images"]} images have a logit that differs between RTL and golden model
+  speed       {result["cycles_per_image"]:.0f} cycles per image, {result["mac_utilisation"]:.1%} of \
 {CONFIG.mac_lanes} MAC lanes in use
-  size          {area['lut']} LUTs, {area['ff']} flip-flops, {area['dsp']} DSPs for the simulated configuration ({area['yosys']})
-  Verilog       {folder}/sigbit.v, {board.mac_lanes} MAC lanes for the ZCU102"""
+  size        {area["lut"]} LUTs, {area["ff"]} flip-flops, {area["dsp"]} DSPs ({area["yosys"]})
+  Verilog     {result["verilog"]}: {BOARD.mac_lanes} MAC lanes for the ZCU102
+  time        {result["seconds"]:.0f} s"""
     return result, text

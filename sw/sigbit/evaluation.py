@@ -49,8 +49,8 @@ def configuration(name, weights=None, activations=None, network=None):
         except ConfigError as error:
             formats = " x ".join(str(format) for format in given.values())
             raise ConfigError(
-                f"Preset {name} with {formats}: {error}. Presets are fixed: copy the configuration out of a manifest.json "
-                f"that `sigbit verilog` wrote, change it, and give it as --config FILE"
+                f"Preset {name} with {formats}: {error}. Presets are fixed: copy the configuration out of a "
+                f"manifest.json that `sigbit verilog` wrote, change it, and give it as --config FILE"
             ) from error
     try:
         values = json.loads(Path(name).read_text())
