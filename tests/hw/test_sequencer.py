@@ -42,6 +42,7 @@ def simulate(instructions, cycles=400):
                 ("vector", dut.compute.valid, dut.compute.bank),
                 ("pool", dut.pool.valid, None),
                 ("weight", dut.weight_read, dut.weight_address),
+                ("column", dut.weight_read, dut.weight_column),
                 ("post", dut.post.valid, dut.post.payload.bank),
                 ("output", dut.output.valid, dut.output.payload.tag),
                 ("retire", dut.retire, None),
@@ -102,6 +103,7 @@ def test_weights_of_the_next_compute_load_while_the_current_one_runs_also_behind
     assert [bank for _, bank in vectors] == [0] * 30 + [1] * 30
     weights = [(cycle, address) for cycle, what, address in events if what == "weight"]
     assert [address for _, address in weights] == [100, 101, 102, 103, 200, 201, 202, 203]
+    assert [column for _, what, column in events if what == "column"] == [0, 1, 2, 3] * 2
     assert weights[-1][0] < vectors[29][0], "the second tile is loaded before the first one ends"
     # The POST starts when its COMPUTE has ended, and the next COMPUTE does not wait for it.
     (start,) = cycles_of(events, "post")
