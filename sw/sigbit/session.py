@@ -109,6 +109,6 @@ class Session:
     def _check_fault(self):
         code = self._device.read(Register.FAULT)
         if code:
-            fault = Fault(code).name if code in Fault else "unknown"
+            fault = {known.value: known.name for known in Fault}.get(code, "unknown")
             packet = self._device.read(Register.FAULT_PACKET)
             raise DeviceError(f"The accelerator stopped with fault {code} ({fault}) at packet {packet}")

