@@ -299,7 +299,7 @@ def _evaluate(arguments):
         rows, columns = summary(model, network, calibration), _FORMATS | _ERROR
         if device != "golden":
             costs = evaluation.layer_report(network, config)
-            rows, columns = [cost | row for row, cost in zip(rows, costs, strict=True)], _FORMATS | _COST | _ERROR
+            rows, columns = [row | cost for row, cost in zip(rows, costs, strict=True)], _FORMATS | _COST | _ERROR
         result["layers"] = rows
         lines.append(_table(rows, columns))
     _print(arguments, result, "\n".join(lines))
@@ -322,7 +322,7 @@ def _report(arguments):
     network, config, model, calibration = _network_and_configuration(arguments)
     rows, columns = evaluation.layer_report(network, config), _FORMATS | _COST
     if model is not None:
-        rows = [cost | row for row, cost in zip(summary(model, network, calibration), rows, strict=True)]
+        rows = [row | cost for row, cost in zip(summary(model, network, calibration), rows, strict=True)]
         columns |= _ERROR
     keys = ("macs", "part_products", "tiles", "weight_words", "compute_cycles", "pool_cycles")
     total = {key: sum(row[key] for row in rows) for key in keys}

@@ -47,9 +47,9 @@ def configuration(name, weights=None, activations=None, network=None):
         try:
             return replace(PRESETS[name], **given)
         except ConfigError as error:
-            formats = " x ".join(str(format) for format in given.values())
+            pair = " x ".join(str(format) for format in given.values())
             raise ConfigError(
-                f"Preset {name} with {formats}: {error}. Presets are fixed: copy the configuration out of a "
+                f"Preset {name} with {pair}: {error}. Presets are fixed: copy the configuration out of a "
                 f"manifest.json that `sigbit verilog` wrote, change it, and give it as --config FILE"
             ) from error
     try:
@@ -72,7 +72,8 @@ def native_formats(network):
     Native are the formats in which most values are multiplied and written. 8-bit uniform formats run on every array, so
     they count only where a network has nothing else.
     """
-    weights, activations = Counter(), Counter()
+    weights: Counter = Counter()
+    activations: Counter = Counter()
     for layer in network.layers:
         target = network.tensors[layer.output]
         pixels = target.height * target.width
@@ -84,7 +85,7 @@ def native_formats(network):
     for key, counts in (("weight_format", weights), ("activation_format", activations)):
         own = {format: count for format, count in counts.items() if format not in (INT(8), UINT(8))} or counts
         if own:
-            chosen[key] = max(own, key=own.get)
+            chosen[key] = max(own, key=own.__getitem__)
     return chosen
 
 

@@ -24,6 +24,7 @@ class Progress:
         self._stream = stream
         self._open = False
         self._text = None
+        self._done = 0
 
     def __call__(self, text, done=None, total=None):
         """Report a step, or ``done`` of ``total`` of one."""
