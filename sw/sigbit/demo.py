@@ -49,7 +49,7 @@ def digits_network(limit=None):
 
 def _size(config):
     """In a process of its own: what the figures cost in time, the simulation's build then hides."""
-    from sigbit_sim.synthesis import estimate
+    from sigbit_sim.estimate import estimate
 
     return estimate(config)
 

@@ -4,7 +4,6 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
-
 from sigbit_hw.array.accumulator import Accumulator
 from sigbit_hw.spec.instructions import MIN_TILE_CYCLES
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-
-from sigbit_hw.array.accumulator import Accumulator
 from sigbit_hw.array.array import Array
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import Format
@@ -87,10 +85,11 @@ class Schedule:
         self.next_push = swap + self.array.weight_hold_cycles
 
     def run(self, banks, *, early=0, after=None):
-        """Run, and read the given banks completely, ``early`` cycles before the stated latency after cycle ``after``."""
+        """Run, and read banks ``early`` cycles before the stated latency has passed since cycle ``after``."""
         array, config = self.array, self.config
         last = max(self.inputs) if after is None else after
-        idle = {"valid": 0, "swap": 0, "clear": 0, "shift": 0, "bank": 0, "address": 0, "codes": [0] * len(array.i.codes)}
+        idle = dict.fromkeys(("valid", "swap", "clear", "shift", "bank", "address"), 0)
+        idle["codes"] = [0] * len(array.i.codes)
         start = last + array.latency_cycles - early
         groups = config.columns // config.post_lanes
         requests = [
@@ -113,8 +112,8 @@ class Schedule:
                 answered = cycle - start - array.read_latency_cycles
                 if answered >= 0:
                     bank, plane, address, group = requests[answered]
-                    first = group * config.post_lanes
-                    result[bank, plane, address, first : first + config.post_lanes] = [ctx.get(x) for x in array.read_data]
+                    columns = slice(group * config.post_lanes, (group + 1) * config.post_lanes)
+                    result[bank, plane, address, columns] = [ctx.get(value) for value in array.read_data]
                 await ctx.tick()
 
         sim = Simulator(array)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-
 from sigbit_hw.array.grid import Grid
 from sigbit_hw.spec.config import accumulator_width
 from sigbit_hw.spec.formats import Format
@@ -37,7 +36,8 @@ def random_tile(rng, case, *, extreme):
     signs = rng.integers(0, 2, (columns, vector))
     magnitudes = rng.integers(0, len(weights.magnitudes), (columns, vector))
     steps = int(rng.integers(2, 30))
-    codes = [[activations.encode(int(level)) for level in row] for row in rng.choice(activations.levels, (steps, planes * vector))]
+    chosen = rng.choice(activations.levels, (steps, planes * vector))
+    codes = [[activations.encode(int(level)) for level in row] for row in chosen]
     if extreme:
         magnitudes[:] = len(weights.magnitudes) - 1
         codes[0] = [activations.encode(activations.levels[-1])] * (planes * vector)
@@ -48,7 +48,7 @@ def random_tile(rng, case, *, extreme):
 
 def run_tiles(case, tiles, *, hold=0, lead=1):
     """Feed tiles back to back and return what every column and plane gave for every step."""
-    weights, activations, rows, lanes, columns, planes = case
+    weights, *_, columns, planes = case
     grid = build(case)
     bits = Format.parse(weights).bits
     swaps = []

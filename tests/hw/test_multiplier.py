@@ -8,17 +8,27 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
-
 from sigbit_hw.arith.multiplier import SignificandMultiplier, TableMultiplier, multiplier
 from sigbit_hw.arith.operand import lookup, significand_bits, significand_parts
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
 
-WEIGHTS = ["esb:2,0", "esb:3,0", "esb:3,1", "esb:4,0", "esb:4,1", "esb:4,2", "esb:5,1", "esb:5,2", "esb:5,3", "int:2", "int:4", "int:5"]
+WEIGHTS = [
+    "esb:2,0", "esb:3,0", "esb:3,1", "esb:4,0", "esb:4,1", "esb:4,2", "esb:5,1", "esb:5,2", "esb:5,3",
+    "int:2", "int:4", "int:5",
+]  # fmt: skip
 ACTIVATIONS = [
-    "esbu:2,0", "esbu:2,1", "esbu:3,0", "esbu:3,1", "esbu:3,2", "esbu:4,1", "esbu:4,2", "esbu:4,3", "esbu:5,2", "uint:2", "uint:5",
+    "esbu:2,0", "esbu:2,1", "esbu:3,0", "esbu:3,1", "esbu:3,2", "esbu:4,1", "esbu:4,2", "esbu:4,3", "esbu:5,2",
+    "uint:2", "uint:5",
     "esb:3,0", "esb:4,1", "esb:4,2", "esb:5,2", "int:2", "int:4", "int:5",
 ]  # fmt: skip
-WIDE = [("int:8", "uint:8"), ("int:8", "int:8"), ("esb:8,5", "esbu:8,6"), ("esb:6,3", "esb:6,3"), ("esb:7,4", "int:8"), ("int:7", "esb:8,5")]
+WIDE = [
+    ("int:8", "uint:8"),
+    ("int:8", "int:8"),
+    ("esb:8,5", "esbu:8,6"),
+    ("esb:6,3", "esb:6,3"),
+    ("esb:7,4", "int:8"),
+    ("int:7", "esb:8,5"),
+]
 
 
 class Bench(wiring.Component):
@@ -86,7 +96,9 @@ def test_both_forms_give_the_product_of_the_levels_for_every_pair_of_codes(weigh
             assert not mismatches(TableMultiplier(weight, activation), pairs)
 
 
-@pytest.mark.parametrize(("weight", "activation"), [("esb:5,2", "esbu:5,2"), ("esb:4,2", "esb:5,2"), ("int:5", "int:5")])
+@pytest.mark.parametrize(
+    ("weight", "activation"), [("esb:5,2", "esbu:5,2"), ("esb:4,2", "esb:5,2"), ("int:5", "int:5")]
+)
 def test_tables_of_up_to_nine_inputs_are_exact(weight, activation):
     weight, activation = Format.parse(weight), Format.parse(activation)
     assert not mismatches(TableMultiplier(weight, activation), every_pair(weight, activation))

@@ -7,7 +7,7 @@ The sign of the weight is not part of it; the adder tree applies it (numerics 5.
 
 from dataclasses import dataclass
 from functools import cache, cached_property, reduce
-from itertools import combinations
+from itertools import combinations, zip_longest
 from operator import or_
 
 from amaranth import *
@@ -20,7 +20,8 @@ __all__ = ["LATE_INPUTS", "ProductBit", "SignificandMultiplier", "TableMultiplie
 LUT_INPUTS = 6
 #: Largest truth table: six inputs and the multiplexers that join eight such tables in one slice.
 TABLE_INPUTS_MAX = 9
-#: A truth table this small fits into the look-up table of the adder that takes the bit, beside the other word and a sign.
+#: A truth table this small fits into the look-up table of the adder that takes the bit, beside the other word's bit
+#: and a sign.
 LATE_INPUTS = LUT_INPUTS - 2
 #: Such a bit costs nothing in every second lane.
 LATE_COST = 0.5
@@ -94,9 +95,9 @@ def _told_apart(column, pairs):
 class TableMultiplier(_Multiplier):
     """Every bit of the lane word is one truth table of the two codes; one cycle.
 
-    Each bit sees only as much of the activation as tells apart the functions of the weight that it selects: code bits, bits
-    of the level, or the index of the function, whichever costs least. These bits form the activation word, computed at the
-    edge.
+    Each bit sees only as much of the activation as tells apart the functions of the weight that it selects: code
+    bits, bits of the level, or the index of the function, whichever costs least. These bits form the activation word,
+    computed at the edge.
 
     Parameters
     ----------
@@ -117,7 +118,8 @@ class TableMultiplier(_Multiplier):
         inputs = weight_format.magnitude_code_bits + activation_format.bits
         if inputs > TABLE_INPUTS_MAX:
             raise ValueError(
-                f"A table of {weight_format} x {activation_format} has {inputs} inputs; expected at most {TABLE_INPUTS_MAX}"
+                f"A table of {weight_format} x {activation_format} has {inputs} inputs; "
+                f"expected at most {TABLE_INPUTS_MAX}"
             )
 
     @property
@@ -272,7 +274,7 @@ class SignificandMultiplier(_Multiplier):
 
     @property
     def activation_bits(self):
-        """Bits of the activation word ``{shift, significand}``; the significand of signed formats in two's complement."""
+        """Bits of the activation word ``{shift, significand}``, a signed significand in two's complement."""
         return self._activation_significand + self._activation_shift.bit_length()
 
     @property
@@ -327,8 +329,11 @@ class SignificandMultiplier(_Multiplier):
         while len(words) > 1:
             # Each word counts 2**(2 << level) times the one before it.
             words = [
-                self._registered(m, low if high is None else low + (high << (2 << level)), f"{name}_sum_{level}_{index}")
-                for index, (low, high) in enumerate(zip(words[::2], [*words[1::2], None], strict=False))
+                self._registered(m, sum_, f"{name}_sum_{level}_{index}")
+                for index, sum_ in enumerate(
+                    low if high is None else low + (high << (2 << level))
+                    for low, high in zip_longest(words[::2], words[1::2])
+                )
             ]
             level += 1
         word = words[0]
@@ -357,7 +362,9 @@ class SignificandMultiplier(_Multiplier):
                 value -= mask + 1
             table.append(factor * value)
         product = lookup(table, Cat(multiplier_bits, multiplicand), width)
-        return self._registered(m, product.as_signed() if self.activation_format.signed else product, f"{name}_significand")
+        if self.activation_format.signed:
+            product = product.as_signed()
+        return self._registered(m, product, f"{name}_significand")
 
     def _partial_products(self, m, multiplier_bits, multiplicand, name):
         value = multiplicand.as_signed() if self.activation_format.signed else multiplicand

@@ -6,7 +6,8 @@ __all__ = ["activation_levels", "bits_of", "lookup", "significand_bits", "signif
 
 
 def significand_parts(weight_or_activation):
-    """``(significand, shift)`` of every magnitude code of a format, ``magnitude = significand << shift`` (numerics 3.3).
+    """``(significand, shift)`` of every magnitude code of a format, ``magnitude = significand << shift`` (numerics
+    3.3).
 
     ESB splits into ``{E != 0, f}`` and ``max(E - 1, 0)``; uniform formats are a significand alone.
     """

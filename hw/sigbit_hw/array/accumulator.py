@@ -5,6 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from ..lib.delay import delayed
+
 __all__ = ["Accumulator", "AccumulatorAdder", "accumulator_tag"]
 
 #: Longest carry chain of the addition; a longer sum is added in two cycles.
@@ -12,7 +14,7 @@ CARRY_BITS = 16
 
 
 def accumulator_tag(strip_depth):
-    """What happens to a sum: ``valid``; ``bank`` and ``address`` of the accumulator; ``clear`` it first, or ``shift`` it left."""
+    """What happens to a sum: ``bank`` and ``address`` of its accumulator, ``clear`` it first, or ``shift`` it."""
     return data.StructLayout({"valid": 1, "clear": 1, "shift": 1, "bank": 1, "address": range(strip_depth)})
 
 
@@ -30,7 +32,8 @@ class AccumulatorAdder(wiring.Component):
     delay_cycles = 2
 
     def __init__(self, *, sum_bits, accumulator_bits, shift_bits):
-        self._low_bits = min(accumulator_bits, CARRY_BITS)
+        # The low sum is two bits longer than its part: it is signed and exact.
+        self._low_bits = min(accumulator_bits, CARRY_BITS - 2)
         self._shift_bits = shift_bits
         super().__init__(
             {
@@ -47,24 +50,24 @@ class AccumulatorAdder(wiring.Component):
         low_bits = self._low_bits
         high_bits = len(self.old) - low_bits
 
-        base = Signal.like(self.old)
-        with m.If(~self.clear):
-            m.d.comb += base.eq(Mux(self.shift, self.old << self._shift_bits, self.old))
-
         # Cycle 1: the low part, exactly, so that its top bits are what the high part is changed by.
         low = Signal(signed(max(low_bits + 1, len(self.sum)) + 1), reset_less=True)
-        high_base = Signal(high_bits, reset_less=True)
-        m.d.sync += [
-            low.eq(self.sum + base[:low_bits]),
-            high_base.eq(base[low_bits:]),
-        ]
+        m.d.sync += low.eq(self.sum + self._base(self.old, self.clear, self.shift)[:low_bits])
 
         # Cycle 2: the high part.
-        high = (low[low_bits:].as_signed() + high_base)[:high_bits]
+        old = delayed(m, self.old, 1, name="old")
+        clear = delayed(m, self.clear, 1, name="clear")
+        shift = delayed(m, self.shift, 1, name="shift")
+        high = (low[low_bits:].as_signed() + self._base(old, clear, shift)[low_bits:])[:high_bits]
         new = Signal.like(self.new, reset_less=True)
         m.d.sync += new.eq(Cat(low[:low_bits], high))
         m.d.comb += self.new.eq(new)
         return m
+
+    def _base(self, old, clear, shift):
+        """What the sum is added to."""
+        shifted = (old << self._shift_bits)[: len(old)]
+        return Mux(shift, shifted, old.as_unsigned()) & (~clear).replicate(len(old))
 
 
 class Accumulator(wiring.Component):

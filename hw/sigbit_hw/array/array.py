@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The array: grid and accumulators of one configuration."""
 
 from amaranth import *
@@ -29,15 +30,16 @@ class Array(wiring.Component):
     Members
     -------
     i : ``In``
-        ``codes`` of all planes (plane by plane, channel 0 lowest); ``swap``: the weights loaded last are used from here on; ``valid``,
-        ``clear``, ``shift``, ``bank``, ``address``: what the accumulators do with the sums (:class:`~.accumulator.Accumulator`).
+        ``codes`` of all planes (plane by plane, channel 0 lowest); ``swap``: the weights loaded last are used from
+        here on; ``valid``, ``clear``, ``shift``, ``bank``, ``address``: what the accumulators do with the sums
+        (:class:`~.accumulator.Accumulator`).
     weight : ``In``
         ``valid``, ``column``, ``word``: sign-magnitude codes of one column, as in :class:`~.grid.Grid`.
     read : ``In``
         ``bank`` that is not being accumulated, ``plane``, ``address`` and ``group`` of ``post_lanes`` columns.
     read_data : ``Out``
-        The accumulators of the group, ``read_latency_cycles`` later. They hold exact sums less the number of weight sign
-        bits in the reduction (numerics 5.2).
+        The accumulators of the group, ``read_latency_cycles`` later. They hold exact sums less the number of weight
+        sign bits in the reduction (numerics 5.2).
     """
 
     def __init__(self, config):

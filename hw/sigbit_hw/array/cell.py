@@ -17,7 +17,7 @@ def weight_lane(weight_format, activation_format):
 
 
 def swap_stages(weight_format, activation_format, lanes):
-    """Stages of a cell that hold weight bits: operands, the rest of the multiplier, one per adder level, the last sum."""
+    """Stages of a cell that hold weight bits: operands, rest of the multiplier, one per adder level, the last sum."""
     return multiplier(weight_format, activation_format).delay_cycles + tree_levels(lanes) + 1
 
 
@@ -25,9 +25,9 @@ class DotProductCell(wiring.Component):
     """``lanes`` products per plane of activations that pass by and weights that stay, added to a passing sum.
 
     Activations move one column to the right per cycle. The weights are held twice: ``load`` fills the shadow, and
-    ``swap`` makes it active, stage by stage along with the first activations that shall meet it. Every stage is at most one
-    look-up table and a carry chain, or two look-up tables, with an exception: multipliers of long significands add
-    two rows of partial products in one carry chain.
+    ``swap`` makes it active, stage by stage along with the first activations that shall meet it. Every stage is at
+    most one look-up table and a carry chain, or two look-up tables, with an exception: multipliers of long
+    significands add two rows of partial products in one carry chain.
 
     The bits of a product that depend on at most four operand bits are computed, in every second lane, inside the
     first adder instead of in front of it; they use operands that are held one cycle longer.
@@ -48,15 +48,15 @@ class DotProductCell(wiring.Component):
     activations, activations_out : ``data.ArrayLayout``
         Activation words, plane by plane; out to the next column one cycle later.
     weights : ``data.ArrayLayout``
-        Per lane ``{d, word}``: the weight word and whether its sign agrees from that of lane ``sign_parent(lane)``; in lane 0 the
-        sign itself.
+        Per lane ``{d, word}``: the weight word and whether its sign agrees from that of lane ``sign_parent(lane)``;
+        in lane 0 the sign itself.
     load : ``In(1)``
         Store ``weights`` in the shadow.
     swap : ``In(swap_stages)``
         Bit ``s`` is the swap tag ``s`` cycles after its activations entered.
     sums_in, sums_out : ``data.ArrayLayout``
-        One sum per plane, signed, modulo ``2**sum_bits``. What is added is ``sum((-1)**s * p) + Z``, with ``Z`` the sum that the
-        same signs give for zero activations (:mod:`sigbit_hw.lib.tree`).
+        One sum per plane, signed, modulo ``2**sum_bits``. What is added is ``sum((-1)**s * p) + Z``, with ``Z`` the
+        sum that the same signs give for zero activations (:mod:`sigbit_hw.lib.tree`).
     """
 
     def __init__(self, weight_format, activation_format, *, lanes, planes, sum_bits):

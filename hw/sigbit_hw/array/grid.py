@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The grid: rows x columns of dot-product cells with their edges."""
 
 from dataclasses import dataclass
@@ -23,15 +24,15 @@ LOAD_CYCLES = 2
 
 def constant_cycles(rows, lanes):
     """Cycles from the recoded weights of a column to the constant of their signs."""
-    return max(tree_levels(lanes) + tree_levels(rows), tree_levels(rows * lanes)) + 1
+    return max(tree_levels(lanes) + tree_levels(rows), tree_levels(rows * lanes)) + 2
 
 
 class WeightEdge(wiring.Component):
     """Recodes the weight word of one column for its cells and computes the constant of its signs.
 
-    Cells add ``sum((-1)**s * p) + Z`` (:class:`~.cell.DotProductCell`); the array owes ``sum((-1)**s * p) - C`` with ``C`` set sign
-    bits (numerics 5.2). So each column's chain of sums starts from ``-C - sum(Z)``, which the same adder tree over zero
-    products and a count of the signs give once for all columns.
+    Cells add ``sum((-1)**s * p) + Z`` (:class:`~.cell.DotProductCell`); the array owes ``sum((-1)**s * p) - C`` with
+    ``C`` set sign bits (numerics 5.2). So each column's chain of sums starts from ``-C - sum(Z)``, which the same
+    adder tree over zero products and a count of the signs give once for all columns.
 
     Members
     -------
@@ -71,23 +72,26 @@ class WeightEdge(wiring.Component):
                 signs[index].eq(code.sign),
             ]
 
-        sum_cycles = constant_cycles(self._rows, self._lanes) - 1
         zero = Const(self._multiplier.zero, self._multiplier.product_bits)
         owed = []
         for row in range(self._rows):
-            cells = self.cells[row * self._lanes :][: self._lanes]
+            cells = [self.cells[row * self._lanes + lane] for lane in range(self._lanes)]
             agrees = [delayed(m, cells[0].agrees, tree_levels(self._lanes), name=f"positive_{row}")]
             for lane in range(1, self._lanes):
                 level, _ = sign_parent(lane)
                 agrees.append(delayed(m, cells[lane].agrees, level - 1, name=f"agrees_{row}_{lane}"))
             root = adder_tree(m, [zero] * self._lanes, agrees, name=f"zero_{row}")
-            owed.append(root ^ agrees[0].replicate(len(root)))
+            owed.append(delayed(m, root ^ agrees[0].replicate(len(root)), 1, name=f"owed_{row}"))
         total = adder_tree(m, owed, name="owed")
-        total = delayed(m, total, sum_cycles - tree_levels(self._lanes) - tree_levels(self._rows), name="owed_late")
+        # Cells subtract the complement of a root and 1: one more per row.
         count = adder_tree(m, list(signs), name="count")
-        count = delayed(m, count, sum_cycles - tree_levels(len(signs)), name="count_late")
-        # One more per row, as add_signed() subtracts the complement and 1.
-        m.d.sync += self.constant.eq(total - count + self._rows)
+        correction = Signal.like(self.constant)
+        m.d.sync += correction.eq(self._rows - count)
+
+        last = constant_cycles(self._rows, self._lanes) - 1
+        total = delayed(m, total, last - 1 - tree_levels(self._lanes) - tree_levels(self._rows), name="owed_late")
+        correction = delayed(m, correction, last - 1 - tree_levels(len(signs)), name="correction_late")
+        m.d.sync += self.constant.eq(total + correction)
         return m
 
 
@@ -98,13 +102,13 @@ class GridTiming:
     Attributes
     ----------
     edge_cycles : int
-        From ``codes`` to the first cell: an input register, the decoder, and as many as the constants of the weights need
-        to be in time.
+        From ``codes`` to the first cell: an input register, the decoder, and as many as the constants of the weights
+        need to be in time.
     latency_cycles : int
         From ``codes`` to the sums of column 0; column ``c`` is ``c`` cycles later.
     weight_hold_cycles : int
-        From ``swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later, so that a word per cycle may be
-        given from here on in ascending order of columns.
+        From ``swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later, so that a word per
+        cycle may be given from here on in ascending order of columns.
     """
 
     edge_cycles: int
@@ -122,12 +126,12 @@ class GridTiming:
 class Grid(wiring.Component):
     """Sums of ``rows * lanes`` products for every column and plane, systolic.
 
-    Activations of all planes enter together; column ``c`` delivers ``timing.latency_cycles + c`` cycles later. The sum is
-    ``sum(weight * activation)`` minus the number of weight sign bits in the column (numerics 5.2).
+    Activations of all planes enter together; column ``c`` delivers ``timing.latency_cycles + c`` cycles later. The
+    sum is ``sum(weight * activation)`` minus the number of weight sign bits in the column (numerics 5.2).
 
-    Weights: a word for column ``c`` may be given ``timing.weight_hold_cycles + c`` cycles after the last ``swap``, or later; a ``swap``
-    takes effect on the activations of its own cycle and may come the cycle after the last word of its weights.
-    A column that got no new word repeats the one it has.
+    Weights: a word for column ``c`` may be given ``timing.weight_hold_cycles + c`` cycles after the last ``swap``, or
+    later; a ``swap`` takes effect on the activations of its own cycle and may come the cycle after the last word of
+    its weights. A column that got no new word repeats the one it has.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Identical components, elaborated and emitted once.
 
-Amaranth elaborates every instance of a component anew. A grid of a few thousand equal cells is therefore placed as black
-boxes, and the cell itself is converted once under its own name.
+Amaranth elaborates every instance of a component anew. A grid of a few thousand equal cells is therefore placed as
+black boxes, and the cell itself is converted once under its own name.
 """
 
 from amaranth import *
@@ -38,10 +38,10 @@ def component_ports(component):
 def instantiate(m, platform, name, component):
     """Add ``component`` to ``m`` as submodule ``name``.
 
-    On a platform with ``shared_modules`` it becomes an instance of a module named after ``component.module_name``, which must be fully
-    determined by the component's parameters; :func:`emit_modules` converts each such module once. Everywhere else, as
-    in simulation, it is an ordinary submodule. Its interface is the same either way. The component uses the
-    ``sync`` domain only. A component with a method ``verilog(name)`` is emitted as that text.
+    On a platform with ``shared_modules`` it becomes an instance of a module named after ``component.module_name``,
+    which must be fully determined by the component's parameters; :func:`emit_modules` converts each such module once.
+    Everywhere else, as in simulation, it is an ordinary submodule. Its interface is the same either way. The
+    component uses the ``sync`` domain only. A component with a method ``verilog(name)`` is emitted as that text.
     """
     shared = getattr(platform, "shared_modules", None)
     if shared is None:
@@ -61,8 +61,8 @@ def instantiate(m, platform, name, component):
 def emit_modules(top, name, ports=None):
     """Verilog of ``top`` under the name ``name``, followed by every shared module below it, each once.
 
-    ``ports`` is a dict as :func:`component_ports` returns it, by default the component's own. If the design does not define the ``sync`` domain, its ``clk``
-    and ``rst`` become ports as well. Equal designs give equal text.
+    ``ports`` is a dict as :func:`component_ports` returns it, by default the component's own. If the design does not
+    define the ``sync`` domain, its ``clk`` and ``rst`` become ports as well. Equal designs give equal text.
     """
     platform = SharedModules()
     texts = [_convert(Fragment.get(top, platform), name, component_ports(top) if ports is None else ports)]

@@ -1,11 +1,11 @@
 """Pipelined adder trees, optionally with signs that are applied relative to a neighbour.
 
-Our definition. A tree over lanes with signs would need an XOR with the lane's sign at *both* inputs of its first adders, and a
-carry chain accepts logic at only one of its two inputs for free. So a node is ``left + right`` if the first lanes of both
-subtrees have the same sign and ``left + ~right`` if not, and the sign of lane 0 is applied to the root by the caller, in the
-same way. All words are unsigned, the complement of a word of ``w`` bits is ``2**w - 1 - word``, and no word needs a sign
-extension. The root differs from the sum with signs by a number that depends on the signs alone: what the same tree gives
-when every lane is zero.
+Our definition. A tree over lanes with signs would need an XOR with the lane's sign at *both* inputs of its first
+adders, and a carry chain accepts logic at only one of its two inputs for free. So a node is ``left + right`` if the
+first lanes of both subtrees have the same sign and ``left + ~right`` if not, and the sign of lane 0 is applied to the
+root by the caller, in the same way. All words are unsigned, the complement of a word of ``w`` bits is ``2**w - 1 -
+word``, and no word needs a sign extension. The root differs from the sum with signs by a number that depends on the
+signs alone: what the same tree gives when every lane is zero.
 """
 
 from amaranth import *
@@ -23,7 +23,8 @@ def tree_levels(count):
 def sign_parent(lane):
     """Where the sign of ``lane`` (1 or more) enters: ``(level, parent)``.
 
-    At ``level`` (1 is the first adder) the subtree that starts at ``lane`` is added to the one that starts at ``parent``.
+    At ``level`` (1 is the first adder) the subtree that starts at ``lane`` is added to the one that starts at
+    ``parent``.
     """
     return (lane & -lane).bit_length(), lane & (lane - 1)
 
@@ -31,8 +32,8 @@ def sign_parent(lane):
 def add_signed(left, right, agrees):
     """``left + right`` if ``agrees``, else ``left + ~right``, as many bits as ``left``; minus ``2**len(right)``.
 
-    It is written as a subtraction, with a bit below the words that makes it one less: synthesizers may swap the operands of an
-    addition, but not of a subtraction, and ``left`` must be the one that stays free of logic.
+    It is written as a subtraction, with a bit below the words that makes it one less: synthesizers may swap the
+    operands of an addition, but not of a subtraction, and ``left`` must be the one that stays free of logic.
     """
     inverted = right ^ agrees.replicate(len(right))
     return (Cat(C(0, 1), left) - Cat(C(1, 1), inverted))[1 : len(left) + 1]
@@ -46,8 +47,8 @@ def adder_tree(m, words, agrees=None, name="tree"):
     words : list of values
         All valid in the same cycle.
     agrees : None or list of 1-bit values
-        ``agrees[lane]``: the sign of ``lane`` is that of its parent (:func:`sign_parent`), valid in the cycle in which that level
-        adds. Entry 0 is not used. ``None`` is a plain sum.
+        ``agrees[lane]``: the sign of ``lane`` is that of its parent (:func:`sign_parent`), valid in the cycle in
+        which that level adds. Entry 0 is not used. ``None`` is a plain sum.
 
     Returns
     -------

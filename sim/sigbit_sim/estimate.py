@@ -1,0 +1,58 @@
+"""Size of a whole accelerator: every distinct module synthesized once, times its instances."""
+
+import re
+from collections import Counter
+
+from sigbit_hw.emit import emit_verilog
+
+from .synthesis import run_synthesis
+
+__all__ = ["estimate"]
+
+_MODULE = re.compile(r"^module (\\\S+ |[^\\\s(]+)\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
+_PORT = re.compile(r"^ *(?:input|output)\b.*?;", re.MULTILINE)
+_SUMMED = ("lut", "lc", "ff", "carry", "dsp", "srl", "lutram", "bram")
+
+
+def estimate(config):
+    """Cells of the accelerator on UltraScale+, without optimization across the modules that occur many times.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Returns
+    -------
+    dict
+        The figures of :func:`~.synthesis.run_synthesis` (``lut``, ``lc``, ``ff``, ``carry``, ``dsp``, ``srl``, ``lutram``, ``bram``)
+        over all instances; ``modules``: the same per distinct module with its ``instances``; ``yosys``.
+
+    Raises
+    ------
+    :exc:`~.synthesis.SynthesisError`
+        As :func:`~.synthesis.run_synthesis`.
+    """
+    texts = {match[1].strip().lstrip("\\"): match[0] for match in _MODULE.finditer(emit_verilog(config))}
+    shared = [name for name in texts if "." not in name]
+    own = {name: [text for other, text in texts.items() if other == name or other.startswith(f"{name}.")] for name in shared}
+    inside = {
+        name: Counter(kind for text in own[name] for kind in re.findall(r"^  (sigbit_\w+) \S+ *\(", text, re.MULTILINE))
+        for name in shared
+    }
+    instances = Counter({"sigbit": 1})
+    for name in shared:  # a module stands before those inside it
+        for kind, count in inside[name].items():
+            instances[kind] += count * instances[name]
+    modules = {}
+    for name in shared:
+        boxes = "\n".join(_black_box(kind, texts[kind]) for kind in inside[name])
+        figures = run_synthesis("\n".join([boxes, *own[name]]), name, boxes=inside[name])
+        modules[name] = {key: figures[key] for key in _SUMMED} | {"instances": instances[name]}
+    total = {key: sum(module[key] * module["instances"] for module in modules.values()) for key in _SUMMED}
+    return {**total, "modules": modules, "yosys": figures["yosys"]}
+
+
+def _black_box(name, text):
+    header = text[: text.index(";") + 1]
+    ports = "\n".join(_PORT.findall(text)).replace("output reg", "output")
+    return f"(* blackbox *) {header}\n{ports}\nendmodule"
