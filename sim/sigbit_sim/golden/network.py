@@ -62,6 +62,13 @@ class Convolution:
         In units of weight unit times input unit; no XOR constant.
     multiplier, shift : int64 array, ``(out,)``
         ``M0`` and ``sh`` of numerics 6.1; unused (zeros) if the output is raw.
+    residual : str, optional
+        A tensor of the output's shape that is added before the only rounding. A stand-alone addition is a 1x1 convolution with one
+        channel per group and weights of 1, and a residual.
+    residual_multiplier : int64 array, ``(out,)``, optional
+        ``M1`` of numerics 6.1.
+    groups : int
+        Output channel ``o`` sees the ``in`` channels of group ``o // (out / groups)``; ``weights`` has those only.
     relu : bool
         Negative results become 0 (implied by unsigned output formats).
     """
@@ -79,6 +86,9 @@ class Convolution:
     dilation: tuple = (1, 1)
     pads: tuple = (0, 0, 0, 0)
     relu: bool = False
+    residual: str | None = None
+    residual_multiplier: np.ndarray | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
