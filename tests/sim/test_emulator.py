@@ -261,7 +261,7 @@ def test_one_tile_by_hand():
         PARAMETER.pack(),
         PARAMETER.pack(),
     ]
-    parameters = b"".join(entry.to_bytes(8, "little") for entry in entries)
+    parameters = b"".join(entry.to_bytes(12, "little") for entry in entries)
     counts = {f"count{i}": 1 for i in range(5)}
     compute = INSTRUCTIONS[Opcode.COMPUTE].pack(
         opcode=Opcode.COMPUTE, base=5, height=1, width=1, weight_base=3, weight_words=2, clear=1, **counts
