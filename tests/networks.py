@@ -158,7 +158,7 @@ def random_network(seed, weights, activations):
 
 
 def random_dag(seed, weights, activations):
-    """Tensors with several readers: residual additions in all storable formats, groups, selections and branches."""
+    """Tensors with several readers: residuals in all formats that can be added, groups, selections and branches."""
     rng = np.random.default_rng(seed)
     stored = [activations, UINT(8), INT(8)]
     builder = Builder(seed, int(rng.integers(1, 7)), 7, 6, stored[seed % 3])
@@ -171,7 +171,7 @@ def random_dag(seed, weights, activations):
         shape = _shape(builder.tensors[builder.last])
         return [name for name, tensor in builder.tensors.items() if _shape(tensor) == shape]
 
-    channels = builder.tensors["input"].channels if seed % 4 == 0 else int(rng.integers(3, 21))
+    channels = builder.tensors["input"].channels if seed % 4 == 0 else choose([4, 6, 9, 10, 12, 15, 18, 20])
     builder.conv(channels, (3, 3), INT(8), choose(stored), pads=(1, 1, 1, 1))
     for step in range(4):
         source = builder.tensors[builder.last]
@@ -180,7 +180,7 @@ def random_dag(seed, weights, activations):
         if kind == 0:
             builder.conv(count, (1, 3), weights, choose(stored), pads=(0, 1, 0, 1), residual=choose(same()))
         elif kind == 1:
-            groups = choose([g for g in range(2, count + 1) if count % g == 0])
+            groups = choose([g for g in range(2, count) if count % g == 0] or [count])
             builder.conv(
                 count, (3, 2), weights, choose(stored), pads=(1, 0, 1, 1), groups=groups, relu=True,
                 residual=choose([None, *same()]),
