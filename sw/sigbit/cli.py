@@ -89,10 +89,12 @@ def _config(arguments):
 
 
 def _quantize(arguments):
+    from .onnx_reader import read_onnx
     from .quantize import summary
 
     network = _quantized(arguments)
     calibration, _ = _images(arguments, arguments.calibration)
+    dropped = read_onnx(arguments.model).dropped
     rows = summary(arguments.model, network, calibration)
     network.save(arguments.output)
     text = _table(
@@ -107,7 +109,10 @@ def _quantize(arguments):
             "SQNR dB": lambda r: "-" if r["sqnr_db"] is None else f"{r['sqnr_db']:.1f}",
         },
     )
-    _print(arguments, {"network": arguments.output, "layers": rows}, f"{text}\nwrote {arguments.output}")
+    if dropped:
+        text += f"\nleft to the host: {', '.join(dropped)}"
+    result = {"network": arguments.output, "layers": rows, "left_to_host": dropped}
+    _print(arguments, result, f"{text}\nwrote {arguments.output}")
 
 
 def _compile(arguments):

@@ -333,7 +333,7 @@ def test_network_runs_layer_after_layer_and_returns_logits():
 def test_result_does_not_depend_on_the_batch_size(monkeypatch):
     expected = run(small_network(), images(7))
     monkeypatch.setattr(network_module, "_BATCH_ELEMENTS", 2 * 9 * 64)
-    assert network_module._batch_size(small_network()) == 2
+    assert network_module._batch_size(small_network().layers[0], small_network().tensors) == 2
     assert np.array_equal(run(small_network(), images(7)), expected)
 
 

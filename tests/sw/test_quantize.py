@@ -219,6 +219,8 @@ def test_summary_describes_every_layer():
         "kernel": (3, 3),
         "stride": (1, 1),
         "pads": (1, 1, 1, 1),
+        "groups": 1,
+        "residual": None,
         "relu": True,
         "weight_format": "esb:4,2",
         "input_format": "int:8",

@@ -23,7 +23,7 @@ from .numerics import (
     requantize,
 )
 
-__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "NetworkError", "Tensor", "run"]
+__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "NetworkError", "Tensor", "run", "run_layer"]
 
 _FILE_FORMAT = "sigbit integer network"
 _FILE_VERSION = 1
@@ -468,14 +468,12 @@ def run(network, levels, trace=False):
     for name in wanted:
         tensor = network.tensors[name]
         results[name] = np.empty((len(levels), tensor.channels, tensor.height, tensor.width), dtype=np.int64)
-    step = _batch_size(network)
+    step = min((_batch_size(layer, network.tensors) for layer in network.layers), default=_BATCH_ELEMENTS)
     for start in range(0, len(levels), step):
         values = {network.input: levels[start : start + step].astype(np.int64)}
         for layer in network.layers:
             inputs = (values[name] for name in _sources(layer))
-            values[layer.output] = _EXECUTE[type(layer)](
-                layer, network.tensors[layer.input], network.tensors[layer.output], *inputs
-            )
+            values[layer.output] = _execute(layer, network.tensors, *inputs)
         for name in wanted:
             results[name][start : start + step] = values[name]
     output = results[network.output]
@@ -484,13 +482,39 @@ def run(network, levels, trace=False):
     return (output, results) if trace else output
 
 
-def _batch_size(network):
-    largest = 1
-    for layer in network.layers:
-        target = network.tensors[layer.output]
-        copies = layer.weights[0].size * layer.groups if isinstance(layer, Convolution) else 0
-        largest = max(largest, max(copies, target.channels) * target.height * target.width)
-    return max(1, _BATCH_ELEMENTS // largest)
+def run_layer(layer, tensors, *levels):
+    """Execute one layer alone, exactly.
+
+    Parameters
+    ----------
+    layer : :class:`Convolution`, :class:`MaxPool` or :class:`AveragePool`
+    tensors : dict of str to :class:`Tensor`
+        Holds at least those that the layer reads and writes.
+    levels : int64 arrays, ``(N, channels, height, width)``
+        Levels of the layer's input, then of its residual if it has one.
+
+    Raises
+    ------
+    :exc:`NetworkError`
+        If the layer is inconsistent, as in :class:`IntegerNetwork`.
+    """
+    target = tensors[layer.output]
+    _CHECKS[type(layer)](layer, target, *(tensors[name] for name in _sources(layer)))
+    result = np.empty((len(levels[0]), target.channels, target.height, target.width), dtype=np.int64)
+    step = _batch_size(layer, tensors)
+    for start in range(0, len(result), step):
+        result[start : start + step] = _execute(layer, tensors, *(values[start : start + step] for values in levels))
+    return result
+
+
+def _execute(layer, tensors, *levels):
+    return _EXECUTE[type(layer)](layer, tensors[layer.input], tensors[layer.output], *levels)
+
+
+def _batch_size(layer, tensors):
+    target = tensors[layer.output]
+    copies = layer.weights[0].size * layer.groups if isinstance(layer, Convolution) else 0
+    return max(1, _BATCH_ELEMENTS // (max(copies, target.channels) * target.height * target.width))
 
 
 def _padded(values, pads, fill=0):
