@@ -256,7 +256,7 @@ def _lower(network, config):
     )
     layers = []
     for layer in network.layers:
-        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        source = network.tensors[layer.input]
         if isinstance(layer, MaxPool):
             if source.format != config.activation_format:
                 raise CompileError(
