@@ -269,9 +269,8 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
 def _arithmetic(reader: _Reader, node: Any) -> None:
     """Add, Sub, Mul, Div with a constant per channel, and Add of two tensors."""
     if node.op_type == "Add" and not any(name in reader.constants for name in node.input):
-        views = [reader.views.get(name) for name in node.input]
-        orders = [reader.orders.get(name) for name in node.input]
-        if views[0] != views[1] or (orders[0] is None) != (orders[1] is None):
+        first, second = ((reader.views.get(name), reader.orders.get(name)) for name in node.input)
+        if first[0] != second[0] or not np.array_equal(first[1], second[1]):
             raise _UnsupportedError("adds maps whose axes are ordered differently; supported is one order")
         reader.emit(Add(**_ends(reader, node), residual=reader.tensor(node.input[1])))
         reader.keep_layout(node)
@@ -635,10 +634,13 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
 
 _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 #: Operators whose first input may be a constant.
-_ANY_ORDER = (*_ARITHMETIC, "MatMul", "Max", "Min")
+_CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
 #: Operators that are read on maps whose axes are in another order.
-_ANY_LAYOUT = ("Add", "Clip", "Dropout", "Flatten", "Identity", "Max", "Min", "ReduceMean", "Relu", "Reshape", "Squeeze",
-               "Transpose")  # fmt: skip
+_ANY_VIEW = ("Add", "Clip", "Dropout", "Flatten", "Identity", "Max", "Min", "ReduceMean", "Relu", "Reshape", "Squeeze",
+             "Transpose")  # fmt: skip
+#: Operators that are read on vectors that were flattened from such maps.
+_ANY_ORDER = ("Add", "Clip", "Dropout", "Flatten", "Gemm", "Identity", "LogSoftmax", "MatMul", "Max", "Min", "Relu",
+              "Reshape", "Softmax")  # fmt: skip
 
 #: Operators that the reader understands; any deterministic operator on constants alone is evaluated, too.
 SUPPORTED = tuple(_HANDLERS)
@@ -847,12 +849,13 @@ def _read_node(reader: _Reader, node: Any, problems: list[str]) -> None:
         if not inputs or any(source in reader.unknown for source in inputs):
             reader.unknown.update(node.output)
             return
-        if inputs[0] in reader.constants and node.op_type not in _ANY_ORDER:
+        if inputs[0] in reader.constants and node.op_type not in _CONSTANT_FIRST:
             raise _UnsupportedError(
                 f"data input {inputs[0]!r} is a constant; expected a tensor computed from the input"
             )
-        if node.input[0] in reader.views and node.op_type not in _ANY_LAYOUT:
-            raise _UnsupportedError(_TRANSPOSED)
+        for layouts, known in ((reader.views, _ANY_VIEW), (reader.orders, _ANY_ORDER)):
+            if node.op_type not in known and any(source in layouts for source in node.input):
+                raise _UnsupportedError(_TRANSPOSED)
         _HANDLERS[node.op_type](reader, node)
     except _UnsupportedError as error:
         problems.append(f"{label}: {error}")

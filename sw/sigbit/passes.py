@@ -156,8 +156,8 @@ def fold_affine(graph: Graph) -> Graph:
     """Batch normalization and constant arithmetic folded into the layer before, or else into the layer behind.
 
     On the way back an affine node passes pools that it commutes with. Behind it, only a layer without padding can take
-    a shift, because padding is 0 behind the affine node, not before it. Where neither is exact, the node becomes a layer
-    of its own: a 1x1 convolution of each channel on its own.
+    a shift, because padding is 0 behind the affine node, not before it. Where neither is exact, the node becomes a
+    layer of its own: a 1x1 convolution of each channel on its own.
 
     Raises
     ------
@@ -328,8 +328,8 @@ def lower_linear(graph: Graph) -> Graph:
 def end_in_convolution(graph: Graph) -> Graph:
     """A last layer whose logits can leave as raw integers: a convolution without ReLU.
 
-    A last average pool becomes a convolution with weights ``1 / area``; behind anything else, such as a sum, comes a 1x1
-    identity.
+    A last average pool becomes a convolution with weights ``1 / area``; behind anything else, such as a sum, comes a
+    1x1 identity.
     """
     last = graph.producer(graph.output)
     if isinstance(last, Conv) and not last.relu and last.residual is None and not graph.consumers(graph.output):

@@ -391,9 +391,10 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
     """One dictionary per layer of ``network`` for reports.
 
     Keys: ``name``, ``kind`` (``conv``, ``max_pool``, ``average_pool``), ``input_shape``, ``output_shape``, ``kernel``,
-    ``stride``, ``pads``, ``groups``, ``residual`` (the tensor that is added, or None), ``relu``, ``weight_format`` (None for pools), ``input_format``, ``output_format`` (``raw32``
-    for logits), ``weights`` and ``macs`` (numbers), ``sqnr_db``: energy of the float tensor over that of the difference
-    at the layer's output on ``calibration``, everything before it quantized, too (None if one of them is 0).
+    ``stride``, ``pads``, ``groups``, ``residual`` (the tensor that is added, or None), ``relu``, ``weight_format``
+    (None for pools), ``input_format``, ``output_format`` (``raw32`` for logits), ``weights`` and ``macs`` (numbers),
+    ``sqnr_db``: energy of the float tensor over that of the difference at the layer's output on ``calibration``,
+    everything before it quantized, too (None if one of them is 0).
     """
     graph = _lowered(model)
     images = _as_maps(graph, np.asarray(calibration))
