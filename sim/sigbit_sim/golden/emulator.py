@@ -494,9 +494,9 @@ class Emulator:
         if Encoding.RAW in (encoding, stored):
             raise EmulatorError(f"POST adds {stored.name} values to {encoding.name} ones; RAW has no residual")
         parts = activation_parts(self.config.activation_format, self._stored_formats[stored])
-        if len(codes) != (1 if stored == Encoding.NATIVE else parts.count):
+        if len(codes) != parts.count:
             raise EmulatorError(f"POST adds {len(codes)} parts of {stored.name}; there are {parts.count}")
-        if stored == Encoding.NATIVE:
+        if parts.stored == self.config.activation_format:
             return self._code_levels[codes[0]].astype(np.int64)
         return np.tensordot(1 << parts.step * np.arange(parts.count), codes.astype(np.int64), 1) - parts.offset
 
