@@ -59,7 +59,7 @@ class _Reader:
         #: ONNX name of a map whose axes are not channels, height, width: which of these each of its axes is.
         self.views: dict[str, Shape] = {}
         #: ONNX name of a vector that was flattened from such a map: which value of the graph's vector each one is.
-        self.orders: dict[str, np.ndarray] = {}
+        self.orders: dict[str, Shape] = {}
         self.dropped: list[str] = []
         self.unknown: set[str] = set()
         self.nodes: list[Node] = []
@@ -237,7 +237,7 @@ def _in_order(reader: _Reader, node: Any, weight: np.ndarray) -> np.ndarray:
     if order is None or weight.shape[1] != len(order):
         return weight
     ordered = np.empty_like(weight)
-    ordered[:, order] = weight
+    ordered[:, list(order)] = weight
     return ordered
 
 
@@ -270,7 +270,7 @@ def _arithmetic(reader: _Reader, node: Any) -> None:
     """Add, Sub, Mul, Div with a constant per channel, and Add of two tensors."""
     if node.op_type == "Add" and not any(name in reader.constants for name in node.input):
         first, second = ((reader.views.get(name), reader.orders.get(name)) for name in node.input)
-        if first[0] != second[0] or not np.array_equal(first[1], second[1]):
+        if first != second:
             raise _UnsupportedError("adds maps whose axes are ordered differently; supported is one order")
         reader.emit(Add(**_ends(reader, node), residual=reader.tensor(node.input[1])))
         reader.keep_layout(node)
@@ -539,7 +539,7 @@ def _emit_reshape(reader: _Reader, node: Any, rest: Shape) -> None:
             mapped = reader.shapes[reader.tensor(node.input[0])]
             order = np.arange(rest[0]).reshape(mapped).transpose(view).reshape(-1)
             if (np.diff(order) != 1).any():
-                reader.orders[node.output[0]] = order
+                reader.orders[node.output[0]] = tuple(order.tolist())
     elif len(rest) == 3 and len(shape) == 3 and [shape[axis] for axis in large] == [n for n in rest if n > 1]:
         small = (axis for axis, size in enumerate(shape) if size == 1)
         wide = iter(large)
@@ -853,8 +853,8 @@ def _read_node(reader: _Reader, node: Any, problems: list[str]) -> None:
             raise _UnsupportedError(
                 f"data input {inputs[0]!r} is a constant; expected a tensor computed from the input"
             )
-        for layouts, known in ((reader.views, _ANY_VIEW), (reader.orders, _ANY_ORDER)):
-            if node.op_type not in known and any(source in layouts for source in node.input):
+        for layouts, readable in ((reader.views, _ANY_VIEW), (reader.orders, _ANY_ORDER)):
+            if node.op_type not in readable and any(source in layouts for source in node.input):
                 raise _UnsupportedError(_TRANSPOSED)
         _HANDLERS[node.op_type](reader, node)
     except _UnsupportedError as error:

@@ -87,6 +87,13 @@ def remove_dead_nodes(graph: Graph) -> Graph:
     return _rebuilt(graph, reversed(kept))
 
 
+def _with_parameters(node: Conv | Linear, weight: np.ndarray, bias: np.ndarray) -> Node:
+    """``node`` with other parameters; it is no copy any more."""
+    if isinstance(node, Conv):
+        return replace(node, weight=weight, bias=bias, copy=False)
+    return replace(node, weight=weight, bias=bias)
+
+
 def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | None:
     """One step of an affine node backwards: moved (the node is returned), folded (None instead), or not possible."""
     source = graph.producer(node.input)
@@ -94,12 +101,8 @@ def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | No
         return None
     if isinstance(source, Conv | Linear) and not source.relu and len(source.inputs) == 1:
         column = (-1,) + (1,) * (source.weight.ndim - 1)
-        folded = replace(
-            source, weight=source.weight * node.gain.reshape(column), bias=source.bias * node.gain + node.shift
-        )
-        if isinstance(folded, Conv):
-            folded = replace(folded, copy=False)
-        return _swapped(graph, node, {source: folded}), None
+        weight, bias = source.weight * node.gain.reshape(column), source.bias * node.gain + node.shift
+        return _swapped(graph, node, {source: _with_parameters(source, weight, bias)}), None
     if isinstance(source, Affine):
         merged = replace(source, gain=source.gain * node.gain, shift=source.shift * node.gain + node.shift)
         return _swapped(graph, node, {source: merged}), None
@@ -131,14 +134,12 @@ def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | Non
         spread = replace(node, gain=np.repeat(node.gain, repeats), shift=np.repeat(node.shift, repeats))
         exchanged, _, moved = _exchanged(graph, spread, target)
         return exchanged, moved
-    unpadded = isinstance(target, Conv) and (not any(target.pads) or not node.shift.any())
-    if isinstance(target, Linear) or (unpadded and node.output not in target.inputs[1:]):
+    if isinstance(target, Conv) and (node.output in target.inputs[1:] or (any(target.pads) and node.shift.any())):
+        return None
+    if isinstance(target, Conv | Linear):
         gain, shift = (_seen_by_outputs(target, values) for values in (node.gain, node.shift))
         bias = target.bias + (target.weight * shift).reshape(len(target.weight), -1).sum(1)
-        folded = replace(target, weight=target.weight * gain, bias=bias)
-        if isinstance(folded, Conv):
-            folded = replace(folded, copy=False)
-        return _swapped(graph, node, {target: folded}), None
+        return _swapped(graph, node, {target: _with_parameters(target, target.weight * gain, bias)}), None
     return None
 
 
@@ -207,10 +208,10 @@ def _merged_copy(graph: Graph, node: Node) -> Graph | None:
             inner + outer * stride for inner, outer, stride in zip(node.pads, reader.pads, node.stride * 2, strict=True)
         )
         stride = (node.stride[0] * reader.stride[0], node.stride[1] * reader.stride[1])
-        changes = {"pads": pads, "stride": stride, "input": node.input}
+        weight = reader.weight
         if not only_pads:
-            changes["weight"] = (reader.weight[:, :, 0, 0] @ node.weight[:, :, 0, 0])[:, :, np.newaxis, np.newaxis]
-        taken[reader] = replace(reader, **changes)
+            weight = (weight[:, :, 0, 0] @ node.weight[:, :, 0, 0])[:, :, np.newaxis, np.newaxis]
+        taken[reader] = replace(reader, input=node.input, weight=weight, stride=stride, pads=pads)
     return _rebuilt(graph, [taken.get(other, other) for other in graph.nodes])
 
 
