@@ -647,8 +647,11 @@ SUPPORTED = tuple(_HANDLERS)
 
 _HINTS = {
     "ArgMax": "cut it off; the classifier's logits are the output",
+    "Concat": "add the parts instead, or cut the model before it",
     "LeakyRelu": "the requantizer has one slope; use ReLU",
     "PRelu": "the requantizer has one slope; use ReLU",
+    "Resize": "maps do not grow; cut the model before it",
+    "Upsample": "maps do not grow; cut the model before it",
 }
 
 

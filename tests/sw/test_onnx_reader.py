@@ -12,6 +12,8 @@ from sigbit.float_model import run_float
 from sigbit.graph import Linear, ModelError
 from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, read_onnx
 from sigbit.passes import lower
+from sigbit.quantize import input_levels, quantize
+from sigbit_sim.golden.network import run
 
 RANDOM = np.random.default_rng(3)
 MAP = ("N", 3, 9, 8)
@@ -473,6 +475,64 @@ def test_missing_external_data_is_named(tmp_path):
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"weights '.' .* from 'weights.bin'"):
         read_onnx(path)
+
+
+def test_a_model_with_blocks_and_channels_last_is_read_lowered_and_quantized(tmp_path):
+    nodes = [
+        ("Transpose", ["x"], ["nchw"], {"perm": [0, 3, 1, 2]}),
+        ("Pad", ["nchw", "pads"], ["p"], {}),
+        ("Conv", ["p", "w0", "b0"], ["c0"], {"strides": [2, 2]}),
+        ("Clip", ["c0", "zero", "six"], ["r0"], {}),
+        ("Conv", ["r0", "w1"], ["c1"], {"group": 8, "auto_pad": "SAME_UPPER"}),
+        ("BatchNormalization", ["c1", "s", "t", "m", "v"], ["n1"], {}),
+        ("Max", ["n1", "zero"], ["m1"], {}),
+        ("Min", ["m1", "six"], ["r1"], {}),
+        ("Conv", ["r1", "w2"], ["c2"], {}),
+        ("Add", ["r0", "c2"], ["a"], {}),
+        ("Conv", ["a", "w3"], ["c3"], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+        ("Slice", ["a", "from", "to", "axes", "steps"], ["half"], {}),
+        ("Pad", ["half", "channels"], ["wide"], {}),
+        ("Add", ["c3", "wide"], ["b"], {}),
+        ("Relu", ["b"], ["r3"], {}),
+        ("Dropout", ["r3"], ["d"], {}),
+        ("Transpose", ["d"], ["nhwc"], {"perm": [0, 2, 3, 1]}),
+        ("ReduceMean", ["nhwc"], ["mean"], {"axes": [1, 2], "keepdims": 0}),
+        ("MatMul", ["mean", "f"], ["z"], {}),
+        ("Add", ["z", "g"], ["logits"], {}),
+        ("Softmax", ["logits"], ["y"], {}),
+    ]
+    constants = {
+        "pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+        "w0": weights(8, 3, 3, 3) / 4,
+        "b0": weights(8),
+        "zero": np.float32(0),
+        "six": np.float32(2.5),
+        "w1": weights(8, 1, 3, 3) / 2,
+        **{"s": weights(8), "t": weights(8), "m": weights(8), "v": np.abs(weights(8)) + 1},
+        "w2": weights(8, 8, 1, 1) / 2,
+        "w3": weights(12, 8, 3, 3) / 6,
+        "from": np.array([0, 0]),
+        "to": np.array([1 << 40, 1 << 40]),
+        "axes": np.array([2, 3]),
+        "steps": np.array([2, 2]),
+        "channels": np.array([0, 2, 0, 0, 0, 2, 0, 0]),
+        "f": weights(12, 5),
+        "g": weights(5),
+    }
+    model = build(nodes, constants, ("N", 16, 14, 3))
+    graph = read(model, tmp_path)
+    assert graph.dropped == ("Softmax 'n20'",)
+    model.graph.output[0].name = "logits"
+    del model.graph.node[-1]
+    images = RANDOM.normal(size=(30, 16, 14, 3)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
+    images = images.transpose(0, 3, 1, 2)
+    lowered = lower(graph)
+    assert len(lowered.nodes) == 7
+    np.testing.assert_allclose(run_float(lowered, images).reshape(30, 5), expected, rtol=1e-4, atol=1e-4)
+    network = quantize(lowered, images, "int:8", "uint:8")
+    found = run(network, input_levels(network, images)) * network.tensors[network.output].unit
+    assert 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum()) > 25
 
 
 def test_the_shipped_model_equals_onnxruntime_after_lowering():
