@@ -30,15 +30,37 @@ class Builder:
         self.tensors[self.last] = Tensor(self.last, channels, *size, format, 1.0)
         return self
 
-    def conv(self, channels, kernel, weights, output, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0), relu=False):
+    def conv(
+        self,
+        channels,
+        kernel,
+        weights,
+        output,
+        stride=(1, 1),
+        dilation=(1, 1),
+        pads=(0, 0, 0, 0),
+        relu=False,
+        groups=1,
+        residual=None,
+    ):
         source = self.tensors[self.last]
         levels = np.array(weights.levels)
-        w = self.rng.choice(levels, (channels, source.channels, *kernel))
+        w = self.rng.choice(levels, (channels, source.channels // groups, *kernel))
         w[self.rng.random(w.shape) < 0.2] = 0
         deviation = np.sqrt(w[0].size * np.mean(levels**2) * np.mean(np.array(source.format.levels) ** 2))
         bias = self.rng.integers(-int(deviation) - 1, int(deviation) + 2, channels)
         multiplier = shift = np.zeros(channels, dtype=np.int64)
-        if output is not None:
+        residual_multiplier = None
+        if residual is not None:
+            # The same weight for both operands, in whichever constant the range of the other one leaves.
+            scale = output.magnitude_max / self.tensors[residual].format.magnitude_max / 2
+            multiplier, shift = _constants(output.magnitude_max / deviation / 2)
+            while round(scale * 2**shift) >= 1 << 24:
+                multiplier, shift = multiplier // 2, shift - 1
+            residual_multiplier = self.rng.integers(0, round(scale * 2**shift) + 1, channels)
+            multiplier = np.maximum(multiplier - self.rng.integers(0, multiplier // 2 + 1, channels), 1)
+            shift = np.full(channels, shift)
+        elif output is not None:
             multiplier, shift = _constants(output.magnitude_max / deviation / 2)
             multiplier = multiplier - self.rng.integers(0, multiplier // 2, channels)
             shift = np.full(channels, shift)
@@ -58,9 +80,22 @@ class Builder:
                 dilation,
                 pads,
                 relu,
+                residual,
+                residual_multiplier,
+                groups,
             )
 
         return self._add(make, channels, kernel, stride, pads, dilation, output)
+
+    def select(self, first, channels, weights, stride=(1, 1)):
+        """Levels unchanged: every ``stride``-th pixel, the source's channels from output channel ``first`` on."""
+        source = self.tensors[self.last]
+        w = np.eye(channels, source.channels, -first, dtype=np.int64)[:, :, np.newaxis, np.newaxis]
+        zeros, ones = np.zeros(channels, dtype=np.int64), np.ones(channels, dtype=np.int64)
+        return self._add(
+            lambda name, a, b: Convolution(name, a, b, w, weights, np.ones(channels), zeros, ones, zeros, stride),
+            channels, (1, 1), stride, (0, 0, 0, 0), (1, 1), source.format,
+        )  # fmt: skip
 
     def max_pool(self, kernel, stride, pads=(0, 0, 0, 0)):
         source = self.tensors[self.last]
@@ -120,6 +155,53 @@ def random_network(seed, weights, activations):
     shape = builder.tensors[builder.last]
     builder.conv(int(rng.integers(2, 12)), (shape.height, shape.width), INT(8), None)
     return builder
+
+
+def random_dag(seed, weights, activations):
+    """Tensors with several readers: residuals in all formats that can be added, groups, selections and branches."""
+    rng = np.random.default_rng(seed)
+    stored = [activations, UINT(8), INT(8)]
+    builder = Builder(seed, int(rng.integers(1, 7)), 7, 6, stored[seed % 3])
+
+    def choose(items):
+        return items[int(rng.integers(len(items)))]
+
+    def same():
+        """Earlier tensors of the shape of the last one, itself included."""
+        shape = _shape(builder.tensors[builder.last])
+        return [name for name, tensor in builder.tensors.items() if _shape(tensor) == shape]
+
+    channels = builder.tensors["input"].channels if seed % 4 == 0 else choose([4, 6, 9, 10, 12, 15, 18, 20])
+    builder.conv(channels, (3, 3), INT(8), choose(stored), pads=(1, 1, 1, 1))
+    for step in range(4):
+        source = builder.tensors[builder.last]
+        count = source.channels
+        kind = (seed + step) % 4
+        if kind == 0:
+            builder.conv(count, (1, 3), weights, choose(stored), pads=(0, 1, 0, 1), residual=choose(same()))
+        elif kind == 1:
+            groups = choose([g for g in range(2, count) if count % g == 0] or [count])
+            builder.conv(
+                count, (3, 2), weights, choose(stored), pads=(1, 0, 1, 1), groups=groups, relu=True,
+                residual=choose([None, *same()]),
+            )  # fmt: skip
+        elif kind == 2:
+            builder.conv(count * int(rng.integers(1, 3)), (1, 1), choose([weights, INT(8)]), activations, groups=count)
+        else:
+            first = int(rng.integers(0, 9))
+            builder.select(first, first + count + int(rng.integers(0, 9)), weights, choose([(1, 1), (2, 1)]))
+        builder.last = choose([builder.last, choose(same())])
+    # One addition on its own, of the two newest tensors of a shape.
+    operands = same()
+    builder.last = operands[-1]
+    count = builder.tensors[builder.last].channels
+    builder.conv(count, (1, 1), weights, choose(stored), groups=count, residual=operands[max(-2, -len(operands))])
+    shape = builder.tensors[builder.last]
+    return builder.conv(3, (shape.height, shape.width), INT(8), None)
+
+
+def _shape(tensor):
+    return tensor.channels, tensor.height, tensor.width
 
 
 def roomy(config, weights, activations, **changes):

@@ -82,6 +82,7 @@ class Accelerator(wiring.Component):
             start_delay_cycles=_FEATURE_CYCLES + array.latency_cycles,
             accumulator_latency_cycles=array.read_latency_cycles,
             parameter_latency_cycles=WordMemory.read_latency_cycles,
+            feature_latency_cycles=WordMemory.read_latency_cycles,
         )
         pool_unit = PoolUnit(config)
         m.submodules.sequencer = sequencer = stoppable(
@@ -111,6 +112,7 @@ class Accelerator(wiring.Component):
             parser.outstanding.eq(queue.outstanding),
             parser.clear.eq(clear),
             sequencer.post_done.eq(post.done),
+            sequencer.hold.eq(post.residual.reserve),
         ]
 
         # Faults of the parser and of the sequencer; the sequencer's is registered, so that stopping is no loop.
@@ -154,7 +156,7 @@ class Accelerator(wiring.Component):
             post.parameter.data.eq(parameter_memory.read_data),
         ]
 
-        # Features: each plane reads its own copy; results of the post-processor come before those of pooling before input.
+        # Features: each plane reads its own copy, the post-processor's residual the first; results of the post-processor come before those of pooling before input.
         granule_bits = config.post_lanes * code_bits
         granules = config.feature_word_bits // granule_bits
         write = Signal(
@@ -205,7 +207,13 @@ class Accelerator(wiring.Component):
             if p == 0:
                 with m.If(sequencer.output_busy):
                     m.d.comb += memory.read_address.eq(output.read.payload)
-                m.d.comb += [output.read.ready.eq(1), output.read_data.eq(memory.read_data)]
+                with m.If(post.residual.en):
+                    m.d.comb += memory.read_address.eq(post.residual.address)
+                m.d.comb += [
+                    output.read.ready.eq(~post.residual.en),
+                    output.read_data.eq(memory.read_data),
+                    post.residual.data.eq(memory.read_data),
+                ]
                 m.d.comb += [pool.i.codes.eq(codes), pool.i.inside.eq(delayed(m, inside, 1, name="pool_inside"))]
         m.d.comb += [
             *(array.i[name].eq(compute[name]) for name in ("valid", "swap", "clear", "shift", "bank", "address")),

@@ -158,7 +158,10 @@ def _quantize(arguments):
     rows = summary(model, network, calibration)
     network.save(arguments.output)
     text = f"{_table(rows, _FORMATS | _ERROR)}\nwrote {arguments.output}"
-    _print(arguments, {"network": arguments.output, "layers": rows}, text)
+    if model.dropped:
+        text += f"\nleft to the host: {', '.join(model.dropped)}"
+    result = {"network": arguments.output, "layers": rows, "left_to_host": model.dropped}
+    _print(arguments, result, text)
 
 
 def _compile(arguments):

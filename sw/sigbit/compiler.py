@@ -26,10 +26,6 @@ _COORDINATE_MAX = (1 << 12) - 1
 _NO_FENCE = (1 << 16) - 1
 
 
-#: An average has ones on the diagonal instead of weights.
-_NO_DIGITS: tuple[np.ndarray, ...] = ()
-
-
 class CompileError(SigbitError):
     """A network that does not fit the accelerator; the message says what to change."""
 
@@ -117,17 +113,31 @@ class _Map:
         return self.parts * self.blocks * self.plane_words
 
 
+@dataclass(frozen=True)
+class _ColumnTile:
+    """Output channels ``start`` to ``start + used`` as ``words`` columns, reading channel blocks from ``block``."""
+
+    start: int
+    used: int
+    words: int
+    block: int
+    blocks: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Reduction:
-    """A convolution in part passes; an average is one with a diagonal of ones.
+    """A convolution in part passes; an average is one with one channel per group and weights of 1.
 
-    ``digits[i]`` are native weight levels ``(out, in, kh, kw)`` of part ``i``; an average has no digits.
+    ``digits[i]`` are native weight levels ``(out, in of a group, kh, kw)`` of part ``i``.
     """
 
     name: str
     source: _Map
     target: _Map
+    residual: _Map | None
     digits: tuple
+    groups: int
+    tiles: tuple
     shifts: tuple  # of weight parts, in steps
     kernel: tuple
     stride: tuple
@@ -139,9 +149,16 @@ class _Reduction:
     bias: np.ndarray  # with XOR constant and excess
     multiplier: np.ndarray
     shift: np.ndarray
+    residual_multiplier: np.ndarray
     encoding: Encoding
+    residual_encoding: Encoding
     relu: bool
     macs: int
+
+    @property
+    def reads(self):
+        """Tensors that must stay in memory until the layer is done."""
+        return (self.source,) if self.residual is None else (self.source, self.residual)
 
     @property
     def accumulator_bits(self):
@@ -157,6 +174,10 @@ class _Maximum:
     kernel: tuple
     stride: tuple
     pads: tuple
+
+    @property
+    def reads(self):
+        return (self.source,)
 
 
 def _blocks(channels, config):
@@ -176,7 +197,8 @@ def _feature_map(tensor, config):
     return _Map(tensor.name, tensor.channels, tensor.height, tensor.width, blocks, parts)
 
 
-def _encoding(layer, tensor, config):
+def _encoding(layer, does, tensor, config):
+    """How the post-processor handles a tensor that a layer ``does`` something with: "writes", "adds"."""
     if tensor.format is None:
         return Encoding.RAW
     if tensor.format == config.activation_format:
@@ -186,8 +208,8 @@ def _encoding(layer, tensor, config):
     if tensor.format == INT(8):
         return Encoding.INT8
     raise CompileError(
-        f"Layer {layer.name} writes {tensor.format} ({tensor.name}); the post-processor of this accelerator writes "
-        f"{config.activation_format}, uint:8, int:8 or raw integers: requantize the tensor to one of these"
+        f"Layer {layer.name} {does} {tensor.format} ({tensor.name}); the post-processor of this accelerator {does} "
+        f"{config.activation_format}, uint:8 or int:8: requantize the tensor to one of these"
     )
 
 
@@ -199,9 +221,11 @@ def _folded_input(network, config):
         (1, 1), (1, 1), (1, 1), (0, 0), tensor.height, tensor.width,
     )  # fmt: skip
     readers = [layer for layer in network.layers if layer.input == network.input]
-    if len(readers) != 1 or not isinstance(readers[0], Convolution):
+    if len(readers) != 1 or not isinstance(readers[0], Convolution) or readers[0].groups > 1:
         return plain
     layer = readers[0]
+    if any(isinstance(other, Convolution) and other.residual == network.input for other in network.layers):
+        return plain
     kh, kw = layer.weights.shape[2:]
     target = network.tensors[layer.output]
     if kh * kw > 1 and tensor.channels * kh * kw <= config.vector:
@@ -232,7 +256,7 @@ def _lower(network, config):
     )
     layers = []
     for layer in network.layers:
-        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        source = network.tensors[layer.input]
         if isinstance(layer, MaxPool):
             if source.format != config.activation_format:
                 raise CompileError(
@@ -245,36 +269,33 @@ def _lower(network, config):
             )
         else:
             folded = layout if layer.input == network.input and isinstance(layer, Convolution) else None
-            layers.append(_lower_reduction(layer, source, target, maps, folded, config))
+            layers.append(_lower_reduction(layer, network.tensors, maps, folded, config))
     return tuple(layers), layout
 
 
-def _lower_reduction(layer, source, target, maps, folded, config):
+def _lower_reduction(layer, tensors, maps, folded, config):
+    source, target = tensors[layer.input], tensors[layer.output]
     activations = activation_parts(config.activation_format, source.format)
-    encoding = _encoding(layer, target, config)
+    residual = getattr(layer, "residual", None)
     if isinstance(layer, AveragePool):
-        digits, shifts = _NO_DIGITS, (0,)
-        kernel, dilation = layer.kernel, (1, 1)
-        count = np.full(source.channels, kernel[0] * kernel[1])
-        positive, negative, sign_bits = count, np.zeros_like(count), (np.zeros_like(count),)
+        weights = np.ones((source.channels, 1, *layer.kernel), dtype=np.int64)
+        digits, shifts, groups, dilation = (weights,), (0,), source.channels, (1, 1)
         bias = np.zeros(source.channels, dtype=np.int64)
         multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, layer.shift))
-        macs = source.channels * kernel[0] * kernel[1] * target.height * target.width
     else:
         try:
             parts = weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
         except FormatError as error:
             raise CompileError(f"Layer {layer.name}: {error}") from error
-        shifts = parts.shifts
+        weights, shifts, groups, dilation = layer.weights, parts.shifts, layer.groups, layer.dilation
         levels = np.array(sorted(parts.table))
         rows = np.array([parts.table[level] for level in levels])
-        digits = tuple(np.moveaxis(rows[np.searchsorted(levels, layer.weights)], -1, 0))
-        positive = np.maximum(layer.weights, 0).sum(axis=(1, 2, 3))
-        negative = np.minimum(layer.weights, 0).sum(axis=(1, 2, 3))
-        sign_bits = tuple((digit < 0).sum(axis=(1, 2, 3)) for digit in digits)
-        kernel, dilation = layer.weights.shape[2:], layer.dilation
+        digits = tuple(np.moveaxis(rows[np.searchsorted(levels, weights)], -1, 0))
         bias, multiplier, shift = layer.bias, layer.multiplier, layer.shift
-        macs = layer.weights.size * target.height * target.width
+    kernel = weights.shape[2:]
+    positive = np.maximum(weights, 0).sum(axis=(1, 2, 3))
+    negative = np.minimum(weights, 0).sum(axis=(1, 2, 3))
+    sign_bits = tuple((digit < 0).sum(axis=(1, 2, 3)) for digit in digits)
     # Every pass leaves its sum short by its set sign bits (numerics 5.2), then the passes' shifts weight that shortage.
     step = activations.step
     constant = sum(
@@ -297,7 +318,10 @@ def _lower_reduction(layer, source, target, maps, folded, config):
         name=layer.name,
         source=maps[layer.input],
         target=maps[layer.output],
+        residual=None if residual is None else maps[residual],
         digits=digits,
+        groups=groups,
+        tiles=_column_tiles(digits, groups, maps[layer.input].blocks, config),
         shifts=shifts,
         kernel=tuple(kernel),
         stride=stride,
@@ -309,9 +333,11 @@ def _lower_reduction(layer, source, target, maps, folded, config):
         bias=bias + constant - activations.offset * (positive + negative),
         multiplier=multiplier,
         shift=shift,
-        encoding=encoding,
+        residual_multiplier=np.zeros_like(bias) if residual is None else layer.residual_multiplier,
+        encoding=_encoding(layer, "writes", target, config),
+        residual_encoding=Encoding.NATIVE if residual is None else _encoding(layer, "adds", tensors[residual], config),
         relu=layer.relu,
-        macs=macs,
+        macs=weights.size * target.height * target.width,
     )
 
 
@@ -321,6 +347,40 @@ def _fold(weights, kernel):
     if kernel[0] == kh:
         return weights.transpose(0, 2, 3, 1).reshape(out, kh * kw * channels, 1, 1)
     return weights.transpose(0, 3, 1, 2).reshape(out, kw * channels, kh, 1)
+
+
+def _column_tiles(digits, groups, blocks, config):
+    """Cut output channels into the fewest pairs of tile and channel block, of these into the fewest tiles.
+
+    A tile starts at a multiple of ``post_lanes`` and reads the blocks from the first to the last for which it has a
+    weight: all of them in most layers, few where channels are grouped or selected. The array computes nothing else.
+    """
+    out, group_channels = digits[0].shape[:2]
+    outputs, channels = np.nonzero(np.any([digit.any(axis=(2, 3)) for digit in digits], axis=0))
+    block = (outputs // (out // groups) * group_channels + channels) // config.vector
+    firsts, ends = np.full(out, blocks), np.zeros(out, dtype=np.int64)
+    np.minimum.at(firsts, outputs, block)
+    np.maximum.at(ends, outputs, block + 1)
+    # best[start]: pairs, number of tiles and first tile of the channels from there on.
+    best: dict[int, tuple] = {out: (0, 0, None)}
+    for start in reversed(range(0, out, config.post_lanes)):
+        low, high = blocks, 0
+        best[start] = ()
+        for position in range(start, min(start + config.columns, out), config.post_lanes):
+            end = min(position + config.post_lanes, out)
+            low, high = min(low, *firsts[position:end].tolist()), max(high, *ends[position:end].tolist())
+            # Without any weight one block of zeros clears the accumulators.
+            span = (low, high - low) if high else (0, 1)
+            cost = span[1] + best[end][0], 1 + best[end][1]
+            if not best[start] or cost <= best[start][:2]:
+                # Whole groups of post_lanes: the columns that fill one up get zero weights.
+                words = position + config.post_lanes - start
+                best[start] = *cost, _ColumnTile(start, end - start, words, *span)
+    tiles, start = [], 0
+    while start < out:
+        tiles.append(best[start][2])
+        start += tiles[-1].used
+    return tuple(tiles)
 
 
 def _check_accumulators(layer, config):
@@ -351,7 +411,8 @@ def _place(network, config, layers, layout):
         tensors.setdefault(layer.source.name, layer.source)
         tensors[layer.target.name] = layer.target
         first[layer.target.name] = last[layer.target.name] = index
-        last[layer.source.name] = index
+        for tensor in layer.reads:
+            last[tensor.name] = index
     last[network.output] = len(layers)
 
     def allocate(copies):
@@ -409,33 +470,6 @@ def _strips(height, width, config):
         for x in range(0, width, pixels):
             strips.append(_Strip(y, x, -(-valid // config.planes), min(pixels, width - x), valid))
     return strips
-
-
-@dataclass(frozen=True)
-class _ColumnTile:
-    """Output channels ``start`` to ``start + used`` as ``words`` columns, reading channel blocks from ``block``."""
-
-    start: int
-    used: int
-    words: int
-    block: int
-    blocks: int
-
-
-def _column_tiles(layer, config):
-    tiles = []
-    channels = layer.target.channels
-    for start in range(0, channels, config.columns):
-        used = min(config.columns, channels - start)
-        # Whole groups of post_lanes: the columns that fill one up get zero weights.
-        words = -(-used // config.post_lanes) * config.post_lanes
-        if not layer.digits:
-            block = start // config.vector
-            blocks = (start + used - 1) // config.vector + 1 - block
-        else:
-            block, blocks = 0, layer.source.blocks
-        tiles.append(_ColumnTile(start, used, words, block, blocks))
-    return tiles
 
 
 def _passes(layer):
@@ -549,7 +583,7 @@ class _Emitter:
         for index, layer in enumerate(self._layers):
             if isinstance(layer, _Maximum):
                 continue
-            for tile in _column_tiles(layer, self._config):
+            for tile in layer.tiles:
                 for part, _, _ in _passes(layer):
                     key, size, make = self._weight_piece(index, tile, part, self._whole(layer, tile, part))
                     pieces[key] = (key, size, make)
@@ -559,7 +593,7 @@ class _Emitter:
         pieces: list[tuple] = []
         for index, layer in enumerate(self._layers):
             if not isinstance(layer, _Maximum):
-                pieces.extend(self._parameter_piece(index, tile) for tile in _column_tiles(layer, self._config))
+                pieces.extend(self._parameter_piece(index, tile) for tile in layer.tiles)
         return tuple(pieces)
 
     def _start_image(self):
@@ -646,7 +680,7 @@ class _Emitter:
         passes = _passes(layer)
         strips = _strips(layer.target.height, layer.target.width, config)
         self._check_coordinates(layer, strips[-1].y + strips[-1].rows * config.planes, layer.dilation)
-        for column_tile in _column_tiles(layer, config):
+        for column_tile in layer.tiles:
             for strip in strips:
                 for number, (part, activation_part, shift) in enumerate(passes):
                     pieces = self._pieces(layer, column_tile, part)
@@ -718,14 +752,22 @@ class _Emitter:
         target = layer.target
         key, size, make = self._parameter_piece(index, column_tile)
         address = self._load(self._parameters, Kind.PARAMETERS, key, size, make, self._stream_parameters)
+        first = column_tile.start // config.vector * target.plane_words + strip.y * target.width + strip.x
+        reads, residual = None, {}
+        if layer.residual is not None:
+            base = bases[layer.residual.name]
+            reads = base, layer.residual.words
+            residual = {
+                "residual_base": base + first,
+                "residual_parts": layer.residual.parts,
+                "residual_encoding": layer.residual_encoding,
+            }
         self._issue(
             Opcode.POST,
+            reads=reads,
             writes=(bases[target.name], target.words),
             parameters=(address, size),
-            base=bases[target.name]
-            + (column_tile.start // config.vector) * target.plane_words
-            + strip.y * target.width
-            + strip.x,
+            base=bases[target.name] + first,
             rows=strip.rows,
             pixels=strip.pixels,
             row_step=target.width,
@@ -739,6 +781,7 @@ class _Emitter:
             parameter_base=address,
             encoding=layer.encoding,
             relu=layer.relu,
+            **residual,
         )
 
     # -- weights and parameters ----------------------------------------------------------------------------------------
@@ -793,16 +836,12 @@ class _Emitter:
         vector = config.vector
         levels = np.zeros((tile.words, (b1 - b0) * vector, ky1 - ky0, kx1 - kx0), dtype=np.int64)
         if part is not None:
-            if not layer.digits:
-                outputs = np.arange(tile.used)
-                lanes = tile.start + outputs - b0 * vector
-                inside = (lanes >= 0) & (lanes < levels.shape[1])
-                levels[outputs[inside], lanes[inside]] = 1
-            else:
-                piece = layer.digits[part][
-                    tile.start : tile.start + tile.used, b0 * vector : b1 * vector, ky0:ky1, kx0:kx1
-                ]
-                levels[: tile.used, : piece.shape[1]] = piece
+            piece = layer.digits[part][tile.start : tile.start + tile.used, :, ky0:ky1, kx0:kx1]
+            group_channels = piece.shape[1]
+            group = np.arange(tile.start, tile.start + tile.used) // (layer.target.channels // layer.groups)
+            channels = group[:, np.newaxis] * group_channels + np.arange(group_channels) - b0 * vector
+            outputs, inputs = np.nonzero((channels >= 0) & (channels < levels.shape[1]))
+            levels[outputs, channels[outputs, inputs]] = piece[outputs, inputs]
         words = levels.reshape(tile.words, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
         words = words.transpose(1, 3, 4, 0, 2)
         return pack_codes(config, self._weight_codes[words + config.weight_format.magnitude_max].reshape(-1, vector),
@@ -837,6 +876,7 @@ class _Emitter:
                             bias=layer.bias[channel],
                             multiplier=layer.multiplier[channel],
                             shift=layer.shift[channel],
+                            residual_multiplier=layer.residual_multiplier[channel],
                         )
                         word |= entry << (PARAMETER.width * lane)
                 payload += word.to_bytes(stride, "little")

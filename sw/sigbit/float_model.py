@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .graph import Affine, AveragePool, Conv, Graph, Linear, MaxPool, Node, Relu, Reshape
+from .graph import Add, Affine, AveragePool, Conv, Graph, Linear, MaxPool, Node, Relu, Reshape
 
-__all__ = ["evaluate_node", "run_float", "window_means"]
+__all__ = ["channel_sums", "evaluate_node", "run_float", "window_means"]
 
 #: Most values of gathered windows held at once; bounds memory, changes no result.
 _GATHER_VALUES = 1 << 24
@@ -20,54 +20,90 @@ def _windows(x, kernel, stride, dilation, pads, fill):
     return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 
+def _rectified(y, node):
+    """``y`` behind the ReLU of ``node``, if it has one."""
+    if not node.relu:
+        return y
+    return np.clip(y, 0, getattr(node, "limit", None))
+
+
 def window_means(node: Conv, x: np.ndarray) -> np.ndarray:
     """Mean over images and positions of what every kernel element reads, float64 ``(in, kh, kw)``.
 
     A convolution is linear, so its mean per output channel is the sum of weights times these means.
     """
-    windows = _windows(x, node.weight.shape[2:], node.stride, node.dilation, node.pads, 0)
-    return windows.mean(axis=(0, 2, 3), dtype=np.float64)
+    mean = x.mean(axis=0, keepdims=True, dtype=np.float64)
+    return _windows(mean, node.weight.shape[2:], node.stride, node.dilation, node.pads, 0).mean(axis=(0, 2, 3))
 
 
-def _convolve(x, weight, stride, dilation, pads):
-    """Convolution of a batch ``(n, in, height, width)`` with ``(out, in, kh, kw)``, a few images at a time."""
-    outputs, depth = weight.shape[0], weight[0].size
-    matrix = weight.reshape(outputs, depth).T
-    results = []
-    start = 0
-    while start < len(x):
-        windows = _windows(x[start : start + 1], weight.shape[2:], stride, dilation, pads, 0)
-        rows, columns = windows.shape[2:4]
-        count = max(1, _GATHER_VALUES // (rows * columns * depth))
-        windows = _windows(x[start : start + count], weight.shape[2:], stride, dilation, pads, 0)
-        gathered = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth)
-        result = (gathered @ matrix).reshape(len(windows), rows, columns, outputs)
-        results.append(np.ascontiguousarray(result.transpose(0, 3, 1, 2)))
-        start += count
-    return np.concatenate(results)
+def channel_sums(node: Conv, weight: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Per output channel the sum of weights, arranged as those of ``node``, times :func:`window_means`."""
+    groups = node.groups
+    rows = weight.reshape(groups, len(weight) // groups, -1)
+    return (rows @ means.reshape(groups, rows.shape[2], 1)).reshape(-1)
 
 
-def evaluate_node(node: Node, x: np.ndarray) -> np.ndarray:
-    """One operation on a batch, in the type of ``x``."""
+def _taps(x, kernel, stride, dilation, size):
+    """Every kernel position with the strided view of the padded batch that it reads."""
+    for ky in range(kernel[0]):
+        for kx in range(kernel[1]):
+            y, z = ky * dilation[0], kx * dilation[1]
+            yield ky, kx, x[..., y : y + size[0] * stride[0] : stride[0], z : z + size[1] * stride[1] : stride[1]]
+
+
+def _convolve(node: Conv, x: np.ndarray) -> np.ndarray:
+    """Convolution of a batch ``(n, in, height, width)`` in its type, a few images at a time."""
+    outputs, depth, *kernel = node.weight.shape
+    size = node.output_shape(x.shape[1:])[1:]
+    reduction = depth * kernel[0] * kernel[1]
+    weight = node.weight.astype(x.dtype)
+    matrices = weight.reshape(node.groups, outputs // node.groups, reduction)
+    y = np.empty((len(x), outputs, *size), x.dtype)
+    step = max(1, _GATHER_VALUES // (reduction * node.groups * size[0] * size[1]))
+    for start in range(0, len(x), step):
+        top, left, bottom, right = node.pads
+        part = np.pad(x[start : start + step], ((0, 0), (0, 0), (top, bottom), (left, right)))
+        count = len(part)
+        if depth == 1 < node.groups:
+            # Depthwise: gathering windows would cost more than the products.
+            result = np.zeros((count, outputs, *size), x.dtype)
+            for ky, kx, view in _taps(part, kernel, node.stride, node.dilation, size):
+                result += np.repeat(view, outputs // node.groups, axis=1) * weight[:, 0, ky, kx, None, None]
+            y[start : start + count] = result
+            continue
+        columns = np.empty((x.shape[1], *kernel, count, *size), x.dtype)
+        for ky, kx, view in _taps(part.transpose(1, 0, 2, 3), kernel, node.stride, node.dilation, size):
+            columns[:, ky, kx] = view
+        product = matrices @ columns.reshape(node.groups, reduction, count * size[0] * size[1])
+        y[start : start + count] = product.reshape(outputs, count, *size).transpose(1, 0, 2, 3)
+    return y
+
+
+def evaluate_node(node: Node, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
+    """One operation on a batch, in the type of ``x``; ``residual`` is the second tensor of a node that has one."""
     if isinstance(node, Conv):
-        y = _convolve(x, node.weight.astype(x.dtype), node.stride, node.dilation, node.pads)
+        y = _convolve(node, x)
         y += node.bias.astype(x.dtype)[:, None, None]
-        return np.maximum(y, 0) if node.relu else y
+        if residual is not None:
+            y += residual
+        return _rectified(y, node)
+    if isinstance(node, Add):
+        return x + residual
     if isinstance(node, Linear):
         y = x @ node.weight.T.astype(x.dtype) + node.bias.astype(x.dtype)
-        return np.maximum(y, 0) if node.relu else y
+        return _rectified(y, node)
     if isinstance(node, Affine):
         column = (-1,) + (1,) * (x.ndim - 2)
         return x * node.gain.astype(x.dtype).reshape(column) + node.shift.astype(x.dtype).reshape(column)
     if isinstance(node, Relu):
-        return np.maximum(x, 0)
+        return np.clip(x, 0, node.limit)
     if isinstance(node, Reshape):
         return x.reshape(len(x), *node.shape)
     if isinstance(node, MaxPool):
         return _windows(x, node.kernel, node.stride, (1, 1), node.pads, -np.inf).max(axis=(4, 5))
     if isinstance(node, AveragePool):
         y = _windows(x, node.kernel, node.stride, (1, 1), node.pads, 0).mean(axis=(4, 5), dtype=x.dtype)
-        return np.maximum(y, 0) if node.relu else y
+        return _rectified(y, node)
     raise TypeError(f"Node must be an operation of sigbit.graph, not {node!r}")
 
 
@@ -86,9 +122,11 @@ def run_float(graph: Graph, images: np.ndarray, *, all_tensors: bool = False, dt
         If the images do not fit the graph.
     """
     tensors = {graph.input: graph.check_images(images).astype(dtype)}
-    last_use = {node.input: node for node in graph.nodes}
+    last_use = graph.last_readers()
     for node in graph.nodes:
-        tensors[node.output] = evaluate_node(node, tensors[node.input])
-        if not all_tensors and last_use[node.input] is node and node.input != graph.output:
-            del tensors[node.input]
+        tensors[node.output] = evaluate_node(node, *(tensors[name] for name in node.inputs))
+        if not all_tensors:
+            for name in set(node.inputs):
+                if last_use.get(name) is node:
+                    del tensors[name]
     return tensors if all_tensors else tensors[graph.output]

@@ -7,6 +7,7 @@ import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 
 __all__ = [
+    "Add",
     "Affine",
     "AveragePool",
     "Conv",
@@ -58,7 +59,7 @@ def _windows(node: "Node", shape: Shape, kernel: Shape, stride: Shape, dilation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
-    """One operation from tensor ``input`` to tensor ``output``."""
+    """One operation from tensor ``input``, and for some kinds a second one, to tensor ``output``."""
 
     name: str
     input: str
@@ -68,6 +69,11 @@ class Node:
     def label(self) -> str:
         """How messages call the node."""
         return f"{type(self).__name__} {self.name!r}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors that the node reads."""
+        return (self.input,)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output, without batch, for an input of ``shape``.
@@ -80,18 +86,32 @@ class Node:
         return shape
 
 
+def _check_same_shape(node: Node, shape: Shape, residual: Shape) -> None:
+    if shape != residual:
+        raise ModelError(f"{node.label} adds tensors of the shapes {shape} and {residual}; supported are equal shapes")
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conv(Node):
-    """Convolution (cross-correlation) without groups, then bias, then ReLU if ``relu``.
+    """Convolution (cross-correlation), then bias, then a second tensor added, then ReLU; all but the first if asked.
 
     Attributes
     ----------
-    weight : float64 array, ``(out, in, kh, kw)``
+    weight : float64 array, ``(out, in / groups, kh, kw)``
     bias : float64 array, ``(out,)``
     stride, dilation : (int, int)
         Rows, columns.
     pads : (int, int, int, int)
         Zeros on top, left, bottom, right.
+    groups : int
+        Output channel ``o`` reads the input channels of group ``o // (out / groups)`` only.
+    residual : str, optional
+        A tensor of the output's shape that is added.
+    limit : float, optional
+        Larger results become this one; only with ``relu``.
+    copy : bool
+        The layer only moves values: one channel and one weight of 1 per output at most, no bias, no residual.
+        Quantization keeps the format and the unit of the input, so that levels are copied exactly.
     """
 
     weight: np.ndarray = field(repr=False)
@@ -99,15 +119,28 @@ class Conv(Node):
     stride: Shape = (1, 1)
     dilation: Shape = (1, 1)
     pads: Shape = (0, 0, 0, 0)
+    groups: int = 1
+    residual: str | None = None
     relu: bool = False
+    limit: float | None = None
+    copy: bool = False
 
-    def output_shape(self, shape: Shape) -> Shape:
-        outputs, inputs, *kernel = self.weight.shape
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,) if self.residual is None else (self.input, self.residual)
+
+    def output_shape(self, shape: Shape, residual: Shape | None = None) -> Shape:
+        outputs, depth, *kernel = self.weight.shape
         rows, columns = _windows(self, shape, tuple(kernel), self.stride, self.dilation, self.pads)
-        if inputs != shape[0]:
+        if self.groups < 1 or outputs % self.groups:
+            raise ModelError(f"{self.label}: groups must divide its {outputs} output channels, not be {self.groups}")
+        if depth * self.groups != shape[0]:
             raise ModelError(
-                f"{self.label}: weights {self.weight.shape} take {inputs} channels, but its input has {shape[0]}"
+                f"{self.label}: weights {self.weight.shape} take {depth * self.groups} channels, "
+                f"but its input has {shape[0]}"
             )
+        if residual is not None:
+            _check_same_shape(self, (outputs, rows, columns), residual)
         return outputs, rows, columns
 
 
@@ -143,8 +176,26 @@ class Affine(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Node):
+    """The sum of two tensors of one shape."""
+
+    residual: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input, self.residual)
+
+    def output_shape(self, shape: Shape, residual: Shape | None = None) -> Shape:
+        if residual is not None:
+            _check_same_shape(self, shape, residual)
+        return shape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Relu(Node):
-    """``max(x, 0)``."""
+    """``max(x, 0)``, or ``min(max(x, 0), limit)``."""
+
+    limit: float | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -202,6 +253,8 @@ class Graph:
     input_shape : tuple of int
         ``(channels, height, width)`` or ``(features,)``.
     nodes : tuple of :class:`Node`
+    dropped : tuple of str
+        What the model does behind ``output`` and the host has to do if it needs it, such as ``"Softmax 'n9'"``.
 
     Attributes
     ----------
@@ -211,7 +264,7 @@ class Graph:
     Raises
     ------
     :exc:`ModelError`
-        If a tensor is read before it is written or written twice, or a node does not fit its input.
+        If a tensor is read before it is written or written twice, or a node does not fit its inputs.
     """
 
     name: str
@@ -219,6 +272,7 @@ class Graph:
     output: str
     input_shape: Shape
     nodes: tuple[Node, ...] = field(repr=False)
+    dropped: tuple[str, ...] = ()
     shapes: dict[str, Shape] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -226,11 +280,12 @@ class Graph:
             raise ModelError(f"Input shape must be (channels, height, width) or (features,), not {self.input_shape}")
         shapes = {self.input: self.input_shape}
         for node in self.nodes:
-            if node.input not in shapes:
-                raise ModelError(f"{node.label} reads tensor {node.input!r}, which nothing before it writes")
+            for name in node.inputs:
+                if name not in shapes:
+                    raise ModelError(f"{node.label} reads tensor {name!r}, which nothing before it writes")
             if node.output in shapes:
                 raise ModelError(f"{node.label} writes tensor {node.output!r} a second time")
-            shapes[node.output] = node.output_shape(shapes[node.input])
+            shapes[node.output] = node.output_shape(*(shapes[name] for name in node.inputs))
         if self.output not in shapes:
             raise ModelError(f"No node writes the output tensor {self.output!r}")
         object.__setattr__(self, "shapes", shapes)
@@ -241,7 +296,11 @@ class Graph:
 
     def consumers(self, tensor: str) -> list[Node]:
         """The nodes that read ``tensor``."""
-        return [node for node in self.nodes if node.input == tensor]
+        return [node for node in self.nodes if tensor in node.inputs]
+
+    def last_readers(self) -> dict[str, Node]:
+        """Tensor -> the last node that reads it; the output is not listed, because the caller reads it."""
+        return {name: node for node in self.nodes for name in node.inputs if name != self.output}
 
     def check_images(self, images: np.ndarray) -> np.ndarray:
         """``images`` shaped for the input, or a message.

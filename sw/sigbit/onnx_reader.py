@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .graph import (
+    Add,
     Affine,
     AveragePool,
     Conv,
@@ -30,6 +31,14 @@ OPSET_MAX = 26
 
 _FLOATS = (np.float16, np.float32, np.float64)
 
+#: A clip at this value or above is none; exporters write the largest float.
+_NO_LIMIT = 1e30
+
+#: A slice that ends here or later takes everything; exporters write the largest integer of 32 or 64 bits.
+_ALL = 1 << 30
+
+_TRANSPOSED = "acts on values whose axes were transposed; supported are channels first"
+
 
 class _UnsupportedError(Exception):
     """Why one node cannot be read; collected, never seen outside."""
@@ -38,13 +47,20 @@ class _UnsupportedError(Exception):
 class _Reader:
     """State while one ONNX graph is walked in order."""
 
-    def __init__(self, onnx: Any, opset: int, fixed_batch: int | None) -> None:
+    def __init__(self, onnx: Any, opset: int, fixed_batch: int | None, last: set[str]) -> None:
         self.onnx = onnx
         self.opset = opset
         self.fixed_batch = fixed_batch
+        #: Outputs of the model that no node reads.
+        self.last = last
         self.constants: dict[str, np.ndarray] = {}
         self.shapes: dict[str, Shape] = {}
         self.aliases: dict[str, str] = {}
+        #: ONNX name of a map whose axes are not channels, height, width: which of these each of its axes is.
+        self.views: dict[str, Shape] = {}
+        #: ONNX name of a vector that was flattened from such a map: which value of the graph's vector each one is.
+        self.orders: dict[str, Shape] = {}
+        self.dropped: list[str] = []
         self.unknown: set[str] = set()
         self.nodes: list[Node] = []
 
@@ -52,7 +68,10 @@ class _Reader:
         return self.aliases.get(name, name)
 
     def shape(self, node: Any) -> Shape:
-        return self.shapes[self.tensor(node.input[0])]
+        """Shape of the first input as ONNX has it."""
+        shape = self.shapes[self.tensor(node.input[0])]
+        view = self.views.get(node.input[0])
+        return shape if view is None else tuple(shape[axis] for axis in view)
 
     def constant(self, node: Any, index: int, what: str) -> np.ndarray | None:
         """Constant input ``index``; None if the node leaves it out."""
@@ -91,13 +110,24 @@ class _Reader:
 
     def emit(self, node: Node) -> None:
         try:
-            self.shapes[node.output] = node.output_shape(self.shapes[node.input])
+            self.shapes[node.output] = node.output_shape(*(self.shapes[name] for name in node.inputs))
         except ModelError as error:
             raise _UnsupportedError(str(error)) from None
         self.nodes.append(node)
 
     def alias(self, node: Any) -> None:
         self.aliases[node.output[0]] = self.tensor(node.input[0])
+        self.keep_layout(node)
+
+    def keep_layout(self, node: Any) -> None:
+        """The output has the axes of the first input."""
+        for layouts in (self.views, self.orders):
+            if node.input[0] in layouts:
+                layouts[node.output[0]] = layouts[node.input[0]]
+
+    def set_view(self, name: str, view: Shape) -> None:
+        if view != tuple(sorted(view)):
+            self.views[name] = view
 
 
 def _text(shape: Shape) -> str:
@@ -171,6 +201,7 @@ def _conv(reader: _Reader, node: Any) -> None:
             stride=stride,
             dilation=dilation,
             pads=_pads(attributes, shape, kernel, stride, dilation),
+            groups=attributes.get("group", 1),
         )
     )
 
@@ -187,7 +218,8 @@ def _gemm(reader: _Reader, node: Any) -> None:
     bias = reader.weights(node, 2, "bias")
     bias = np.zeros(len(weight)) if bias is None else bias * attributes.get("beta", 1.0)
     bias = _per_channel(bias, (len(weight),), "bias")
-    reader.emit(Linear(**_ends(reader, node), weight=weight * attributes.get("alpha", 1.0), bias=bias))
+    weight = _in_order(reader, node, weight * attributes.get("alpha", 1.0))
+    reader.emit(Linear(**_ends(reader, node), weight=weight, bias=bias))
 
 
 def _matmul(reader: _Reader, node: Any) -> None:
@@ -196,7 +228,17 @@ def _matmul(reader: _Reader, node: Any) -> None:
     weight = reader.required(node, 1, "right factor")
     if weight.ndim != 2:
         raise _UnsupportedError(f"right factor has shape {weight.shape}; supported is a matrix")
-    reader.emit(Linear(**_ends(reader, node), weight=weight.T, bias=np.zeros(weight.shape[1])))
+    reader.emit(Linear(**_ends(reader, node), weight=_in_order(reader, node, weight.T), bias=np.zeros(weight.shape[1])))
+
+
+def _in_order(reader: _Reader, node: Any, weight: np.ndarray) -> np.ndarray:
+    """Weights ``(out, in)`` for the order that the input's values have in the graph."""
+    order = reader.orders.get(node.input[0])
+    if order is None or weight.shape[1] != len(order):
+        return weight
+    ordered = np.empty_like(weight)
+    ordered[:, list(order)] = weight
+    return ordered
 
 
 def _per_channel(value: np.ndarray, shape: Shape, what: str) -> np.ndarray:
@@ -225,7 +267,16 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
 
 
 def _arithmetic(reader: _Reader, node: Any) -> None:
-    """Add, Sub, Mul, Div with a constant per channel."""
+    """Add, Sub, Mul, Div with a constant per channel, and Add of two tensors."""
+    if node.op_type == "Add" and not any(name in reader.constants for name in node.input):
+        first, second = ((reader.views.get(name), reader.orders.get(name)) for name in node.input)
+        if first != second:
+            raise _UnsupportedError("adds maps whose axes are ordered differently; supported is one order")
+        reader.emit(Add(**_ends(reader, node), residual=reader.tensor(node.input[1])))
+        reader.keep_layout(node)
+        return
+    if any(name in layouts for name in node.input for layouts in (reader.views, reader.orders)):
+        raise _UnsupportedError(_TRANSPOSED)
     first_is_constant = node.input[0] in reader.constants
     data = reader.tensor(node.input[1 if first_is_constant else 0])
     shape = reader.shapes[data]
@@ -246,8 +297,144 @@ def _arithmetic(reader: _Reader, node: Any) -> None:
     reader.emit(Affine(name=node.name, input=data, output=node.output[0], gain=gain, shift=shift))
 
 
+def _rectify(reader: _Reader, node: Any, limit: float | None) -> None:
+    reader.emit(Relu(**_ends(reader, node), limit=limit))
+    reader.keep_layout(node)
+
+
 def _relu(reader: _Reader, node: Any) -> None:
-    reader.emit(Relu(**_ends(reader, node)))
+    _rectify(reader, node, None)
+
+
+def _clip(reader: _Reader, node: Any) -> None:
+    attributes = _attributes(reader, node)
+    bounds = []
+    for index, key in ((1, "min"), (2, "max")):
+        given = reader.constant(node, index, key) if reader.opset >= 11 else attributes.get(key)
+        bounds.append(None if given is None else float(np.asarray(given).reshape(-1)[0]))
+    low, high = bounds
+    if low != 0:
+        raise _UnsupportedError(f"clips below at {low}; supported is 0, as ReLU and ReLU6 do")
+    _rectify(reader, node, _limit(high))
+
+
+def _limit(value: float | None) -> float | None:
+    """Upper bound of a clip; None if it is larger than any number that a model computes with."""
+    if value is None or value >= _NO_LIMIT:
+        return None
+    if not value > 0:
+        raise _UnsupportedError(f"clips above at {value}; supported are bounds above 0")
+    return value
+
+
+def _extremum(reader: _Reader, node: Any) -> None:
+    """Max with 0, and Min with a positive constant behind a ReLU: the two halves of a clip."""
+    constants = [name for name in node.input if name in reader.constants]
+    data = [name for name in node.input if name not in reader.constants]
+    if len(constants) != 1 or len(data) != 1 or reader.constants[constants[0]].size != 1:
+        raise _UnsupportedError("supported is the extremum of one tensor and one constant number")
+    value = float(reader.constants[constants[0]].reshape(-1)[0])
+    node.input[:] = [data[0], constants[0]]
+    if node.op_type == "Max":
+        if value != 0:
+            raise _UnsupportedError(f"with {value}; supported is 0, as ReLU does")
+        _rectify(reader, node, None)
+        return
+    source = next((other for other in reader.nodes if other.output == reader.tensor(data[0])), None)
+    if not isinstance(source, Relu):
+        raise _UnsupportedError("of a tensor that can be negative; supported is Min behind a ReLU or Max with 0")
+    _rectify(reader, node, _limit(value))
+
+
+def _copy(reader: _Reader, node: Any, weight: np.ndarray, stride: Shape = (1, 1), pads: Shape = (0, 0, 0, 0)) -> None:
+    """Channels chosen by a matrix of zeros and ones, at strided positions, zeros around."""
+    reader.emit(
+        Conv(
+            **_ends(reader, node),
+            weight=weight[:, :, np.newaxis, np.newaxis],
+            bias=np.zeros(len(weight)),
+            stride=stride,
+            pads=pads,
+            copy=True,
+        )
+    )
+
+
+def _integers(reader: _Reader, node: Any, index: int, what: str) -> list[int] | None:
+    value = reader.constant(node, index, what)
+    return None if value is None else [int(n) for n in value.reshape(-1)]
+
+
+def _slice(reader: _Reader, node: Any) -> None:
+    attributes = _attributes(reader, node)
+    keys = ("starts", "ends", "axes", "steps")
+    if reader.opset >= 10:
+        starts, ends, axes, steps = (_integers(reader, node, index, key) for index, key in enumerate(keys, 1))
+    else:
+        starts, ends, axes, steps = (attributes.get(key) for key in keys)
+    if starts is None or ends is None:
+        raise _UnsupportedError("has no starts or ends")
+    shape = _map(reader, node)
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    chosen = [range(n) for n in shape]
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if axis % 4 == 0:
+            if start != 0 or step != 1 or end < _ALL:
+                raise _UnsupportedError("takes images out of the batch; supported are slices of a map")
+            continue
+        if step == 0:
+            raise _UnsupportedError("has a step of 0")
+        chosen[axis % 4 - 1] = range(shape[axis % 4 - 1])[start:end:step]
+    stride = (chosen[1].step, chosen[2].step)
+    for taken, size, step in zip(chosen[1:], shape[1:], stride, strict=True):
+        if step < 1 or taken != range(0, size, step):
+            raise _UnsupportedError(
+                f"takes {len(taken)} of {size} rows or columns, from {taken.start} in steps of {step}; supported are "
+                "steps over the whole axis"
+            )
+    if not chosen[0]:
+        raise _UnsupportedError("takes no channel")
+    _copy(reader, node, np.eye(shape[0])[list(chosen[0])], stride)
+
+
+def _pad(reader: _Reader, node: Any) -> None:
+    attributes = _attributes(reader, node)
+    mode = attributes.get("mode", "constant")
+    if mode != "constant":
+        raise _UnsupportedError(f"mode {mode!r}; supported is constant")
+    if reader.opset >= 11:
+        pads = _integers(reader, node, 1, "pads")
+        value = reader.constant(node, 2, "value")
+        axes = _integers(reader, node, 3, "axes")
+    else:
+        pads, value, axes = attributes.get("pads"), attributes.get("value", 0.0), None
+    shape = _map(reader, node)
+    axes = list(range(4)) if axes is None else [axis % 4 for axis in axes]
+    if value is not None and np.any(value):
+        raise _UnsupportedError(f"value {np.asarray(value).reshape(-1)[0]}; supported is 0")
+    if pads is None or len(pads) != 2 * len(axes):
+        raise _UnsupportedError(f"pads {pads}; expected two per axis")
+    before, after = [0] * 4, [0] * 4
+    for position, axis in enumerate(axes):
+        before[axis], after[axis] = pads[position], pads[position + len(axes)]
+    if min(before + after) < 0 or before[0] or after[0]:
+        raise _UnsupportedError(f"pads {pads}; supported are channels, rows and columns of zeros")
+    weight = np.eye(before[1] + shape[0] + after[1])[:, before[1] : before[1] + shape[0]]
+    _copy(reader, node, weight, pads=(*before[2:], *after[2:]))
+
+
+def _softmax(reader: _Reader, node: Any) -> None:
+    """A last softmax does not change which logit is the largest."""
+    shape = reader.shape(node)
+    axis = _attributes(reader, node).get("axis", -1 if reader.opset >= 13 else 1) % (1 + len(shape))
+    if node.output[0] not in reader.last or axis != 1:
+        raise _UnsupportedError(
+            "is not the model's output over its classes, axis=1; supported is that, which the host can compute, "
+            "because the logits have the same order"
+        )
+    reader.dropped.append(f"{node.op_type} {node.name!r}")
+    reader.alias(node)
 
 
 def _pool(reader: _Reader, node: Any) -> None:
@@ -300,12 +487,16 @@ def _reduce_mean(reader: _Reader, node: Any) -> None:
     if axes is None:
         given = reader.constant(node, 1, "axes")
         axes = [] if given is None else given.reshape(-1).tolist()
-    shape = _map(reader, node)
-    if sorted(axis % 4 for axis in axes) != [2, 3]:
+    shape = reader.shapes[reader.tensor(node.input[0])]
+    if len(shape) != 3:
+        raise _UnsupportedError(f"needs a map N x channels x height x width, but its input is {_text(shape)}")
+    view = reader.views.get(node.input[0], (0, 1, 2))
+    if any(axis % 4 == 0 for axis in axes) or sorted(view[axis % 4 - 1] for axis in axes) != [1, 2]:
         raise _UnsupportedError(f"reduces axes {list(axes)}; supported is the mean over height and width, axes [2, 3]")
     ends = _ends(reader, node)
     if attributes.get("keepdims", 1):
         reader.emit(AveragePool(**ends, kernel=shape[1:], stride=(1, 1)))
+        reader.keep_layout(node)
         return
     pooled = node.output[0] + ".pooled"
     reader.emit(AveragePool(**{**ends, "output": pooled}, kernel=shape[1:], stride=(1, 1)))
@@ -317,7 +508,7 @@ def _flatten(reader: _Reader, node: Any) -> None:
     shape = reader.shape(node)
     if axis % (1 + len(shape)) != 1:
         raise _UnsupportedError(f"axis={axis}; supported is axis=1, which keeps the batch")
-    reader.emit(Reshape(**_ends(reader, node), shape=(prod(shape),)))
+    _emit_reshape(reader, node, (prod(shape),))
 
 
 def _reshape(reader: _Reader, node: Any) -> None:
@@ -339,12 +530,47 @@ def _reshape(reader: _Reader, node: Any) -> None:
 
 def _emit_reshape(reader: _Reader, node: Any, rest: Shape) -> None:
     shape = reader.shape(node)
+    large = [axis for axis, size in enumerate(shape) if size > 1]
     if rest == shape:
         reader.alias(node)
-    elif len(rest) == 1 or (len(shape) == 1 and rest[1:] == (1, 1)):
+    elif len(rest) == 1:
         reader.emit(Reshape(**_ends(reader, node), shape=rest))
+        if (view := reader.views.get(node.input[0])) is not None:
+            mapped = reader.shapes[reader.tensor(node.input[0])]
+            order = np.arange(rest[0]).reshape(mapped).transpose(view).reshape(-1)
+            if (np.diff(order) != 1).any():
+                reader.orders[node.output[0]] = tuple(order.tolist())
+    elif len(rest) == 3 and len(shape) == 3 and [shape[axis] for axis in large] == [n for n in rest if n > 1]:
+        small = (axis for axis, size in enumerate(shape) if size == 1)
+        wide = iter(large)
+        _transposed(reader, node, tuple(next(small) if n == 1 else next(wide) for n in rest))
+    elif len(rest) == 3 and len(shape) == 1 and shape[0] in rest and node.input[0] not in reader.orders:
+        reader.emit(Reshape(**_ends(reader, node), shape=(shape[0], 1, 1)))
+        channel = rest.index(shape[0])
+        others = iter((1, 2))
+        reader.set_view(node.output[0], tuple(0 if axis == channel else next(others) for axis in range(3)))
     else:
-        raise _UnsupportedError(f"turns {_text(shape)} into {_text(rest)}; supported is flattening to N x features")
+        raise _UnsupportedError(
+            f"turns {_text(shape)} into {_text(rest)}; supported is flattening to N x features, and axes of size 1"
+        )
+
+
+def _transposed(reader: _Reader, node: Any, axes: Shape) -> None:
+    """The output is the input with its axes, numbered without batch, in another order; nothing is computed."""
+    view = reader.views.get(node.input[0], (0, 1, 2))
+    reader.aliases[node.output[0]] = reader.tensor(node.input[0])
+    reader.set_view(node.output[0], tuple(view[axis] for axis in axes))
+
+
+def _transpose(reader: _Reader, node: Any) -> None:
+    shape = reader.shape(node)
+    order = list(_attributes(reader, node).get("perm", range(len(shape), -1, -1)))
+    if sorted(order) != list(range(1 + len(shape))) or order[0] != 0:
+        raise _UnsupportedError(f"perm {order} of {_text(shape)}; supported is any order that keeps the batch first")
+    if len(shape) == 1:
+        reader.alias(node)
+    else:
+        _transposed(reader, node, tuple(axis - 1 for axis in order[1:]))
 
 
 def _squeeze(reader: _Reader, node: Any) -> None:
@@ -356,9 +582,9 @@ def _squeeze(reader: _Reader, node: Any) -> None:
         axes = None if given is None else given.reshape(-1).tolist()
     rank = 1 + len(shape)
     if node.op_type == "Unsqueeze":
-        if len(shape) != 1 or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
-            raise _UnsupportedError(f"axes {axes}; supported is N x C to N x C x 1 x 1, axes [2, 3]")
-        rest: Shape = (shape[0], 1, 1)
+        if len(shape) != 1 or axes is None or len(axes) != 2 or 0 in (added := {axis % 4 for axis in axes}):
+            raise _UnsupportedError(f"axes {axes} of {_text(shape)}; supported is N x C to a map, axes [2, 3]")
+        rest: Shape = tuple(1 if axis in added else shape[0] for axis in (1, 2, 3))
     else:
         if axes is None:
             raise _UnsupportedError("without axes would drop a batch of one; supported are axes [2, 3]")
@@ -379,6 +605,7 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "Add": _arithmetic,
     "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
+    "Clip": _clip,
     "Conv": _conv,
     "Div": _arithmetic,
     "Dropout": _identity,
@@ -387,26 +614,44 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "Identity": _identity,
+    "LogSoftmax": _softmax,
     "MatMul": _matmul,
+    "Max": _extremum,
     "MaxPool": _pool,
+    "Min": _extremum,
     "Mul": _arithmetic,
+    "Pad": _pad,
     "ReduceMean": _reduce_mean,
     "Relu": _relu,
     "Reshape": _reshape,
+    "Slice": _slice,
+    "Softmax": _softmax,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,
+    "Transpose": _transpose,
     "Unsqueeze": _squeeze,
 }
 
 _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+#: Operators whose first input may be a constant.
+_CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
+#: Operators that are read on maps whose axes are in another order.
+_ANY_VIEW = ("Add", "Clip", "Dropout", "Flatten", "Identity", "Max", "Min", "ReduceMean", "Relu", "Reshape", "Squeeze",
+             "Transpose")  # fmt: skip
+#: Operators that are read on vectors that were flattened from such maps.
+_ANY_ORDER = ("Add", "Clip", "Dropout", "Flatten", "Gemm", "Identity", "LogSoftmax", "MatMul", "Max", "Min", "Relu",
+              "Reshape", "Softmax")  # fmt: skip
 
 #: Operators that the reader understands; any deterministic operator on constants alone is evaluated, too.
 SUPPORTED = tuple(_HANDLERS)
 
 _HINTS = {
-    "Softmax": "cut it off; the logits have the same order",
-    "LogSoftmax": "cut it off; the logits have the same order",
     "ArgMax": "cut it off; the classifier's logits are the output",
+    "Concat": "add the parts instead, or cut the model before it",
+    "LeakyRelu": "the requantizer has one slope; use ReLU",
+    "PRelu": "the requantizer has one slope; use ReLU",
+    "Resize": "maps do not grow; cut the model before it",
+    "Upsample": "maps do not grow; cut the model before it",
 }
 
 
@@ -484,6 +729,24 @@ def _read_input(model: Any, constants: dict, path: Path) -> tuple[str, Shape, in
     return name, tuple(int(size) for size in sizes[1:]), sizes[0] if isinstance(sizes[0], int) else None
 
 
+def _input_layout(onnx: Any, model: Any, name: str, shape: Shape, constants: dict) -> tuple[Shape, Shape]:
+    """Shape of the input as channels, height, width, and which of these each axis of the ONNX input is.
+
+    A model that takes channels last moves them first at once, by Transpose, or by Reshape if there is one channel.
+    """
+    readers = [node for node in model.graph.node if name in node.input]
+    kinds = {node.op_type for node in readers}
+    last = len(shape) == 3 and len(readers) > 0
+    if kinds == {"Transpose"}:
+        last &= all(list(onnx.helper.get_node_attr_value(node, "perm")) == [0, 3, 1, 2] for node in readers)
+    elif kinds == {"Reshape"}:
+        targets = [constants.get(node.input[1], np.zeros(0)).tolist()[1:] for node in readers]
+        last &= shape[2:] == (1,) and shape[0] > 1 and all(target == [1, *shape[:2]] for target in targets)
+    else:
+        last = False
+    return ((shape[2], shape[0], shape[1]), (1, 2, 0)) if last else (shape, tuple(range(len(shape))))
+
+
 def _fold(reader: _Reader, node: Any) -> None:
     """Evaluate a node whose inputs are all constants."""
     onnx = reader.onnx
@@ -536,9 +799,12 @@ def read_onnx(path: str | Path) -> Graph:
     opset = _opset(model, path)
     constants = _read_initializers(onnx, model, path)
     name, shape, batch = _read_input(model, constants, path)
-    reader = _Reader(onnx, opset, batch)
+    last = {value.name for value in model.graph.output} - {name for node in model.graph.node for name in node.input}
+    reader = _Reader(onnx, opset, batch, last)
     reader.constants.update(constants)
+    shape, view = _input_layout(onnx, model, name, shape, constants)
     reader.shapes[name] = shape
+    reader.set_view(name, view)
     problems: list[str] = []
     used: set[str] = set()
     for index, node in enumerate(model.graph.node):
@@ -555,15 +821,16 @@ def read_onnx(path: str | Path) -> Graph:
     output = reader.tensor(model.graph.output[0].name)
     if output not in reader.shapes:
         raise ModelError(f"Output {model.graph.output[0].name!r} of {str(path)!r} does not depend on input {name!r}")
-    return Graph(path.stem, name, output, shape, tuple(reader.nodes))
+    if any(model.graph.output[0].name in layouts for layouts in (reader.views, reader.orders)):
+        reader.dropped.append(f"transposition of {output!r}")
+    return Graph(path.stem, name, output, shape, tuple(reader.nodes), tuple(reader.dropped))
 
 
 def _check_without_shapes(reader: _Reader, node: Any) -> None:
     """What can be said of a node even behind one that is not supported, so that one run names every obstacle."""
-    if node.op_type in _ARITHMETIC and not any(name in reader.constants for name in node.input):
+    computed = not any(name in reader.constants for name in node.input)
+    if node.op_type in _ARITHMETIC and node.op_type != "Add" and computed:
         raise _UnsupportedError("combines two computed tensors; supported is one constant, per tensor or per channel")
-    if node.op_type == "Conv" and (group := _attributes(reader, node).get("group", 1)) != 1:
-        raise _UnsupportedError(f"group={group}; supported is group=1")
 
 
 def _read_node(reader: _Reader, node: Any, problems: list[str]) -> None:
@@ -585,10 +852,13 @@ def _read_node(reader: _Reader, node: Any, problems: list[str]) -> None:
         if not inputs or any(source in reader.unknown for source in inputs):
             reader.unknown.update(node.output)
             return
-        if inputs[0] in reader.constants and node.op_type not in (*_ARITHMETIC, "MatMul"):
+        if inputs[0] in reader.constants and node.op_type not in _CONSTANT_FIRST:
             raise _UnsupportedError(
                 f"data input {inputs[0]!r} is a constant; expected a tensor computed from the input"
             )
+        for layouts, readable in ((reader.views, _ANY_VIEW), (reader.orders, _ANY_ORDER)):
+            if node.op_type not in readable and any(source in layouts for source in node.input):
+                raise _UnsupportedError(_TRANSPOSED)
         _HANDLERS[node.op_type](reader, node)
     except _UnsupportedError as error:
         problems.append(f"{label}: {error}")

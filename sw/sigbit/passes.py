@@ -7,9 +7,19 @@ from math import prod
 import numpy as np
 
 from .float_model import run_float
-from .graph import Affine, AveragePool, Conv, Graph, Linear, MaxPool, ModelError, Node, Relu, Reshape
+from .graph import Add, Affine, AveragePool, Conv, Graph, Linear, MaxPool, ModelError, Node, Relu, Reshape
 
-__all__ = ["PASSES", "PassError", "fold_affine", "fuse_relu", "lower", "lower_linear", "remove_dead_nodes"]
+__all__ = [
+    "PASSES",
+    "PassError",
+    "fold_affine",
+    "fuse_add",
+    "fuse_relu",
+    "lower",
+    "lower_linear",
+    "merge_copies",
+    "remove_dead_nodes",
+]
 
 #: Largest difference of logits that a pass may cause, relative to the largest logit; passes compute in float64.
 TOLERANCE = 1e-8
@@ -25,18 +35,35 @@ def _rebuilt(graph: Graph, nodes: Iterable[Node], **changes) -> Graph:
     return replace(graph, nodes=tuple(nodes), **changes)
 
 
+def _renamed(node: Node, old: str, new: str) -> Node:
+    """``node`` reading tensor ``new`` wherever it read ``old``."""
+    fields = ("input", "residual") if len(node.inputs) > 1 else ("input",)
+    changes = {field: new for field in fields if getattr(node, field) == old}
+    return replace(node, **changes) if changes else node
+
+
 def _swapped(graph: Graph, removed: Node, added: dict[Node, Node]) -> Graph:
     """``graph`` without ``removed``, whose readers now read its input, and with the nodes of ``added`` exchanged."""
     nodes = []
     for node in graph.nodes:
         if node is not removed:
-            node = added.get(node, node)
-            nodes.append(replace(node, input=removed.input) if node.input == removed.output else node)
+            nodes.append(_renamed(added.get(node, node), removed.output, removed.input))
     return _rebuilt(graph, nodes, output=removed.input if graph.output == removed.output else graph.output)
 
 
 def _only_reader(graph: Graph, tensor: str) -> bool:
     return len(graph.consumers(tensor)) == 1 and tensor != graph.output
+
+
+def _per_channel(graph: Graph, node: Node, **options) -> Conv:
+    """A 1x1 convolution of ones, each channel on its own, in the place of ``node``."""
+    channels = graph.shapes[node.input][0]
+    fields = {"bias": np.zeros(channels), "weight": np.ones((channels, 1, 1, 1)), **options}
+    return Conv(name=node.name, input=node.input, output=node.output, groups=channels, **fields)
+
+
+def _replaced(graph: Graph, node: Node, new: Node) -> Graph:
+    return _rebuilt(graph, [new if other is node else other for other in graph.nodes])
 
 
 def _exchanged(graph: Graph, first: Node, second: Node) -> tuple[Graph, Node, Node]:
@@ -55,9 +82,16 @@ def remove_dead_nodes(graph: Graph) -> Graph:
     needed, kept = {graph.output}, []
     for node in reversed(graph.nodes):
         if node.output in needed:
-            needed.add(node.input)
+            needed.update(node.inputs)
             kept.append(node)
     return _rebuilt(graph, reversed(kept))
+
+
+def _with_parameters(node: Conv | Linear, weight: np.ndarray, bias: np.ndarray) -> Node:
+    """``node`` with other parameters; it is no copy any more."""
+    if isinstance(node, Conv):
+        return replace(node, weight=weight, bias=bias, copy=False)
+    return replace(node, weight=weight, bias=bias)
 
 
 def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | None:
@@ -65,12 +99,10 @@ def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | No
     source = graph.producer(node.input)
     if source is None or not _only_reader(graph, node.input):
         return None
-    if isinstance(source, Conv | Linear) and not source.relu:
+    if isinstance(source, Conv | Linear) and not source.relu and len(source.inputs) == 1:
         column = (-1,) + (1,) * (source.weight.ndim - 1)
-        folded = replace(
-            source, weight=source.weight * node.gain.reshape(column), bias=source.bias * node.gain + node.shift
-        )
-        return _swapped(graph, node, {source: folded}), None
+        weight, bias = source.weight * node.gain.reshape(column), source.bias * node.gain + node.shift
+        return _swapped(graph, node, {source: _with_parameters(source, weight, bias)}), None
     if isinstance(source, Affine):
         merged = replace(source, gain=source.gain * node.gain, shift=source.shift * node.gain + node.shift)
         return _swapped(graph, node, {source: merged}), None
@@ -80,6 +112,14 @@ def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | No
         or (isinstance(source, Reshape) and graph.shapes[source.input][0] == source.shape[0])
     )
     return _exchanged(graph, source, node)[:2] if commutes else None
+
+
+def _seen_by_outputs(target: Conv | Linear, values: np.ndarray) -> np.ndarray:
+    """One value per input channel, arranged like the weights of ``target``."""
+    outputs, depth, *kernel = target.weight.shape
+    groups = target.groups if isinstance(target, Conv) else 1
+    rows = np.repeat(values.reshape(groups, depth), outputs // groups, axis=0)
+    return rows.reshape(outputs, depth, *(1 for _ in kernel))
 
 
 def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | None:
@@ -94,11 +134,12 @@ def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | Non
         spread = replace(node, gain=np.repeat(node.gain, repeats), shift=np.repeat(node.shift, repeats))
         exchanged, _, moved = _exchanged(graph, spread, target)
         return exchanged, moved
-    if isinstance(target, Linear) or (isinstance(target, Conv) and (not any(target.pads) or not node.shift.any())):
-        row = (1, -1) + (1,) * (target.weight.ndim - 2)
-        shift = (target.weight * node.shift.reshape(row)).reshape(len(target.weight), -1).sum(1)
-        folded = replace(target, weight=target.weight * node.gain.reshape(row), bias=target.bias + shift)
-        return _swapped(graph, node, {target: folded}), None
+    if isinstance(target, Conv) and (node.output in target.inputs[1:] or (any(target.pads) and node.shift.any())):
+        return None
+    if isinstance(target, Conv | Linear):
+        gain, shift = (_seen_by_outputs(target, values) for values in (node.gain, node.shift))
+        bias = target.bias + (target.weight * shift).reshape(len(target.weight), -1).sum(1)
+        return _swapped(graph, node, {target: _with_parameters(target, target.weight * gain, bias)}), None
     return None
 
 
@@ -116,12 +157,13 @@ def fold_affine(graph: Graph) -> Graph:
     """Batch normalization and constant arithmetic folded into the layer before, or else into the layer behind.
 
     On the way back an affine node passes pools that it commutes with. Behind it, only a layer without padding can take
-    a shift, because padding is 0 behind the affine node, not before it.
+    a shift, because padding is 0 behind the affine node, not before it. Where neither is exact, the node becomes a
+    layer of its own: a 1x1 convolution of each channel on its own.
 
     Raises
     ------
     :exc:`~sigbit.graph.ModelError`
-        If neither is exact.
+        If a flattened map would need such a layer.
     """
     while affine := [node for node in graph.nodes if isinstance(node, Affine)]:
         for node in affine:
@@ -130,34 +172,110 @@ def fold_affine(graph: Graph) -> Graph:
                 graph = folded
                 break
         else:
-            raise ModelError(
-                "Cannot fold "
-                + ", ".join(node.label for node in affine)
-                + " exactly: it follows no convolution or linear layer directly or through a pool, and the layer "
-                "behind it has padding or does not exist. Place batch normalization directly behind a convolution"
-            )
+            node = affine[0]
+            weight = node.gain.reshape(-1, 1, 1, 1)
+            if len(graph.shapes[node.input]) != 3:
+                raise ModelError(
+                    f"Cannot fold {node.label}, which acts on a flattened map or vector, into a layer beside it; place "
+                    "batch normalization directly behind a convolution or linear layer"
+                )
+            graph = _replaced(graph, node, _per_channel(graph, node, weight=weight, bias=node.shift))
     return graph
 
 
-def fuse_relu(graph: Graph) -> Graph:
-    """Every ReLU part of the convolution, linear layer or average pool before it; it passes max pools and reshapes.
+def merge_copies(graph: Graph) -> Graph:
+    """A copy behind a copy becomes one, and a copy that only pads becomes part of the convolutions behind it."""
+    while True:
+        merged = next(filter(None, (_merged_copy(graph, node) for node in graph.nodes)), None)
+        if merged is None:
+            return graph
+        graph = remove_dead_nodes(merged)
 
-    Raises
-    ------
-    :exc:`~sigbit.graph.ModelError`
-        If a ReLU has no such layer before it.
+
+def _merged_copy(graph: Graph, node: Node) -> Graph | None:
+    """``graph`` without the copy ``node``, if all its readers can take over; None otherwise."""
+    readers = graph.consumers(node.output)
+    if not (isinstance(node, Conv) and node.copy and not node.relu and node.output != graph.output and readers):
+        return None
+    only_pads = node.stride == (1, 1) and np.array_equal(node.weight[:, :, 0, 0], np.eye(len(node.weight)))
+    taken: dict[Node, Node] = {}
+    for reader in readers:
+        if not isinstance(reader, Conv) or node.output in reader.inputs[1:]:
+            return None
+        if not (only_pads or (reader.copy and not reader.relu)):
+            return None
+        pads = tuple(
+            inner + outer * stride for inner, outer, stride in zip(node.pads, reader.pads, node.stride * 2, strict=True)
+        )
+        stride = (node.stride[0] * reader.stride[0], node.stride[1] * reader.stride[1])
+        weight = reader.weight
+        if not only_pads:
+            weight = (weight[:, :, 0, 0] @ node.weight[:, :, 0, 0])[:, :, np.newaxis, np.newaxis]
+        taken[reader] = replace(reader, input=node.input, weight=weight, stride=stride, pads=pads)
+    return _rebuilt(graph, [taken.get(other, other) for other in graph.nodes])
+
+
+def _depths(graph: Graph) -> dict[str, int]:
+    """Layers on the longest way from the input to every tensor."""
+    depths = {graph.input: 0}
+    for node in graph.nodes:
+        depths[node.output] = 1 + max(depths[name] for name in node.inputs)
+    return depths
+
+
+def fuse_add(graph: Graph) -> Graph:
+    """Every sum part of a convolution that makes one of its operands, or else a layer of its own.
+
+    The convolution must have no other reader. Of two, the one on the longer way from the input takes the sum: the other
+    ends the shortcut, which exists earlier. A layer of its own is a 1x1 convolution of each channel with a weight of 1.
+    """
+    while sums := [node for node in graph.nodes if isinstance(node, Add)]:
+        node = sums[0]
+        depths = _depths(graph)
+        best: tuple | None = None
+        for name, other in (node.inputs, node.inputs[::-1]):
+            source = graph.producer(name)
+            if not isinstance(source, Conv) or source.relu or source.residual is not None or name == other:
+                continue
+            rank = (not source.copy, depths[name])
+            if _only_reader(graph, name) and (best is None or rank > best[0]):
+                best = rank, source, other
+        if best is None:
+            graph = _replaced(graph, node, _per_channel(graph, node, residual=node.residual))
+            continue
+        _, source, other = best
+        # Moved to the place of the sum, because the other operand may be made between the two.
+        fused = replace(source, output=node.output, residual=other, copy=False)
+        graph = _rebuilt(graph, [fused if other is node else other for other in graph.nodes if other is not source])
+    return graph
+
+
+def _least(first: float | None, second: float | None) -> float | None:
+    limits = [limit for limit in (first, second) if limit is not None]
+    return min(limits, default=None)
+
+
+def fuse_relu(graph: Graph) -> Graph:
+    """Every ReLU part of the layer before it, or else a layer of its own; it passes max pools.
+
+    Only convolutions can take a limit. A layer of its own is a 1x1 convolution of each channel with a weight of 1.
     """
     while rectifiers := [node for node in graph.nodes if isinstance(node, Relu)]:
         node = rectifiers[0]
         source = graph.producer(node.input)
-        if source is None:
-            raise ModelError(f"{node.label} acts on the model's input; apply it to the images and cut it off")
-        if not _only_reader(graph, node.input):
-            raise ModelError(f"{node.label}: other nodes read its input {node.input!r}, too; supported are chains")
-        if isinstance(source, Conv | Linear | AveragePool):
+        if source is None or not _only_reader(graph, node.input):
+            graph = _replaced(graph, node, _per_channel(graph, node, relu=True, limit=node.limit))
+        elif isinstance(source, Conv):
+            fused = replace(source, relu=True, limit=_least(node.limit, source.limit))
+            graph = _swapped(graph, node, {source: fused})
+        elif isinstance(source, AveragePool) and node.limit is None:
             graph = _swapped(graph, node, {source: replace(source, relu=True)})
-        else:
+        elif isinstance(source, MaxPool):
             graph = _exchanged(graph, source, node)[0]
+        elif isinstance(source, Relu):
+            graph = _swapped(graph, node, {source: replace(source, limit=_least(node.limit, source.limit))})
+        else:
+            graph = _replaced(graph, node, _per_channel(graph, node, relu=True, limit=node.limit))
     return graph
 
 
@@ -177,11 +295,15 @@ def lower_linear(graph: Graph) -> Graph:
     maps = {graph.input: as_map(graph.input_shape)}
     nodes: list[Node] = []
     for node in graph.nodes:
-        source = source_of[node.input]
+        sources = [source_of[name] for name in node.inputs]
+        source = sources[0]
         if isinstance(node, Reshape):
             source_of[node.output] = source
             continue
-        flattened = maps[source] != as_map(graph.shapes[node.input])
+        flattened = any(
+            maps[found] != as_map(graph.shapes[name]) for found, name in zip(sources, node.inputs, strict=True)
+        )
+        element_by_element = isinstance(node, Add | Relu) and len({maps[found] for found in sources}) == 1
         if isinstance(node, Linear):
             lowered: Node = Conv(
                 name=node.name,
@@ -191,13 +313,13 @@ def lower_linear(graph: Graph) -> Graph:
                 bias=node.bias,
                 relu=node.relu,
             )
-        elif flattened:
+        elif flattened and not element_by_element:
             raise ModelError(f"{node.label} acts on a flattened map; only linear layers are supported there")
         else:
-            lowered = replace(node, input=source)
+            lowered = replace(node, **dict(zip(("input", "residual"), sources, strict=False)))
         nodes.append(lowered)
         source_of[node.output] = node.output
-        maps[node.output] = as_map(graph.shapes[node.output])
+        maps[node.output] = maps[source] if element_by_element else as_map(graph.shapes[node.output])
     output = source_of[graph.output]
     if maps[output] != as_map(graph.shapes[graph.output]):
         raise ModelError(f"Output {graph.output!r} is a flattened map; end the model in a linear layer, or in the map")
@@ -207,17 +329,18 @@ def lower_linear(graph: Graph) -> Graph:
 def end_in_convolution(graph: Graph) -> Graph:
     """A last layer whose logits can leave as raw integers: a convolution without ReLU.
 
-    A last average pool becomes a convolution with weights ``1 / area``; behind anything else comes a 1x1 identity.
+    A last average pool becomes a convolution with weights ``1 / area``; behind anything else, such as a sum, comes a
+    1x1 identity.
     """
     last = graph.producer(graph.output)
-    if isinstance(last, Conv) and not last.relu:
-        return graph
+    if isinstance(last, Conv) and not last.relu and last.residual is None and not graph.consumers(graph.output):
+        return _replaced(graph, last, replace(last, copy=False)) if last.copy else graph
     if any(node.name == "logits" for node in graph.nodes) or "raw_logits" in graph.shapes:
         raise ModelError("A model that ends in a pool or ReLU must not name a node 'logits' or a tensor 'raw_logits'")
     channels = graph.shapes[graph.output][0]
     diagonal = np.eye(channels)[:, :, np.newaxis, np.newaxis]
     bias = np.zeros(channels)
-    if isinstance(last, AveragePool) and not last.relu:
+    if isinstance(last, AveragePool) and not last.relu and not graph.consumers(graph.output):
         weight = np.tile(diagonal / prod(last.kernel), last.kernel)
         layer = Conv(
             name=last.name,
@@ -236,8 +359,10 @@ def end_in_convolution(graph: Graph) -> Graph:
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     remove_dead_nodes,
     fold_affine,
-    fuse_relu,
     lower_linear,
+    merge_copies,
+    fuse_add,
+    fuse_relu,
     end_in_convolution,
 )
 

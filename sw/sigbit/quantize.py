@@ -18,7 +18,7 @@ from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork, Tensor
 from sigbit_sim.golden.numerics import project
 
-from .float_model import evaluate_node, run_float, window_means
+from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Conv, Graph, MaxPool, Node
 from .onnx_reader import read_onnx
 from .passes import lower
@@ -35,8 +35,10 @@ _HISTOGRAM_BINS = 1 << 14
 
 #: Biases leave this much room below 2**31, and the gain of a requantizer is never below 2**-32: a channel with weights
 #: so small that it would break either gets a larger unit. Its products then contribute at most half an output level.
+#: With a residual, the gain is not below 2**-20 of the residual's, because both share one shift and M1 has 24 bits.
 _BIAS_LIMIT = 1 << 29
 _GAIN_MIN = 2.0**-32
+_GAIN_TO_RESIDUAL_MIN = 2.0**-20
 
 
 class QuantizationError(SigbitError):
@@ -109,19 +111,24 @@ def _as_maps(graph: Graph, images: np.ndarray) -> np.ndarray:
     return graph.check_images(images)
 
 
+def _keeps_levels(node: Node) -> bool:
+    """Whether the output has the format and the unit of the input."""
+    return isinstance(node, MaxPool) or (isinstance(node, Conv) and node.copy)
+
+
 def _tensor_formats(graph: Graph, options: _Options) -> dict[str, Format]:
     """Format of every tensor but the output.
 
     An unsigned activation format holds tensors that cannot be negative (behind a ReLU, or averages of such); the others
-    get ``int:8``. A maximum keeps the format of its input.
+    get ``int:8``. A maximum and a copy keep the format of their input.
     """
     formats = {graph.input: options.input_format}
     non_negative = {graph.input: not options.input_format.signed}
     root = {graph.input: graph.input}
     for node in graph.nodes:
-        if isinstance(node, MaxPool):
+        if _keeps_levels(node):
             root[node.output] = root[node.input]
-            non_negative[node.output] = non_negative[node.input]
+            non_negative[node.output] = non_negative[node.input] or getattr(node, "relu", False)
             continue
         root[node.output] = node.output
         rectified = isinstance(node, Conv | AveragePool) and node.relu
@@ -138,7 +145,8 @@ def _weight_formats(graph: Graph, options: _Options) -> dict[Node, Format]:
     layers = [node for node in graph.nodes if isinstance(node, Conv)]
     formats: dict[Node, Format] = dict.fromkeys(layers, options.weights)
     if options.edge_bits is not None:
-        formats[layers[0]] = formats[layers[-1]] = INT(options.edge_bits)
+        first = next(node for node in layers if not node.copy)
+        formats[first] = formats[layers[-1]] = INT(options.edge_bits)
     return formats
 
 
@@ -147,8 +155,21 @@ def _activation_unit(graph: Graph, name: str, values: np.ndarray, format: Format
 
     A maximum commutes with the projection, so values that no window selects need no care.
     """
-    while (readers := graph.consumers(name)) and all(isinstance(node, MaxPool) for node in readers):
+    producer = graph.producer(name)
+    limit = producer.limit if isinstance(producer, Conv) else None
+    while len(readers := graph.consumers(name)) == 1 and isinstance(readers[0], MaxPool):
         name, values = readers[0].output, evaluate_node(readers[0], values)
+    found = _searched_unit(values, format, unit)
+    if limit is None:
+        return found
+    # Saturation at the largest level is the clip, so that level must not lie above the limit.
+    highest = limit / format.magnitude_max
+    while highest * format.magnitude_max > limit:
+        highest = math.nextafter(highest, 0)
+    return min(found, highest)
+
+
+def _searched_unit(values: np.ndarray, format: Format, unit: Callable) -> float:
     if unit is not unit_mse or values.size <= _DIRECT_VALUES:
         return unit(values, format)
     values = np.abs(values) if format.signed else np.maximum(values, 0)
@@ -157,7 +178,12 @@ def _activation_unit(graph: Graph, name: str, values: np.ndarray, format: Format
 
 
 def _weight_units(
-    node: Conv, format: Format, options: _Options, input_unit: float, output_unit: float | None
+    node: Conv,
+    format: Format,
+    options: _Options,
+    input_unit: float,
+    output_unit: float | None,
+    residual_unit: float | None,
 ) -> np.ndarray:
     """Unit of every output channel; one and the same for a classifier (``output_unit`` None)."""
     shared = output_unit is None or not options.per_channel
@@ -168,6 +194,8 @@ def _weight_units(
     least = np.abs(node.bias) / (input_unit * _BIAS_LIMIT)
     if output_unit is not None:
         least = np.maximum(least, _GAIN_MIN * output_unit / input_unit)
+    if residual_unit is not None:
+        least = np.maximum(least, _GAIN_TO_RESIDUAL_MIN * residual_unit / input_unit)
     return np.maximum(units, least.max() if shared else least)
 
 
@@ -179,25 +207,40 @@ def _convolution(
     node: Conv,
     weight_format: Format,
     options: _Options,
-    source: Tensor,
-    target: Tensor,
-    levels: np.ndarray,
-    images: np.ndarray,
+    tensors: dict[str, Tensor],
+    levels: list[np.ndarray],
+    floats: list[np.ndarray],
 ) -> golden.Convolution:
-    """Quantized layer for input ``levels``, which stand for the float ``images``."""
+    """Quantized layer for the ``levels`` that it reads, which stand for ``floats``."""
+    source, target = tensors[node.input], tensors[node.output]
+    residual = None if node.residual is None else tensors[node.residual]
     raw = target.format is None
-    units = _weight_units(node, weight_format, options, source.unit, None if raw else target.unit)
-    weights = project(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format)
-    bias = node.bias
-    if options.bias_correction:
-        wanted = np.tensordot(node.weight, window_means(node, images), 3)
-        found = units * source.unit * np.tensordot(weights, window_means(node, levels), 3)
-        bias = bias + wanted - found
-    gains = [Fraction(unit) * Fraction(source.unit) for unit in units.tolist()]
-    if raw:
-        constants = [(0, 0)] * len(gains)
+    if node.copy:
+        # Every format has the level 1.
+        weights, units = node.weight.astype(np.int64), np.ones(len(node.weight))
     else:
-        known = {gain: requantizer_constants(gain / Fraction(target.unit)) for gain in set(gains)}
+        units = _weight_units(
+            node,
+            weight_format,
+            options,
+            source.unit,
+            None if raw else target.unit,
+            None if residual is None else residual.unit,
+        )
+        weights = project(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format)
+    bias = node.bias
+    if options.bias_correction and not node.copy:
+        bias = bias + channel_sums(node, node.weight, window_means(node, floats[0]))
+        bias = bias - units * source.unit * channel_sums(node, weights, window_means(node, levels[0]))
+        if residual is not None:
+            wanted, found = (x.mean(axis=(0, 2, 3), dtype=np.float64) for x in (floats[1], levels[1]))
+            bias = bias + wanted - residual.unit * found
+    gains = [Fraction(unit) * Fraction(source.unit) for unit in units.tolist()]
+    constants: list[tuple[int, ...]] = [(0, 0)] * len(gains)
+    if not raw:
+        unit = Fraction(target.unit)
+        added = () if residual is None else (Fraction(residual.unit) / unit,)
+        known = {gain: requantizer_constants(gain / unit, *added) for gain in set(gains)}
         constants = [known[gain] for gain in gains]
     return golden.Convolution(
         name=node.name,
@@ -207,12 +250,15 @@ def _convolution(
         weight_format=weight_format,
         weight_units=units,
         bias=np.array([_nearest_integer(Fraction(b) / g) for b, g in zip(bias.tolist(), gains, strict=True)], np.int64),
-        multiplier=np.array([m for m, _ in constants], np.int64),
-        shift=np.array([s for _, s in constants], np.int64),
+        multiplier=np.array([c[0] for c in constants], np.int64),
+        shift=np.array([c[1] for c in constants], np.int64),
         stride=node.stride,
         dilation=node.dilation,
         pads=node.pads,
         relu=node.relu,
+        residual=node.residual,
+        residual_multiplier=None if residual is None else np.array([c[2] for c in constants], np.int64),
+        groups=node.groups,
     )
 
 
@@ -284,31 +330,33 @@ def quantize(
     unit = _activation_unit(graph, graph.input, images, formats[graph.input], options.unit)
     tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
     layers: list[Any] = []
-    # A lowered graph is a chain: two versions of one tensor are all that is held.
-    floats = images.astype(np.float32)
-    levels = project(images / unit, formats[graph.input])
+    floats = {graph.input: images.astype(np.float32)}
+    levels = {graph.input: project(images / unit, formats[graph.input])}
+    last_use = graph.last_readers()
     for node in graph.nodes:
         source, name = tensors[node.input], node.output
-        wanted = evaluate_node(node, floats)
+        read_floats, read_levels = ([held[tensor] for tensor in node.inputs] for held in (floats, levels))
+        floats[name] = evaluate_node(node, *read_floats)
         if name == graph.output:
             target = _tensor(graph, name, None, 1.0)
-        elif isinstance(node, MaxPool):
+        elif _keeps_levels(node):
             target = _tensor(graph, name, source.format, source.unit)
         else:
-            unit = _activation_unit(graph, name, wanted, formats[name], options.unit)
+            unit = _activation_unit(graph, name, floats[name], formats[name], options.unit)
             target = _tensor(graph, name, formats[name], unit)
+        tensors[name] = target
         if isinstance(node, Conv):
-            layer: Any = _convolution(node, weight_formats[node], options, source, target, levels, floats)
+            layer: Any = _convolution(node, weight_formats[node], options, tensors, read_levels, read_floats)
         else:
             layer = _pool(node, source, target)
         if target.format is None:
-            target = replace(target, unit=float(layer.weight_units[0]) * source.unit)
-        tensors[name] = target
+            tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
         layers.append(layer)
         # One layer at a time: the next one is fitted to what the hardware will really feed it.
-        step = IntegerNetwork(node.name, {source.name: source, name: target}, (layer,), source.name, name)
-        levels = golden.run(step, levels).reshape(len(images), *graph.shapes[name])
-        floats = wanted
+        levels[name] = golden.run_layer(layer, tensors, *read_levels)
+        for tensor in set(node.inputs):
+            if last_use.get(tensor) is node:
+                del floats[tensor], levels[tensor]
     return IntegerNetwork(graph.name, tensors, tuple(layers), graph.input, graph.output)
 
 
@@ -343,9 +391,10 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
     """One dictionary per layer of ``network`` for reports.
 
     Keys: ``name``, ``kind`` (``conv``, ``max_pool``, ``average_pool``), ``input_shape``, ``output_shape``, ``kernel``,
-    ``stride``, ``pads``, ``relu``, ``weight_format`` (None for pools), ``input_format``, ``output_format`` (``raw32``
-    for logits), ``weights`` and ``macs`` (numbers), ``sqnr_db``: energy of the float tensor over that of the difference
-    at the layer's output on ``calibration``, everything before it quantized, too (None if one of them is 0).
+    ``stride``, ``pads``, ``groups``, ``residual`` (the tensor that is added, or None), ``relu``, ``weight_format``
+    (None for pools), ``input_format``, ``output_format`` (``raw32`` for logits), ``weights`` and ``macs`` (numbers),
+    ``sqnr_db``: energy of the float tensor over that of the difference at the layer's output on ``calibration``,
+    everything before it quantized, too (None if one of them is 0).
     """
     graph = _lowered(model)
     images = _as_maps(graph, np.asarray(calibration))
@@ -367,6 +416,8 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
                 "kernel": layer.weights.shape[2:] if is_conv else layer.kernel,
                 "stride": layer.stride,
                 "pads": layer.pads,
+                "groups": getattr(layer, "groups", 1),
+                "residual": getattr(layer, "residual", None),
                 "relu": getattr(layer, "relu", False),
                 "weight_format": str(layer.weight_format) if is_conv else None,
                 "input_format": str(source.format),

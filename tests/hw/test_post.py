@@ -22,6 +22,8 @@ CONFIGS = {
     "word of one group": replace(TINY, post_lanes=8, columns=16, activation_format=Format.parse("int:4")),
     "8-bit codes": replace(TINY, activation_format=Format.parse("uint:8")),
 }
+#: Digits below this, in all three parts, make no more than 8 bits.
+DIGIT_LIMIT = 4
 STORED = {Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
 
 
@@ -33,6 +35,7 @@ class Job:
         self.fields = {
             "opcode": Opcode.POST,
             **dict.fromkeys(("base", "row_step", "block_step", "part_step", "plane_step", "first_group", "relu"), 0),
+            **dict.fromkeys(("residual_base", "residual_parts", "residual_encoding"), 0),
             **dict.fromkeys(("rows", "pixels", "groups", "parts"), 1),
             "encoding": Encoding.NATIVE,
             "parameter_base": 0,
@@ -42,42 +45,64 @@ class Job:
         INSTRUCTIONS[Opcode.POST].pack(**self.fields)
 
     def tokens(self, config):
-        """(plane, row, pixel, group, part) in the order of the walk."""
+        """(plane, row, pixel, group, part, residual part) in the order of the walk."""
         f = self.fields
         return [
-            (plane, row, pixel, group, part)
+            (plane, row, pixel, group, part, residual_part)
             for plane in range(config.planes)
             for row in range(f["rows"])
             if plane * f["rows"] + row < f["valid_rows"]
             for pixel in range(f["pixels"])
             for group in range(f["groups"])
             for part in range(f["parts"])
+            for residual_part in range(max(1, f["residual_parts"]))
         ]
 
-    def writes(self, config, accumulators, parameters):
-        """(address, granule, codes) of every token."""
+    def writes(self, config, accumulators, parameters, features):
+        """(address, granule, codes) of every token, None for one that only reads a part of a residual."""
         f = self.fields
         granules = config.vector // config.post_lanes
         found = []
-        for plane, row, pixel, group, part in self.tokens(config):
+        residuals = [0] * config.post_lanes
+        for plane, row, pixel, group, part, residual_part in self.tokens(config):
             block, granule = divmod(f["first_group"] + group, granules)
-            address = f["base"] + plane * f["plane_step"] + row * f["row_step"] + pixel
-            address += block * f["block_step"] + part * f["part_step"]
+            offset = plane * f["plane_step"] + row * f["row_step"] + pixel + block * f["block_step"]
+            address = f["base"] + offset + part * f["part_step"]
+            if f["residual_parts"]:
+                word = features[(f["residual_base"] + offset + residual_part * f["part_step"]) % config.feature_depth]
+                codes = word[granule * config.post_lanes :][: config.post_lanes]
+                residuals = [
+                    add_part(residual, code, residual_part, f["residual_encoding"], config.activation_format)
+                    for residual, code in zip(residuals, codes, strict=True)
+                ]
+                if residual_part < f["residual_parts"] - 1:
+                    found.append(None)
+                    continue
             sums = accumulators[self.bank, plane, row * f["pixels"] + pixel, group]
             entries = parameters[f["parameter_base"] + group]
             codes = [
-                code_of(acc, entry, f["encoding"], f["relu"], part, config.activation_format)
-                for acc, entry in zip(sums, entries, strict=True)
+                code_of(acc, entry, residual, f["encoding"], f["relu"], part, config.activation_format)
+                for acc, entry, residual in zip(sums, entries, residuals, strict=True)
             ]
             found.append((address % config.feature_depth, granule, codes))
         return found
 
 
-def code_of(accumulator, entry, encoding, relu, part, native):
+def add_part(residual, code, part, encoding, native):
+    """Level of the parts up to ``part``; before part 0 ``residual`` does not count."""
+    stored = STORED.get(encoding, native)
+    if stored == native:
+        return native.decode(code)
+    parts = activation_parts(native, stored)
+    return (residual if part else -parts.offset) + (code << part * parts.step)
+
+
+def code_of(accumulator, entry, residual, encoding, relu, part, native):
     if encoding == Encoding.RAW:
         return (accumulator + entry["bias"]) >> (native.bits * part) & ((1 << native.bits) - 1)
     stored = STORED.get(encoding, native)
-    rank = numerics.requantize(accumulator, entry["bias"], entry["multiplier"], entry["shift"], stored.midpoints)
+    constants = entry["bias"], entry["multiplier"], entry["shift"], stored.midpoints
+    rank = numerics.requantize(accumulator, *constants, residual, entry["residual_multiplier"])
     level = stored.levels[int(rank)]
     return native.encode(activation_parts(native, stored).digits(max(level, 0) if relu else level)[part])
 
@@ -86,16 +111,25 @@ class Bench:
     """Both memories with their latencies; drives jobs back to back and records every write with its cycle."""
 
     def __init__(
-        self, config, *, start_delay_cycles=3, accumulator_latency_cycles=2, parameter_latency_cycles=1, seed=1
+        self,
+        config,
+        *,
+        start_delay_cycles=3,
+        accumulator_latency_cycles=2,
+        parameter_latency_cycles=1,
+        feature_latency_cycles=2,
+        code_limit=None,
+        seed=1,
     ):
         self.config = config
-        self.latencies = accumulator_latency_cycles, parameter_latency_cycles
+        self.latencies = accumulator_latency_cycles, parameter_latency_cycles, feature_latency_cycles
         self.start_delay_cycles = start_delay_cycles
         self.dut = PostProcessor(
             config,
             start_delay_cycles=start_delay_cycles,
             accumulator_latency_cycles=accumulator_latency_cycles,
             parameter_latency_cycles=parameter_latency_cycles,
+            feature_latency_cycles=feature_latency_cycles,
         )
         rng = random.Random(seed)
         limit = (1 << (config.accumulator_bits - 1)) - 1
@@ -114,12 +148,15 @@ class Bench:
                     "bias": rng.randint(-(1 << 20), 1 << 20),
                     "multiplier": rng.randint(32768, 65535),
                     "shift": config.accumulator_bits + rng.randrange(2, 12),
+                    "residual_multiplier": rng.getrandbits(24),
                 }
                 for _ in range(config.post_lanes)
             ]
             for _ in range(config.parameter_depth)
         ]
-        self.accepted, self.done, self.busy, self.writes = [], [], [], []
+        codes = range(code_limit or 1 << config.activation_format.bits)
+        self.features = [rng.choices(codes, k=config.vector) for _ in range(config.feature_depth)]
+        self.accepted, self.done, self.busy, self.writes, self.reserved = [], [], [], [], []
 
     def run(self, jobs):
         async def bench(ctx):
@@ -141,8 +178,10 @@ class Bench:
     async def _drive(self, ctx, jobs):
         dut, config = self.dut, self.config
         blank_sums = [-1] * config.post_lanes
-        blank_entries = [{"bias": -1, "multiplier": 65535, "shift": 0}] * config.post_lanes
-        sums, entries = deque(), deque()
+        blank_entries = [{"bias": -1, "multiplier": 65535, "shift": 0, "residual_multiplier": -1 & 0xFFFFFF}]
+        blank_entries *= config.post_lanes
+        blank_word = [(1 << config.activation_format.bits) - 1] * config.vector
+        sums, entries, words = deque(), deque(), deque()
         cycle = idle = 0
         offered = None
         while idle < dut.latency_cycles + 4:
@@ -158,6 +197,12 @@ class Bench:
             port = dut.parameter
             entry = self.parameters[ctx.get(port.address)] if ctx.get(port.en) else blank_entries
             self._answer(ctx, port, entries, self.latencies[1], entry)
+            port = dut.residual
+            assert ctx.get(port.en) == bool(self.reserved and self.reserved[-1]), f"unannounced read in cycle {cycle}"
+            self.reserved.append(ctx.get(port.reserve))
+            word = self.features[ctx.get(port.address)] if ctx.get(port.en) else blank_word
+            packed = sum(code << config.activation_format.bits * lane for lane, code in enumerate(word))
+            self._answer(ctx, port, words, self.latencies[2], packed)
             if ctx.get(dut.write.en):
                 codes = [ctx.get(code) for code in dut.write.data]
                 self.writes.append((cycle, (ctx.get(dut.write.address), ctx.get(dut.write.granule), codes)))
@@ -178,8 +223,9 @@ def assert_writes(bench, jobs):
     wanted = []
     for job, accepted in zip(jobs, bench.accepted, strict=True):
         first = accepted + 1 + bench.start_delay_cycles + bench.dut.latency_cycles
-        for index, write in enumerate(job.writes(bench.config, bench.accumulators, bench.parameters)):
-            wanted.append((first + index, write))
+        for index, write in enumerate(job.writes(bench.config, bench.accumulators, bench.parameters, bench.features)):
+            if write is not None:
+                wanted.append((first + index, write))
     assert len(bench.writes) == len(wanted)
     for found, expected in zip(bench.writes, wanted, strict=True):
         assert found == expected
@@ -237,6 +283,27 @@ def test_groups_wrap_into_the_next_block(first_group, groups):
     assert granules == [(first_group + group) % 4 for group in range(groups)]
 
 
+@pytest.mark.parametrize("encoding", [Encoding.NATIVE, Encoding.UINT8, Encoding.INT8])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_residual_is_read_from_its_own_map_and_added(name, encoding):
+    config = CONFIGS[name]
+    native = STORED.get(encoding, config.activation_format) == config.activation_format
+    bench = Bench(config, feature_latency_cycles=1 + len(name) % 3, code_limit=None if native else DIGIT_LIMIT)
+    shape = layout_of(config, rows=2, pixels=2, groups=config.columns // config.post_lanes, parts=1)
+    parts = part_count(config, encoding)
+    residual = {"residual_parts": parts, "residual_encoding": encoding}
+    jobs = [Job(0, **shape, residual_base=1000, **residual), Job(1, **shape), Job(1, **shape, residual_base=9, **residual)]
+    bench.run(jobs)
+    assert_writes(bench, jobs)
+    tokens = 2 * len(jobs[0].tokens(config))
+    granules = config.vector // config.post_lanes
+    if parts == 1:
+        blocks = -(-shape["groups"] // granules)
+        assert sum(bench.reserved) == tokens // shape["groups"] * blocks
+    else:
+        assert sum(bench.reserved) == tokens
+
+
 @pytest.mark.parametrize("valid_rows", [0, 1, 2, 3, 4, 5, 6, 7, 12, 8000])
 def test_rows_beyond_the_valid_ones_take_no_time_and_are_not_written(valid_rows):
     config = CONFIGS["four planes, fewer columns than a word"]
@@ -251,7 +318,7 @@ def test_rows_beyond_the_valid_ones_take_no_time_and_are_not_written(valid_rows)
 
 
 @pytest.mark.parametrize("start_delay_cycles", [0, 1, 9])
-@pytest.mark.parametrize(("accumulator_latency_cycles", "parameter_latency_cycles"), [(1, 1), (2, 1), (1, 3), (4, 2)])
+@pytest.mark.parametrize(("accumulator_latency_cycles", "parameter_latency_cycles"), [(1, 1), (2, 9), (11, 3)])
 def test_latencies_are_as_stated(start_delay_cycles, accumulator_latency_cycles, parameter_latency_cycles):
     bench = Bench(
         TINY,
@@ -259,7 +326,8 @@ def test_latencies_are_as_stated(start_delay_cycles, accumulator_latency_cycles,
         accumulator_latency_cycles=accumulator_latency_cycles,
         parameter_latency_cycles=parameter_latency_cycles,
     )
-    assert bench.dut.latency_cycles == max(accumulator_latency_cycles, parameter_latency_cycles) + 18
+    residual_cycles = 3 + 2 + 1 + 2
+    assert bench.dut.latency_cycles == max(accumulator_latency_cycles, parameter_latency_cycles, residual_cycles) + 19
     jobs = [
         Job(0, pixels=2, groups=2, block_step=10),
         Job(1, base=50),
@@ -278,7 +346,7 @@ def test_latencies_are_as_stated(start_delay_cycles, accumulator_latency_cycles,
 def test_random_jobs_back_to_back_keep_their_own_settings(seed):
     rng = random.Random(seed)
     config = rng.choice([CONFIGS["tiny"], CONFIGS["two planes, more columns than a word"]])
-    bench = Bench(config, start_delay_cycles=rng.randrange(3), seed=seed)
+    bench = Bench(config, start_delay_cycles=rng.randrange(3), code_limit=DIGIT_LIMIT, seed=seed)
     granules = config.vector // config.post_lanes
     jobs = []
     for bank in range(6):
@@ -296,6 +364,9 @@ def test_random_jobs_back_to_back_keep_their_own_settings(seed):
                 first_group=rng.randrange(granules),
                 parameter_base=rng.randrange(50),
                 valid_rows=rng.randint(1, rows * config.planes),
+                residual_parts=rng.choice([0, 1, 3]) if encoding != Encoding.RAW else 0,
+                residual_base=rng.randrange(300),
+                residual_encoding=rng.choice([Encoding.UINT8, Encoding.INT8]),
                 **{name: rng.randrange(300) for name in ("base", "row_step", "block_step", "part_step", "plane_step")},
             )
         )

@@ -4,12 +4,13 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
-from sigbit_hw.arith.requantize import Requantizer, half_unit_bits
+from sigbit_hw.arith.requantize import Requantizer, half_unit_bits, residual_bits
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_sim.golden import numerics
 
 NATIVE = ["esbu:4,2", "esb:5,2", "esb:3,0", "esbu:2,0", "int:4", "uint:8", "esbu:8,6", "esb:4,0"]
 ACCUMULATOR_MAX = (1 << 31) - 1
+OPERANDS = ("accumulator", "bias", "multiplier", "shift", "residual", "residual_multiplier")
 MULTIPLIERS = (1, 2, 3, 32768, 51590, 65535)
 
 
@@ -20,7 +21,8 @@ def run(dut, operands):
     async def bench(ctx):
         for cycle in range(len(operands) + dut.latency_cycles):
             if cycle < len(operands):
-                for name, value in zip(("accumulator", "bias", "multiplier", "shift"), operands[cycle], strict=True):
+                # Operands without a residual leave it at 0.
+                for name, value in zip(OPERANDS, (*operands[cycle], 0, 0), strict=False):
                     ctx.set(getattr(dut, name), value)
             if cycle >= dut.latency_cycles:
                 results.append((ctx.get(dut.half_units), ctx.get(dut.field)))
@@ -59,8 +61,8 @@ def tie_operands(midpoints):
 def expected(operands, native):
     limit = 1 << (half_unit_bits(native) - 1)
     pairs = []
-    for accumulator, bias, multiplier, shift in operands:
-        q = int(numerics.half_units(accumulator, bias, multiplier, shift))
+    for operand in operands:
+        q = int(numerics.half_units(*operand))
         pairs.append((max(-limit, min(limit - 1, q)), q & ((1 << native.bits) - 1)))
     return pairs
 
@@ -129,6 +131,31 @@ def test_pinned_row(accumulator, bias, product, half_units):
     assert run(dut, [(accumulator, bias, 51590, 22)])[0][0] == max(half_units, -limit)
 
 
+@pytest.mark.parametrize("text", NATIVE)
+def test_the_residual_is_added_before_the_only_rounding(text):
+    native = Format.parse(text)
+    rng = random.Random(text)
+    limit = 1 << (residual_bits(native) - 1)
+    operands = []
+    for residual in {-limit, -1, 0, 1, 127, limit - 1, *(rng.randrange(-limit, limit) for _ in range(12))}:
+        for residual_multiplier in (0, 1, 2, 3, 0x555555, 0xAAAAAA, 0xFFFFFF, rng.randrange(1 << 24)):
+            for accumulator, bias, multiplier, shift in random_operands(rng, 2):
+                near = (abs(residual) * residual_multiplier).bit_length()
+                shift = rng.choice((shift, min(47, max(0, near - rng.randrange(10)))))
+                operands.append((accumulator >> rng.randrange(20), bias, multiplier, shift, residual, residual_multiplier))
+    assert_equal(operands, run(Requantizer(native), operands), expected(operands, native))
+
+
+@pytest.mark.parametrize(
+    ("accumulator", "bias", "residual", "residual_multiplier", "half_units"),
+    [(1000, 24, 37, 524288, 99), (-3000, 24, 37, 524288, 0), (1000, 24, -37, 393216, -31)],
+)
+def test_pinned_residual_row(accumulator, bias, residual, residual_multiplier, half_units):
+    """NUM-T6: M0 = 6449, sh = 19."""
+    dut = Requantizer(Format.parse("esbu:4,2"))
+    assert run(dut, [(accumulator, bias, 6449, 19, residual, residual_multiplier)])[0][0] == half_units
+
+
 @pytest.mark.parametrize("total", [0, 1, -1, 0x12345678, -0x7FFFFFFF, 0x7FFFFFFF])
 def test_field_is_a_piece_of_the_sum_when_the_multiplier_is_one(total):
     native = Format.parse("esbu:4,2")
@@ -139,7 +166,7 @@ def test_field_is_a_piece_of_the_sum_when_the_multiplier_is_one(total):
 
 def test_result_comes_exactly_after_the_stated_latency():
     dut = Requantizer(Format.parse("esbu:4,2"))
-    assert dut.latency_cycles == 14
+    assert dut.latency_cycles == 15
     blank, pulse = (0, 0, 1, 0), (7, 0, 1, 0)
     results = run(dut, [blank] * 3 + [pulse] + [blank] * 3)
     assert [q for q, _ in results] == [0, 0, 0, 14, 0, 0, 0]

@@ -261,7 +261,7 @@ def test_one_tile_by_hand():
         PARAMETER.pack(),
         PARAMETER.pack(),
     ]
-    parameters = b"".join(entry.to_bytes(8, "little") for entry in entries)
+    parameters = b"".join(entry.to_bytes(12, "little") for entry in entries)
     counts = {f"count{i}": 1 for i in range(5)}
     compute = INSTRUCTIONS[Opcode.COMPUTE].pack(
         opcode=Opcode.COMPUTE, base=5, height=1, width=1, weight_base=3, weight_words=2, clear=1, **counts
@@ -288,6 +288,81 @@ def test_one_tile_by_hand():
     assert raw.tolist() == [192, 6]
     assert emulator.read(Register.COMPUTE_CYCLES) == 2
     assert emulator.read(Register.INSTRUCTIONS) == 5
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_residual_by_hand(schedule):
+    """Two pixels with residuals in every stored form: numbers checked on paper."""
+    emulator = Emulator(TINY, schedule)
+    column = [0b0101, 0, 0, 0, 0, 0, 0, 0]  # 5
+    entries = [
+        PARAMETER.pack(bias=-2, multiplier=3, shift=7, residual_multiplier=20),
+        PARAMETER.pack(bias=9, multiplier=1, shift=0, residual_multiplier=2**24 - 1),  # no weights
+        PARAMETER.pack(),
+        PARAMETER.pack(),
+    ]
+    parameters = b"".join(entry.to_bytes(12, "little") for entry in entries)
+    counts = {f"count{i}": 1 for i in range(4)}
+    compute = INSTRUCTIONS[Opcode.COMPUTE].pack(
+        opcode=Opcode.COMPUTE, base=5, height=1, width=2, weight_words=2, clear=1, **counts, count4=2, step4=1, xstep4=1
+    )
+
+    def post(base, residual, residual_encoding, residual_parts, encoding=Encoding.NATIVE, parts=1):
+        return INSTRUCTIONS[Opcode.POST].pack(
+            opcode=Opcode.POST, base=base, rows=1, pixels=2, valid_rows=1, first_group=1, groups=1, parts=parts,
+            part_step=4, encoding=encoding, residual_base=residual, residual_encoding=residual_encoding,
+            residual_parts=residual_parts,
+        )  # fmt: skip
+
+    # Residuals of channels 4 and 5 (group 1): native at 100; digits of three bits at 104, 108 and 112 and one word on.
+    words = np.full((16, 8), 15)
+    words[0, 4:6], words[1, 4:6] = [0b1001, 0], [1, 2]  # 10, 0; 1, 2
+    for first, value in ((4, 0o310), (5, 0o176)):  # 200 and 126: 72 and -2 in excess 128
+        words[first : first + 9 : 4, 4] = [value & 7, value >> 3 & 7, value >> 6]
+        words[first : first + 9 : 4, 5] = 0
+    for packet in (
+        CONFIGURE,
+        features(5, [[4] + [0] * 7, [15] + [0] * 7]),  # 4, 28
+        features(100, words),
+        build_packet(TINY, Kind.WEIGHTS, pack_codes(TINY, [column, [0] * 8], 4), count=2),
+        build_packet(TINY, Kind.PARAMETERS, parameters, count=1),
+        instructions(
+            *(compute, post(20, 100, Encoding.NATIVE, 1)),
+            *(compute, post(22, 104, Encoding.UINT8, 3)),
+            *(compute, post(24, 104, Encoding.INT8, 3)),
+            *(compute, post(40, 104, Encoding.INT8, 3, Encoding.INT8, 3)),
+        ),
+    ):
+        emulator.send(packet)
+    codes = read_words(emulator, 20, 6)[:, 4:6].tolist()
+    # Channel 4: (acc - 2) * 3 is 54 and 414; native: + 200 and + 20, / 128 = 1.98 and 3.39. Channel 5: 9 -> 10, code 9.
+    assert codes[0:2] == [[2, 9], [3, 15]]
+    # UINT8: + 4000 and + 2520, / 128 = 31.7 -> 28 and 22.9 -> 24.
+    assert codes[2:4] == [[15, 9], [14, 9]]
+    # INT8: + 1440 and - 40, / 128 = 11.7 -> 12 and 2.9. Channel 5 gets -128 * M1.
+    assert codes[4:6] == [[10, 0], [3, 0]]
+    digits = read_words(emulator, 40, 10)[:, 4:6]
+    levels = [(digits[i] + 8 * digits[i + 4] + 64 * digits[i + 8] - 128.0).tolist() for i in range(2)]
+    assert levels == [[12, -127], [3, -127]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"encoding": Encoding.RAW, "residual_parts": 1}, "adds NATIVE values to RAW ones"),
+        ({"residual_encoding": Encoding.RAW, "residual_parts": 1}, "adds RAW values to NATIVE ones"),
+        ({"residual_parts": 2}, "adds 2 parts of NATIVE; there are 1"),
+        ({"residual_parts": 2, "residual_encoding": Encoding.UINT8}, "adds 2 parts of UINT8; there are 3"),
+        ({"residual_parts": 1, "residual_base": 10}, "adds words that it writes"),
+        ({"residual_parts": 1, "residual_base": 2048}, "feature words 2048 to 2048"),
+    ],
+)
+def test_a_residual_that_the_contract_leaves_open_is_an_error(fields, words):
+    post = {"opcode": 2, "base": 10, "rows": 1, "pixels": 1, "groups": 1, "valid_rows": 1, "parts": 1, "part_step": 1}
+    emulator = Emulator(TINY)
+    emulator.send(CONFIGURE)
+    with pytest.raises(EmulatorError, match=words):
+        emulator.send(instructions(INSTRUCTIONS[Opcode.POST].pack(**{**post, "residual_base": 20, **fields})))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from sigbit_sim.golden.network import AveragePool, Convolution, IntegerNetwork, 
 # --- oracle: one number at a time, Python integers ----------------------------------------------------------------
 
 
-def rescale(acc, bias, multiplier, shift, format, relu):
-    p = (acc + bias) * multiplier
+def rescale(acc, bias, multiplier, shift, format, relu, residual=0, residual_multiplier=0):
+    p = (acc + bias) * multiplier + residual * residual_multiplier
     level = next(
         (high for low, high in reversed(list(pairwise(format.levels)))
          if 2 * p >= (low + high) << shift),
@@ -36,19 +36,23 @@ def windows(layer, source, target, kernel, dilation=(1, 1)):
             yield y, x, inside
 
 
-def oracle(layer, source, target, image):
+def oracle(layer, source, target, image, residual=None):
     result = np.zeros((target.channels, target.height, target.width), dtype=object)
     image = image.tolist()
     for o in range(target.channels):
         if isinstance(layer, Convolution):
             weights = layer.weights.tolist()[o]
+            first = o // (target.channels // layer.groups) * len(weights)
             for y, x, inside in windows(layer, source, target, layer.weights.shape[2:], layer.dilation):
-                acc = sum(weights[i][ky][kx] * image[i][r][c] for ky, kx, r, c in inside for i in range(len(weights)))
+                acc = sum(
+                    weights[i][ky][kx] * image[first + i][r][c] for ky, kx, r, c in inside for i in range(len(weights))
+                )
                 bias, multiplier, shift = (int(v[o]) for v in (layer.bias, layer.multiplier, layer.shift))
                 if target.format is None:
                     result[o, y, x] = acc + bias
                 else:
-                    result[o, y, x] = rescale(acc, bias, multiplier, shift, target.format, layer.relu)
+                    added = () if residual is None else (int(residual[o, y, x]), int(layer.residual_multiplier[o]))
+                    result[o, y, x] = rescale(acc, bias, multiplier, shift, target.format, layer.relu, *added)
         else:
             for y, x, inside in windows(layer, source, target, layer.kernel):
                 values = [image[o][r][c] for _, _, r, c in inside]
@@ -77,7 +81,8 @@ def one_layer(layer, source, channels, format, kernel, dilation=(1, 1)):
 
 def convolution(rng, source, out, kernel, weight_format, raw=False, **options):
     """Random layer whose results spread over some hundred half units, whatever the formats."""
-    weights = rng.choice(np.array(weight_format.levels), (out, source.channels, *kernel))
+    depth = source.channels // options.get("groups", 1)
+    weights = rng.choice(np.array(weight_format.levels), (out, depth, *kernel))
     spread = int(np.sqrt(np.prod(weights.shape[1:])) * weight_format.magnitude_max * source.format.magnitude_max / 4)
     shift = (65535 * spread // 16).bit_length()
     constants = np.stack([rng.integers(1, 65536, out), rng.integers(shift - 2, shift + 1, out)])
@@ -135,6 +140,98 @@ def test_convolution_equals_the_oracle(name, source_format, weight_format, targe
     layer = convolution(rng, source, 4, kernel, weight_format, target_format is None, **options)
     result = check(one_layer(layer, source, 4, target_format, kernel, layer.dilation), rng)
     assert len(np.unique(result)) > 2, "the case must exercise more than the two ends"
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "groups"), [(6, 6, 6), (6, 12, 6), (6, 4, 2), (4, 2, 2), (3, 3, 3)], ids=str
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_groups_see_their_own_channels(channels, outputs, groups, raw):
+    rng = np.random.default_rng(47)
+    source = Tensor("input", channels, 5, 6, ESBU(4, 2), 0.25)
+    options = {"stride": (1, 2), "pads": (1, 0, 1, 2), "groups": groups}
+    layer = convolution(rng, source, outputs, (3, 3), ESB(4, 2), raw, **options)
+    result = check(one_layer(layer, source, outputs, None if raw else ESB(5, 2), (3, 3)), rng)
+    assert len(np.unique(result)) > 2
+
+
+def sum_network(rng, target_format, relu=False):
+    """``input -> main``, and ``input -> first + main`` in one rounding."""
+    source = Tensor("input", 3, 6, 5, ESBU(4, 2), 0.25)
+    main = convolution(rng, source, 3, (1, 1), ESB(4, 2), groups=3)
+    adding = convolution(rng, source, 3, (3, 3), ESB(4, 2), pads=(1, 1, 1, 1), relu=relu)
+    # Both operands of the sum reach about the same size.
+    gains = adding.multiplier / 2.0**adding.shift * np.abs(adding.weights).sum(axis=(1, 2, 3)) * 28 / 4 / 127
+    adding = replace(
+        adding, name="sum", output="output", residual="main",
+        residual_multiplier=np.minimum(np.rint(gains * 2.0**adding.shift), (1 << 24) - 1).astype(np.int64),
+    )  # fmt: skip
+    tensors = {
+        "input": source,
+        "main": Tensor("main", 3, 6, 5, INT(8), 0.1),
+        "output": Tensor("output", 3, 6, 5, target_format, 0.1),
+    }
+    main = replace(main, name="main", output="main", shift=main.shift - 3)
+    return IntegerNetwork("sum", tensors, (main, adding))
+
+
+@pytest.mark.parametrize(("format", "relu"), [(ESBU(4, 2), False), (ESB(5, 2), False), (INT(8), True)], ids=str)
+def test_a_residual_is_added_before_the_only_rounding(format, relu):
+    rng = np.random.default_rng(48)
+    network = sum_network(rng, format, relu)
+    levels = rng.choice(np.array(ESBU(4, 2).levels), (4, 3, 6, 5))
+    _, tensors = run(network, levels, trace=True)
+    source, target = network.tensors["input"], network.tensors["output"]
+    for image, main, result in zip(levels, tensors["main"], tensors["output"], strict=True):
+        assert np.array_equal(result, oracle(network.layers[1], source, target, image, main))
+    alone = replace(network.layers[1], residual=None, residual_multiplier=None)
+    without = run(IntegerNetwork("alone", network.tensors, (network.layers[0], alone)), levels)
+    assert (without != tensors["output"]).mean() > 0.2, "the residual must matter"
+    assert (np.sign(tensors["main"]) == -1).any()
+
+
+def test_a_sum_rounds_once_and_ties_go_up():
+    tensors = {name: Tensor(name, 1, 1, 1, INT(8), 1.0) for name in ("input", "output")}
+    one = np.ones(1, np.int64)
+    layer = Convolution(
+        "sum", "input", "output", np.ones((1, 1, 1, 1), np.int64), INT(8), np.ones(1), 0 * one, one, 2 * one,
+        residual="input", residual_multiplier=one,
+    )  # fmt: skip
+    network = IntegerNetwork("sum", tensors, (layer,))
+    levels = np.array([-3, -2, -1, 0, 1, 2, 3])
+    # (r + r) / 4; both quarters rounded on their own would give other results.
+    assert run(network, levels.reshape(-1, 1, 1, 1))[:, 0].tolist() == [-1, -1, 0, 0, 1, 1, 2]
+
+
+RESIDUALS = [
+    ({"residual": "nothing"}, "Layer sum uses tensor 'nothing'"),
+    ({"residual": "output"}, "Layer sum reads 'output' before any layer has written it"),
+    ({"residual_multiplier": None}, "Layer sum: residual_multiplier must be a int64 array of shape"),
+    ({"residual_multiplier": np.full(3, 1 << 24)}, "residual_multiplier must be 0 to 16777215"),
+    ({"residual": None}, "Layer sum: residual_multiplier must be None without a residual"),
+    ({"groups": 2}, "groups must be a positive integer that divides 3 channels, not 2"),
+    ({"groups": 0}, "groups must be a positive integer that divides 3 channels, not 0"),
+    ({"groups": 3}, "weights expect 9 channels, but input has 3"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), RESIDUALS)
+def test_an_inconsistent_sum_is_an_error(values, message):
+    network = sum_network(np.random.default_rng(49), ESB(5, 2))
+    with pytest.raises(NetworkError, match=message):
+        replace(network, layers=(network.layers[0], replace(network.layers[1], **values)))
+
+
+def test_a_residual_has_the_shape_of_the_output_and_a_format():
+    network = sum_network(np.random.default_rng(49), ESB(5, 2))
+    strided = replace(network.layers[0], stride=(2, 1))
+    tensors = {**network.tensors, "main": replace(network.tensors["main"], height=3)}
+    with pytest.raises(NetworkError, match="Layer sum: residual main is 3x3x5, but the output is 3x6x5"):
+        replace(network, tensors=tensors, layers=(strided, network.layers[1]))
+    for name in ("main", "output"):
+        tensors = {**network.tensors, name: replace(network.tensors[name], format=None)}
+        with pytest.raises(NetworkError, match=f"Layer sum with a residual .* raw integers .{name}"):
+            replace(network, tensors=tensors)
 
 
 @pytest.mark.parametrize("format", [ESB(5, 2), UINT(4)], ids=str)
@@ -236,7 +333,7 @@ def test_network_runs_layer_after_layer_and_returns_logits():
 def test_result_does_not_depend_on_the_batch_size(monkeypatch):
     expected = run(small_network(), images(7))
     monkeypatch.setattr(network_module, "_BATCH_ELEMENTS", 2 * 9 * 64)
-    assert network_module._batch_size(small_network()) == 2
+    assert network_module._batch_size(small_network().layers[0], small_network().tensors) == 2
     assert np.array_equal(run(small_network(), images(7)), expected)
 
 
@@ -304,7 +401,7 @@ def changed_network(**values):
         (changed_layer(1, kernel=(1, 1), pads=(1, 1, 1, 1), stride=(3, 3)), "pads .* must be smaller than the kernel"),
         (changed_layer(1, kernel=(9, 9)), "Layer largest: a 9x9 window does not fit the padded 8x8 map"),
         (changed_layer(0, dilation=[1, 1]), "Layer first: dilation must be a tuple of 2 integers >= 1"),
-        (changed_layer(0, weights=np.zeros((4, 1, 3, 3))), r"weights must be an int64 array \(out, in, kh, kw\)"),
+        (changed_layer(0, weights=np.zeros((4, 1, 3, 3))), r"weights must be an int64 array \(out, in / groups, "),
         (changed_layer(0, weights=np.zeros((4, 2, 3, 3), int)), "weights expect 2 channels, but input has 1"),
         (changed_layer(0, weights=np.full((4, 1, 3, 3), -128)), "Layer first: weights must be levels of int:8"),
         (changed_layer(0, weight_format="int:8"), "weight_format must be a Format"),
@@ -354,6 +451,16 @@ def test_saved_network_is_the_same_network(tmp_path):
                 assert getattr(new, key).dtype == value.dtype
     assert np.array_equal(run(loaded, images(4)), run(network, images(4)))
     assert [path.name for path in tmp_path.iterdir()] == ["net.npz"]
+
+
+def test_saved_sum_is_the_same_sum(tmp_path):
+    network = sum_network(np.random.default_rng(50), ESB(5, 2))
+    network.save(tmp_path / "net.npz")
+    loaded = IntegerNetwork.load(tmp_path / "net.npz")
+    assert [layer.groups for layer in loaded.layers] == [3, 1]
+    assert [layer.residual for layer in loaded.layers] == [None, "main"]
+    assert loaded.layers[0].residual_multiplier is None
+    assert np.array_equal(loaded.layers[1].residual_multiplier, network.layers[1].residual_multiplier)
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):

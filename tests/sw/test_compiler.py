@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import Builder, random_network, roomy
+from networks import Builder, random_dag, random_network, roomy
 from sigbit.compiler import CompileError, compile, fit
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
@@ -72,10 +72,22 @@ def test_random_networks_equal_the_golden_model(name, weights, activations):
         check(builder.network(), config, builder.images(3))
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("weights", "activations"), FORMATS, ids=str)
+def test_random_networks_with_residuals_and_groups_equal_the_golden_model(name, weights, activations):
+    config = roomy(CONFIGS[name], weights, activations, feature_depth=8192, weight_depth=8192, parameter_depth=256)
+    first = 3 * list(CONFIGS).index(name)
+    for seed in range(first, first + 3):
+        builder = random_dag(seed, weights, activations)
+        check(builder.network(), config, builder.images(2))
+
+
 @pytest.mark.parametrize(("weight_depth", "parameter_depth"), [(16, 2), (32, 4), (64, 64), (2048, 2)])
 @pytest.mark.parametrize("seed", range(3))
 def test_streamed_weights_and_parameters_equal_the_golden_model(weight_depth, parameter_depth, seed):
     config = roomy(TINY, ESB(4, 2), ESBU(4, 2), weight_depth=weight_depth, parameter_depth=parameter_depth)
+    builder = random_dag(seed, ESB(4, 2), ESBU(4, 2))
+    check(builder.network(), config, builder.images(3))
     builder = random_network(seed, ESB(4, 2), ESBU(4, 2))
     program = check(builder.network(), config, builder.images(4))
     kinds = {packet.kind.name for packet in program.image[0]}
@@ -112,6 +124,24 @@ def test_a_program_without_fences_fails_on_the_late_schedule(kind, memories):
         for packets in program.image
     )
     results, _ = emulate(replace(program, image=unfenced), images, "late")
+    assert (results != run(network, images)).any()
+
+
+def test_fences_know_that_a_post_reads_its_residual(monkeypatch):
+    builder = Builder(3, 8, 6, 6, ESBU(4, 2)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2), residual="input")
+    network, images = builder.network(), builder.images(4)
+    config = replace(TINY, feature_depth=128, instruction_depth=64)  # one input region
+    check(network, config, images)
+    from sigbit import compiler
+
+    issue = compiler._Emitter._issue
+    monkeypatch.setattr(
+        compiler._Emitter,
+        "_issue",
+        lambda self, opcode, reads=None, **rest: issue(self, opcode, reads=reads if opcode == 1 else None, **rest),
+    )
+    results, _ = emulate(compile(network, config), images, "late")
     assert (results != run(network, images)).any()
 
 
@@ -160,6 +190,15 @@ def test_an_input_with_two_readers_is_not_folded():
     builder.conv(3, (2, 2), ESB(4, 2), ESBU(4, 2))
     program = check(builder.network(), TINY, builder.images(2))
     assert program.input.kernel == (1, 1)
+
+
+def test_an_input_that_is_added_or_grouped_is_not_folded():
+    builder = Builder(5, 2, 6, 6, UINT(8)).conv(4, (2, 2), INT(8), UINT(8), groups=2)
+    assert check(builder.network(), TINY, builder.images(2)).input.kernel == (1, 1)
+    builder = Builder(5, 2, 6, 6, UINT(8)).conv(2, (3, 1), INT(8), UINT(8), pads=(1, 0, 1, 0), residual="input")
+    assert check(builder.network(), TINY, builder.images(2)).input.kernel == (1, 1)
+    builder = Builder(5, 2, 6, 6, UINT(8)).conv(2, (3, 1), INT(8), UINT(8), pads=(1, 0, 1, 0))
+    assert check(builder.network(), TINY, builder.images(2)).input.kernel == (3, 1)
 
 
 @pytest.mark.parametrize(("depth", "regions"), [(128, 2), (64, 1)])
@@ -253,6 +292,36 @@ def test_report_counts_what_a_person_counts():
     assert macs == tiles * 32 * TINY.mac_lanes
 
 
+@pytest.mark.parametrize(
+    ("columns", "channels", "out", "groups", "tiles"),
+    [
+        (8, 24, 24, 24, 3),  # depthwise: a channel block each
+        (12, 24, 24, 24, 3),  # tiles of 12 would read 1 + 2 blocks
+        (12, 24, 24, 1, 2 * 3),  # every tile reads everything
+        (8, 24, 24, 2, 2 + 3 + 2),  # cut at the group: 4 tiles of 2 blocks
+        (16, 24, 24, 2, 2 + 2),  # cut at the group: 16 + 8 channels would read 3 + 2 blocks
+        (16, 8, 32, 8, 2),  # four outputs per channel, all in one block
+        (16, 32, 32, 4, 4),  # a tile of two groups reads two blocks, once
+    ],
+)
+def test_grouped_layers_run_the_fewest_pairs_of_tile_and_channel_block(columns, channels, out, groups, tiles):
+    builder = Builder(1, channels, 4, 4, ESBU(4, 2)).conv(out, (3, 1), ESB(4, 2), ESBU(4, 2), groups=groups)
+    builder.layers[0].weights[builder.layers[0].weights == 0] = 1
+    report = check(builder.network(), replace(TINY, columns=columns), builder.images(2)).layers[0]
+    assert report["tiles"] == 3 * tiles
+    assert report["compute_cycles"] == 3 * tiles * 8
+    assert report["macs"] == 3 * 8 * out * channels // groups
+
+
+def test_blocks_without_weights_are_skipped():
+    """A selection reads one block per tile; new channels, which have no source, read one for the zeros."""
+    builder = Builder(1, 16, 4, 4, UINT(8)).select(8, 32, ESB(4, 2), stride=(2, 2)).conv(3, (2, 2), INT(8), None)
+    report = check(builder.network(), TINY, builder.images(2)).layers[0]
+    activation_parts = 3
+    assert report["tiles"] == 4 * activation_parts
+    assert report["weight_words"] == 4 * 8
+
+
 def _simple(
     channels=8, size=(6, 6), format=TINY.activation_format, out=8, kernel=(3, 3), weights=TINY.weight_format, output=...
 ):  # fmt: skip
@@ -267,6 +336,10 @@ def _max_of_wide():
 def _tall_kernel():
     builder = Builder(0, 1, 300, 1, ESBU(4, 2)).max_pool((1, 1), (1, 1))
     return builder.conv(2, (2, 1), ESB(4, 2), None, dilation=(280, 1))
+
+
+def _residual_of_five_bits():
+    return Builder(0, 8, 6, 6, INT(5)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2), residual="input")
 
 
 def _large_bias():
@@ -309,7 +382,8 @@ def _large_bias():
             {"weight_format": ESB(2, 0), "activation_format": UINT(2)},
             "layer0: Weights esb:8,5",
         ),
-        (lambda: _simple(output=UINT(4)), {}, "layer0 writes uint:4.*esbu:4,2, uint:8, int:8"),
+        (lambda: _simple(output=UINT(4)), {}, "layer0 writes uint:4.*writes esbu:4,2, uint:8 or int:8"),
+        (_residual_of_five_bits, {}, r"layer0 adds int:5 \(input\).*adds esbu:4,2, uint:8 or int:8: requantize"),
         (_max_of_wide, {}, "maximum of uint:8.*requantize"),
         (_tall_kernel, {}, r"layer1 does not fit an instruction: COMPUTE.ystep1 must be 0 to 255, not 280"),
         (lambda: _simple(size=(5000, 3)), {"feature_depth": 65536}, "reaches input row.*4095"),

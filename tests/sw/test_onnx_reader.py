@@ -12,6 +12,8 @@ from sigbit.float_model import run_float
 from sigbit.graph import Linear, ModelError
 from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, read_onnx
 from sigbit.passes import lower
+from sigbit.quantize import input_levels, quantize
+from sigbit_sim.golden.network import run
 
 RANDOM = np.random.default_rng(3)
 MAP = ("N", 3, 9, 8)
@@ -103,6 +105,79 @@ AS_ONNX_RUNS_IT = {
     "constant minus data": (one("Sub", "c x"), {"c": weights(1, 3, 1, 1)}),
     "multiply by a number": (one("Mul", "x c"), {"c": weights(1)}),
     "divide per channel": (one("Div", "x c"), {"c": weights(3, 1, 1)}),
+    "depthwise conv": (one("Conv", "x w", group=3, strides=[2, 1]), {"w": weights(3, 1, 3, 2)}),
+    "depthwise conv with a multiplier": (one("Conv", "x w b", group=3), {"w": weights(6, 1, 3, 2), "b": weights(6)}),
+    "grouped conv": (
+        [("Conv", ["x", "v"], ["c"], {}), ("Conv", ["c", "w"], ["y"], {"group": 2, "pads": [1, 0, 1, 2]})],
+        {"v": weights(4, 3, 1, 1), "w": weights(6, 2, 3, 3)},
+    ),
+    "sum of two tensors": (
+        [("Relu", ["x"], ["r"], {}), ("Add", ["x", "r"], ["s"], {}), ("Relu", ["s"], ["y"], {})],
+        {},
+    ),
+    "sum of a tensor with itself": (one("Add", "x x"), {}),
+    "relu 6": (one("Clip", "x low high"), {"low": np.float32(0), "high": np.float32(0.6)}),
+    "clip without an upper bound": (one("Clip", "x low"), {"low": np.float32(0)}),
+    "clip with the largest float": (
+        one("Clip", "x low high"),
+        {"low": np.float32(0), "high": np.finfo(np.float32).max},
+    ),
+    "clip by extrema": (
+        [("Max", ["zero", "x"], ["r"], {}), ("Min", ["r", "six"], ["y"], {})],
+        {"zero": np.float32(0), "six": weights(1) ** 2},
+    ),
+    "option A shortcut": (
+        [("Slice", ["x", "start", "end", "axes", "steps"], ["s"], {}), ("Pad", ["s", "pads"], ["y"], {})],
+        {
+            "start": np.array([0, 0]),
+            "end": np.array([1 << 62, 8]),
+            "axes": np.array([2, 3]),
+            "steps": np.array([2, 3]),
+            "pads": np.array([0, 2, 0, 0, 0, 1, 0, 0]),
+        },
+    ),
+    "slice of channels": (
+        one("Slice", "x start end axes"),
+        {"start": np.array([-2]), "end": np.array([3]), "axes": np.array([1])},
+    ),
+    "pad with zeros": (
+        one("Pad", "x pads value", mode="constant"),
+        {"pads": np.array([0, 0, 1, 0, 0, 0, 2, 3]), "value": np.float32(0)},
+    ),
+    "transposed there and back": (
+        [
+            ("Transpose", ["x"], ["last"], {"perm": [0, 2, 3, 1]}),
+            ("Relu", ["last"], ["r"], {}),
+            ("Transpose", ["r"], ["y"], {"perm": [0, 3, 1, 2]}),
+        ],
+        {},
+    ),
+    "flattened with channels last": (
+        [
+            ("Transpose", ["x"], ["last"], {"perm": [0, 2, 3, 1]}),
+            ("Reshape", ["last", "flat"], ["v"], {}),
+            ("Relu", ["v"], ["r"], {}),
+            ("MatMul", ["r", "w"], ["y"], {}),
+        ],
+        {"flat": np.array([-1, 216]), "w": weights(216, 4)},
+    ),
+    "mean with channels last": (
+        [
+            ("Transpose", ["x"], ["last"], {"perm": [0, 2, 3, 1]}),
+            ("ReduceMean", ["last"], ["m"], {"axes": [1, 2]}),
+            ("Squeeze", ["m", "axes"], ["y"], {}),
+        ],
+        {"axes": np.array([1, 2])},
+    ),
+    "pixel renamed": (
+        [
+            ("GlobalAveragePool", ["x"], ["p"], {}),
+            ("Transpose", ["p"], ["t"], {"perm": [0, 2, 3, 1]}),
+            ("Reshape", ["t", "back"], ["u"], {}),
+            ("Conv", ["u", "w"], ["y"], {}),
+        ],
+        {"back": np.array([0, 3, 1, 1]), "w": weights(2, 3, 1, 1)},
+    ),
 }
 ON_VECTORS = {
     "gemm": (one("Gemm", "x w b"), {"w": weights(12, 5), "b": weights(5)}),
@@ -138,6 +213,50 @@ def check(nodes, constants, shape, folder, opset=17):
 @pytest.mark.parametrize("case", AS_ONNX_RUNS_IT)
 def test_operator_on_a_map_computes_what_onnxruntime_computes(case, tmp_path):
     check(*AS_ONNX_RUNS_IT[case], MAP, tmp_path)
+
+
+def test_slices_and_pads_of_old_operator_sets_have_attributes(tmp_path):
+    pads = {"pads": [0, 1, 0, 1, 0, 0, 2, 0], "mode": "constant", "value": 0.0}
+    check(one("Pad", **pads), {}, MAP, tmp_path, opset=9)
+    check(one("Slice", starts=[1], ends=[3], axes=[1]), {}, MAP, tmp_path, opset=9)
+    check(one("Clip", min=0.0, max=0.5), {}, MAP, tmp_path, opset=9)
+
+
+@pytest.mark.parametrize("kind", ["Transpose", "Reshape"])
+def test_input_with_channels_last_is_taken_with_channels_first(kind, tmp_path):
+    channels = 3 if kind == "Transpose" else 1
+    moved = ["x"] if kind == "Transpose" else ["x", "shape"]
+    nodes = [
+        (kind, moved, ["first"], {"perm": [0, 3, 1, 2]} if kind == "Transpose" else {}),
+        ("Conv", ["first", "w"], ["c"], {}),
+        ("Transpose", ["c"], ["last"], {"perm": [0, 2, 3, 1]}),
+        ("Reshape", ["last", "flat"], ["v"], {}),
+        ("Gemm", ["v", "f"], ["y"], {"transB": 1}),
+    ]
+    constants = {
+        "shape": np.array([-1, 1, 9, 8]),
+        "w": weights(2, channels, 3, 3),
+        "flat": np.array([-1, 84]),
+        "f": weights(5, 84),
+    }
+    model = build(nodes, constants, ("N", 9, 8, channels))
+    graph = read(model, tmp_path)
+    assert graph.input_shape == (channels, 9, 8)
+    images = RANDOM.normal(size=(4, 9, 8, channels)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
+    found = run_float(graph, images.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+def test_a_last_softmax_is_left_to_the_host(kind, tmp_path):
+    nodes = [("Gemm", ["x", "w"], ["z"], {}), (kind, ["z"], ["y"], {"axis": 1})]
+    model = build(nodes, {"w": weights(12, 5)}, VECTOR)
+    graph = read(model, tmp_path)
+    assert graph.dropped == (f"{kind} 'n1'",)
+    images = RANDOM.normal(size=(50, 12)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
+    assert np.array_equal(run_float(graph, images).argmax(1), expected.argmax(1))
 
 
 @pytest.mark.parametrize("case", ON_VECTORS)
@@ -180,8 +299,71 @@ def with_value(value, *shape):
 
 BROKEN_NODES = {
     "unknown operator": (one("Sigmoid"), {}, MAP, r"Sigmoid 'n0': operator Sigmoid is not supported.*cut the model"),
-    "softmax": (one("Softmax"), {}, MAP, "logits have the same order"),
-    "group": (one("Conv", "x w", group=3), {"w": weights(3, 1, 3, 3)}, MAP, "group=3; supported is group=1"),
+    "softmax of a row": (one("Softmax"), {}, MAP, "not the model's output over its classes"),
+    "softmax inside": (
+        [("Softmax", ["x"], ["s"], {"axis": 1}), ("Relu", ["s"], ["y"], {})],
+        {},
+        VECTOR,
+        "not the model's output over its classes",
+    ),
+    "groups": (one("Conv", "x w", group=3), {"w": weights(4, 1, 3, 3)}, MAP, "groups must divide its 4 output"),
+    "group depth": (one("Conv", "x w", group=2), {"w": weights(4, 1, 3, 3)}, MAP, "take 2 channels, but its input has"),
+    "leaky relu": (one("LeakyRelu"), {}, MAP, "LeakyRelu is not supported; the requantizer has one slope"),
+    "sum of different shapes": (
+        [("GlobalAveragePool", ["x"], ["p"], {}), ("Add", ["x", "p"], ["y"], {})],
+        {},
+        MAP,
+        r"adds tensors of the shapes \(3, 9, 8\) and \(3, 1, 1\); supported are equal shapes",
+    ),
+    "sum of different layouts": (
+        [("Transpose", ["x"], ["t"], {"perm": [0, 1, 3, 2]}), ("Add", ["x", "t"], ["y"], {})],
+        {},
+        ("N", 3, 8, 8),
+        "axes are ordered differently",
+    ),
+    "product of tensors": (one("Mul", "x x"), {}, MAP, "two computed tensors"),
+    "conv with channels last": (
+        [("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}), ("Conv", ["t", "w"], ["y"], {})],
+        {"w": weights(4, 8, 3, 3)},
+        ("N", 8, 8, 8),
+        "axes were transposed; supported are channels first",
+    ),
+    "transposed batch": (one("Transpose", perm=[1, 0]), {}, VECTOR, "keeps the batch first"),
+    "clip below 0": (
+        one("Clip", "x low high"),
+        {"low": np.float32(-1), "high": np.float32(1)},
+        MAP,
+        "clips below at -1.0; supported is 0",
+    ),
+    "clip to nothing": (
+        one("Clip", "x low high"),
+        {"low": np.float32(0), "high": np.float32(0)},
+        MAP,
+        "clips above at 0.0",
+    ),
+    "minimum of anything": (one("Min", "x c"), {"c": np.float32(6)}, MAP, "supported is Min behind a ReLU"),
+    "maximum with 1": (one("Max", "x c"), {"c": np.float32(1)}, MAP, "with 1.0; supported is 0"),
+    "maximum of two tensors": (one("Max", "x x"), {}, MAP, "one tensor and one constant number"),
+    "crop": (
+        one("Slice", "x s e a"),
+        {"s": np.array([1]), "e": np.array([9]), "a": np.array([2])},
+        MAP,
+        "takes 8 of 9 rows or columns, from 1 in steps of 1; supported are steps over the whole axis",
+    ),
+    "slice of the batch": (
+        one("Slice", "x s e a"),
+        {"s": np.array([0]), "e": np.array([1]), "a": np.array([0])},
+        MAP,
+        "takes images out of the batch",
+    ),
+    "reflected pads": (one("Pad", "x p", mode="reflect"), {"p": np.array([0] * 7 + [1])}, MAP, "mode 'reflect'"),
+    "pads of one": (
+        one("Pad", "x p v"),
+        {"p": np.array([0] * 7 + [1]), "v": np.float32(1)},
+        MAP,
+        "value 1.0; supported is 0",
+    ),
+    "negative pads": (one("Pad", "x p"), {"p": np.array([0] * 7 + [-1])}, MAP, "channels, rows and columns of zeros"),
     "channels": (one("Conv", "x w"), {"w": weights(4, 2, 3, 3)}, MAP, "take 2 channels, but its input has 3"),
     "too large a window": (one("Conv", "x w"), {"w": weights(4, 3, 3, 9)}, MAP, "3x9 window .* does not fit"),
     "bias shape": (one("Conv", "x w b"), {"w": weights(4, 3, 3, 3), "b": weights(3)}, MAP, r"bias has shape \(3,\)"),
@@ -202,12 +384,6 @@ BROKEN_NODES = {
         {},
         VECTOR,
         "'r' is computed from the input",
-    ),
-    "two tensors added": (
-        [("Relu", ["x"], ["r"], {}), ("Add", ["x", "r"], ["y"], {})],
-        {},
-        MAP,
-        "two computed tensors",
     ),
     "bias per pixel": (one("Add", "x c"), {"c": weights(9, 8)}, MAP, "does not broadcast as one value per channel"),
     "average of uneven areas": (
@@ -235,15 +411,15 @@ def test_a_node_that_cannot_be_read_is_named_with_the_reason(case, tmp_path):
 def test_every_obstacle_is_named_at_once(tmp_path):
     nodes = [
         ("Sigmoid", ["x"], ["a"], {}),
-        ("Conv", ["a", "w"], ["b"], {"group": 3}),
+        ("Concat", ["a", "x"], ["b"], {"axis": 1}),
         ("Relu", ["b"], ["c"], {}),
-        ("Add", ["b", "c"], ["d"], {}),
+        ("Mul", ["b", "c"], ["d"], {}),
         ("Tanh", ["d"], ["y"], {}),
     ]
     with pytest.raises(ModelError) as caught:
-        read(build(nodes, {"w": weights(3, 1, 3, 3)}), tmp_path)
+        read(build(nodes, {}), tmp_path)
     found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
-    assert found == ["Sigmoid 'n0'", "Conv 'n1'", "Add 'n3'", "Tanh 'n4'"]
+    assert found == ["Sigmoid 'n0'", "Concat 'n1'", "Mul 'n3'", "Tanh 'n4'"]
 
 
 @pytest.mark.parametrize(
@@ -299,6 +475,64 @@ def test_missing_external_data_is_named(tmp_path):
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"weights '.' .* from 'weights.bin'"):
         read_onnx(path)
+
+
+def test_a_model_with_blocks_and_channels_last_is_read_lowered_and_quantized(tmp_path):
+    nodes = [
+        ("Transpose", ["x"], ["nchw"], {"perm": [0, 3, 1, 2]}),
+        ("Pad", ["nchw", "pads"], ["p"], {}),
+        ("Conv", ["p", "w0", "b0"], ["c0"], {"strides": [2, 2]}),
+        ("Clip", ["c0", "zero", "six"], ["r0"], {}),
+        ("Conv", ["r0", "w1"], ["c1"], {"group": 8, "auto_pad": "SAME_UPPER"}),
+        ("BatchNormalization", ["c1", "s", "t", "m", "v"], ["n1"], {}),
+        ("Max", ["n1", "zero"], ["m1"], {}),
+        ("Min", ["m1", "six"], ["r1"], {}),
+        ("Conv", ["r1", "w2"], ["c2"], {}),
+        ("Add", ["r0", "c2"], ["a"], {}),
+        ("Conv", ["a", "w3"], ["c3"], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+        ("Slice", ["a", "from", "to", "axes", "steps"], ["half"], {}),
+        ("Pad", ["half", "channels"], ["wide"], {}),
+        ("Add", ["c3", "wide"], ["b"], {}),
+        ("Relu", ["b"], ["r3"], {}),
+        ("Dropout", ["r3"], ["d"], {}),
+        ("Transpose", ["d"], ["nhwc"], {"perm": [0, 2, 3, 1]}),
+        ("ReduceMean", ["nhwc"], ["mean"], {"axes": [1, 2], "keepdims": 0}),
+        ("MatMul", ["mean", "f"], ["z"], {}),
+        ("Add", ["z", "g"], ["logits"], {}),
+        ("Softmax", ["logits"], ["y"], {}),
+    ]
+    constants = {
+        "pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+        "w0": weights(8, 3, 3, 3) / 4,
+        "b0": weights(8),
+        "zero": np.float32(0),
+        "six": np.float32(2.5),
+        "w1": weights(8, 1, 3, 3) / 2,
+        **{"s": weights(8), "t": weights(8), "m": weights(8), "v": np.abs(weights(8)) + 1},
+        "w2": weights(8, 8, 1, 1) / 2,
+        "w3": weights(12, 8, 3, 3) / 6,
+        "from": np.array([0, 0]),
+        "to": np.array([1 << 40, 1 << 40]),
+        "axes": np.array([2, 3]),
+        "steps": np.array([2, 2]),
+        "channels": np.array([0, 2, 0, 0, 0, 2, 0, 0]),
+        "f": weights(12, 5),
+        "g": weights(5),
+    }
+    model = build(nodes, constants, ("N", 16, 14, 3))
+    graph = read(model, tmp_path)
+    assert graph.dropped == ("Softmax 'n20'",)
+    model.graph.output[0].name = "logits"
+    del model.graph.node[-1]
+    images = RANDOM.normal(size=(30, 16, 14, 3)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
+    images = images.transpose(0, 3, 1, 2)
+    lowered = lower(graph)
+    assert len(lowered.nodes) == 7
+    np.testing.assert_allclose(run_float(lowered, images).reshape(30, 5), expected, rtol=1e-4, atol=1e-4)
+    network = quantize(lowered, images, "int:8", "uint:8")
+    found = run(network, input_levels(network, images)) * network.tensors[network.output].unit
+    assert 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum()) > 25
 
 
 def test_the_shipped_model_equals_onnxruntime_after_lowering():

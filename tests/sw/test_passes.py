@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sigbit.float_model import run_float, window_means
-from sigbit.graph import Affine, AveragePool, Conv, Graph, Linear, MaxPool, ModelError, Relu, Reshape
-from sigbit.passes import PassError, fold_affine, fuse_relu, lower, lower_linear, remove_dead_nodes
+from sigbit.float_model import channel_sums, run_float, window_means
+from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, Linear, MaxPool, ModelError, Relu, Reshape
+from sigbit.passes import PassError, lower, lower_linear, remove_dead_nodes
 
 RANDOM = np.random.default_rng(5)
 
@@ -31,8 +31,26 @@ def scaling(channels):
     return lambda **ends: Affine(gain=RANDOM.normal(size=channels), shift=np.zeros(channels), **ends)
 
 
+def grouped(inputs, outputs, groups):
+    return conv(inputs // groups, outputs, groups=groups)
+
+
+def copy(channels, before=0, after=0, **options):
+    """Channel ``c`` is channel ``c - before`` of the input."""
+    weight = np.eye(before + channels + after)[:, before : before + channels, None, None]
+    return lambda **ends: Conv(weight=weight, bias=np.zeros(len(weight)), copy=True, **options, **ends)
+
+
 def relu(**ends):
     return Relu(**ends)
+
+
+def clip(**ends):
+    return Relu(limit=0.7, **ends)
+
+
+def add(residual):
+    return lambda **ends: Add(residual=residual, **ends)
 
 
 def max_pool(**ends):
@@ -56,8 +74,17 @@ def chain(*makers, shape=(3, 8, 8)):
     return Graph("chain", "t0", f"t{len(nodes)}", shape, tuple(nodes))
 
 
+def dag(*steps, shape=(3, 8, 8)):
+    """Steps are ``(input, output, maker)``; the input is ``x``, the output that of the last step."""
+    nodes = [make(name=f"n{i}", input=source, output=target) for i, (source, target, make) in enumerate(steps)]
+    return Graph("dag", "x", steps[-1][1], shape, tuple(nodes))
+
+
 def kinds(graph):
-    return [type(node).__name__ + "+relu" * getattr(node, "relu", False) for node in graph.nodes]
+    return [
+        type(node).__name__ + "+sum" * (len(node.inputs) > 1) + "+relu" * getattr(node, "relu", False)
+        for node in graph.nodes
+    ]
 
 
 def same(before, after):
@@ -104,6 +131,30 @@ LOWERED = {
     "ends in a padded average": ((conv(3, 4), padded_average_pool), ["Conv", "Conv"]),
     "ends in a maximum": ((conv(3, 4), max_pool), ["Conv", "MaxPool", "Conv"]),
     "ends in a relu": ((conv(3, 4), relu), ["Conv+relu", "Conv"]),
+    "relu on the input": ((relu, conv(3, 4)), ["Conv+relu", "Conv"]),
+    "norm and relu before a padded conv": (
+        (affine(3), relu, conv(3, 4, pads=(1, 1, 1, 1))),
+        ["Conv+relu", "Conv"],
+    ),
+    "shift before padding": ((affine(3), conv(3, 4, pads=(1, 1, 1, 1))), ["Conv", "Conv"]),
+    "negative gain behind a max pool": (
+        (conv(3, 4), max_pool, affine(4), conv(4, 2, pads=(1, 1, 1, 1))),
+        ["Conv", "MaxPool", "Conv", "Conv"],
+    ),
+    "shift behind a padded average": (
+        (conv(3, 4), padded_average_pool, affine(4), conv(4, 2, pads=(1, 1, 1, 1))),
+        ["Conv", "AveragePool", "Conv", "Conv"],
+    ),
+    "norm behind relu as output": ((conv(3, 4), relu, affine(4)), ["Conv+relu", "Conv"]),
+    "depthwise, norms, relu": (
+        (affine(3), grouped(3, 6, 3), affine(6), relu, grouped(6, 4, 2), affine(4)),
+        ["Conv+relu", "Conv"],
+    ),
+    "clipped average": ((conv(3, 4), average_pool, clip, conv(4, 2)), ["Conv", "AveragePool", "Conv+relu", "Conv"]),
+    "clip twice behind a pool": ((conv(3, 4), max_pool, relu, clip, conv(4, 2)), ["Conv+relu", "MaxPool", "Conv"]),
+    "pads before a conv": ((copy(3, pads=(1, 2, 0, 1)), conv(3, 4, pads=(0, 1, 1, 1))), ["Conv"]),
+    "pads before a max pool": ((conv(3, 4), copy(4, pads=(1, 1, 0, 1)), max_pool), ["Conv", "Conv", "MaxPool", "Conv"]),
+    "copy as output": ((conv(3, 4), copy(4, stride=(2, 2))), ["Conv", "Conv"]),
 }
 
 
@@ -131,19 +182,124 @@ def test_nodes_that_do_not_reach_the_output_are_removed():
     assert kinds(remove_dead_nodes(replace(graph, nodes=(*graph.nodes, dead)))) == ["Conv", "Relu"]
 
 
+SAME = {"pads": (1, 1, 1, 1)}
+BLOCK = (("x", "a", conv(3, 4, **SAME)), ("a", "r", relu), ("r", "b", conv(4, 4, **SAME)), ("b", "c", affine(4)))
+
+
+def summing(graph):
+    """Names of the layers that take a sum."""
+    return [node.name for node in graph.nodes if len(node.inputs) > 1]
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ([("c", "s", add("r")), ("s", "t", relu), ("t", "y", conv(4, 2))], ["n2"]),
+        ([("r", "s", add("c")), ("s", "t", clip), ("t", "y", conv(4, 2))], ["n2"]),
+        ([("x", "d", conv(3, 4, kernel=1)), ("d", "s", add("c")), ("s", "y", conv(4, 2))], ["n2"]),
+        ([("x", "d", conv(3, 4, **SAME)), ("d", "e", relu), ("e", "s", add("c")), ("s", "y", conv(4, 2))], ["n2"]),
+        ([("c", "e", relu), ("e", "s", add("r")), ("s", "y", conv(4, 2))], ["n5"]),
+        ([("c", "s", add("c")), ("s", "y", conv(4, 2))], ["n4"]),
+        ([("c", "s", add("r")), ("s", "t", add("c")), ("t", "y", conv(4, 2))], ["n4", "n5"]),
+        ([("c", "s", add("r"))], ["n2"]),
+        ([("r", "d", copy(4)), ("d", "s", add("c")), ("s", "y", conv(4, 2))], ["n2"]),
+        ([("c", "e", relu), ("r", "d", copy(4)), ("d", "s", add("e")), ("s", "y", conv(4, 2))], ["n5"]),
+    ],
+    ids=["shortcut", "shortcut first, clipped", "longer way takes the sum", "shortcut made later", "relu on both",
+         "a tensor with itself", "two sums", "as output", "shortcut that copies", "only a copy can take it"],
+)  # fmt: skip
+def test_a_sum_becomes_part_of_the_layer_on_the_longer_way_or_a_layer(tail, expected):
+    graph = dag(*BLOCK, *tail)
+    lowered = lower(graph)
+    assert all(isinstance(node, Conv) for node in lowered.nodes)
+    assert summing(lowered) == expected
+    assert not any(node.copy for node in lowered.nodes if node.residual is not None)
+    same(graph, lowered)
+    assert kinds(lower(lowered)) == kinds(lowered)
+
+
+def test_a_sum_of_vectors_is_lowered():
+    graph = dag(("x", "a", linear(6, 5)), ("x", "b", linear(6, 5)), ("a", "s", add("b")), ("s", "r", relu),
+                ("r", "y", linear(5, 2)), shape=(6,))  # fmt: skip
+    assert kinds(lower(graph)) == ["Conv", "Conv+sum+relu", "Conv"]
+    same(graph, lower(graph))
+
+
+def test_a_sum_of_flattened_maps_is_lowered():
+    graph = dag(("x", "a", conv(3, 4)), ("a", "u", reshape(144)), ("x", "b", conv(3, 4)), ("b", "v", reshape(144)),
+                ("u", "s", add("v")), ("s", "r", relu), ("r", "y", linear(144, 2)))  # fmt: skip
+    assert kinds(lower(graph)) == ["Conv", "Conv+sum+relu", "Conv"]
+    same(graph, lower(graph))
+
+
+def test_strided_slice_and_channel_pads_become_one_copy():
+    graph = dag(*BLOCK, ("r", "d", copy(4, stride=(2, 2))), ("d", "e", copy(4, before=2, after=2)),
+                ("c", "f", conv(4, 8, stride=(2, 2), **SAME)), ("f", "s", add("e")),
+                ("s", "y", conv(8, 2)))  # fmt: skip
+    lowered = lower(graph)
+    (shortcut,) = [node for node in lowered.nodes if node.copy]
+    assert shortcut.stride == (2, 2)
+    np.testing.assert_array_equal(shortcut.weight[:, :, 0, 0], np.eye(8)[:, 2:6])
+    assert summing(lowered) == ["n6"]
+    same(graph, lowered)
+
+
+@pytest.mark.parametrize(
+    "first", [{}, {"stride": (3, 2)}, {"pads": (1, 0, 2, 1)}, {"stride": (2, 3), "pads": (1, 2, 0, 1)}]
+)
+@pytest.mark.parametrize(
+    "second", [{"stride": (2, 1)}, {"pads": (0, 1, 1, 0)}, {"stride": (2, 2), "pads": (1, 1, 2, 0)}]
+)
+def test_copies_of_copies_are_exact(first, second):
+    graph = dag(("x", "a", relu), ("a", "b", copy(3, after=1, **first)), ("b", "c", copy(4, before=1, **second)),
+                ("c", "p", max_pool_of_one), ("p", "y", conv(5, 2, kernel=1)))  # fmt: skip
+    lowered = lower(graph)
+    assert [node.name for node in lowered.nodes if isinstance(node, Conv) and node.copy] == ["n2"]
+    same(graph, lowered)
+
+
+def max_pool_of_one(**ends):
+    return MaxPool(kernel=(1, 1), stride=(1, 1), **ends)
+
+
+def test_pads_read_by_several_convolutions_become_part_of_all():
+    graph = dag(("x", "p", copy(3, pads=(1, 1, 1, 1))), ("p", "a", conv(3, 4)), ("p", "b", grouped(3, 6, 3)),
+                ("b", "c", conv(6, 4, kernel=1)), ("c", "s", add("a")), ("s", "y", conv(4, 2)))  # fmt: skip
+    lowered = lower(graph)
+    assert not any(node.copy for node in lowered.nodes)
+    assert [node.pads for node in lowered.nodes[:2]] == [(1, 1, 1, 1)] * 2
+    same(graph, lowered)
+
+
+def test_norms_on_both_sides_of_a_sum_fold_where_they_are_exact():
+    graph = dag(*BLOCK, ("r", "d", affine(4)), ("d", "s", add("c")), ("s", "t", affine(4)), ("t", "y", conv(4, 2)))
+    lowered = lower(graph)
+    # The norm of the shortcut follows a ReLU, so it is a layer; the one behind the sum goes into the last convolution.
+    assert kinds(lowered) == ["Conv+relu", "Conv", "Conv+sum", "Conv"]
+    same(graph, lowered)
+
+
+def test_a_block_with_norm_and_relu_first_is_lowered():
+    graph = dag(("x", "a", conv(3, 4, **SAME)), ("a", "b", affine(4)), ("b", "c", relu), ("c", "d", conv(4, 4, **SAME)),
+                ("d", "s", add("a")), ("s", "e", affine(4)), ("e", "f", relu), ("f", "g", conv(4, 4, **SAME)),
+                ("g", "t", add("s")), ("t", "y", conv(4, 2)))  # fmt: skip
+    lowered = lower(graph)
+    assert kinds(lowered) == ["Conv", "Conv+relu", "Conv+sum", "Conv+relu", "Conv+sum", "Conv"]
+    same(graph, lowered)
+
+
+def test_the_lower_of_two_limits_remains():
+    graph = chain(conv(3, 4), clip, lambda **ends: Relu(limit=0.3, **ends), clip, conv(4, 2))
+    assert lower(graph).nodes[0].limit == 0.3
+    same(graph, lower(graph))
+
+
 REFUSED = {
-    "shift before padding": ((affine(3), conv(3, 4, pads=(1, 1, 1, 1))), "Cannot fold Affine 'n0' exactly"),
-    "negative gain behind a max pool": (
-        (conv(3, 4), max_pool, affine(4), conv(4, 2, pads=(1, 1, 1, 1))),
-        "Cannot fold Affine 'n2' exactly",
-    ),
-    "shift behind a padded average": (
-        (conv(3, 4), padded_average_pool, affine(4), conv(4, 2, pads=(1, 1, 1, 1))),
-        "Cannot fold Affine 'n2' exactly",
-    ),
-    "norm behind relu as output": ((conv(3, 4), relu, affine(4)), "Cannot fold Affine 'n2' exactly"),
-    "relu on the input": ((relu, conv(3, 4)), "Relu 'n0' acts on the model's input"),
     "output that is a flattened map": ((conv(3, 4), relu, reshape(144)), "flattened map"),
+    "norm of a flattened map": (
+        (conv(3, 4), relu, reshape(144), affine(144), relu, linear(144, 2)),
+        "Cannot fold Affine 'n3', which acts on a flattened map",
+    ),
 }
 
 
@@ -155,18 +311,17 @@ def test_what_is_not_exact_is_refused(case):
 
 
 def test_a_tensor_with_two_readers_is_not_rewritten():
-    head = chain(conv(3, 4))
-    norm = affine(4)(name="norm", input="t1", output="t2")
-    both = replace(head, nodes=(*head.nodes, norm, Relu(name="other", input="t1", output="t3")), output="t2")
-    with pytest.raises(ModelError, match="Cannot fold"):
-        fold_affine(both)
-    rectified = replace(head, nodes=(*head.nodes, Relu(name="r", input="t1", output="t2"), norm_reader()), output="t2")
-    with pytest.raises(ModelError, match="other nodes read its input"):
-        fuse_relu(rectified)
+    graph = dag(("x", "a", conv(3, 4)), ("a", "b", affine(4)), ("a", "c", relu), ("b", "s", add("c")),
+                ("s", "y", conv(4, 2, **SAME)))  # fmt: skip
+    lowered = lower(graph)
+    assert kinds(lowered) == ["Conv", "Conv+relu", "Conv+sum", "Conv"]
+    np.testing.assert_array_equal(lowered.nodes[0].weight, graph.nodes[0].weight)
+    same(graph, lowered)
 
 
-def norm_reader():
-    return MaxPool(name="pool", input="t1", output="t4", kernel=(2, 2), stride=(2, 2))
+def test_a_sum_of_different_shapes_is_refused():
+    with pytest.raises(ModelError, match=r"adds tensors of the shapes \(4, 6, 6\) and \(3, 8, 8\)"):
+        dag(("x", "a", conv(3, 4)), ("a", "s", add("x")))
 
 
 def test_a_pass_that_changes_the_logits_is_caught():
@@ -209,11 +364,12 @@ def test_convolution_in_small_batches_is_the_same(monkeypatch):
     np.testing.assert_array_equal(run_float(graph, images), expected)
 
 
-def test_means_of_windows_give_the_means_of_a_convolution():
-    graph = chain(conv(3, 4, pads=(1, 0, 2, 1), stride=(2, 1), dilation=(1, 2)))
+@pytest.mark.parametrize("groups", [1, 3])
+def test_means_of_windows_give_the_means_of_a_convolution(groups):
+    graph = chain(conv(3 // groups, 6, pads=(1, 0, 2, 1), stride=(2, 1), dilation=(1, 2), groups=groups))
     images = RANDOM.normal(size=(5, 3, 8, 8))
     (node,) = graph.nodes
-    found = np.tensordot(node.weight, window_means(node, images), 3) + node.bias
+    found = channel_sums(node, node.weight, window_means(node, images)) + node.bias
     np.testing.assert_allclose(found, run_float(graph, images, dtype=np.float64).mean(axis=(0, 2, 3)), rtol=1e-12)
 
 

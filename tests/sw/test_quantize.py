@@ -11,13 +11,13 @@ import pytest
 import sigbit
 from sigbit.data import load_images
 from sigbit.float_model import run_float
-from sigbit.graph import Affine, AveragePool, Conv, Graph, MaxPool, ModelError, Relu
+from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, MaxPool, ModelError, Relu
 from sigbit.onnx_reader import read_onnx
 from sigbit.passes import lower
 from sigbit.quantize import QuantizationError, input_levels, quantize, summary
 from sigbit.scales import requantizer_constants, unit_mse
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, FormatError
-from sigbit_sim.golden.network import NetworkError, run
+from sigbit_sim.golden.network import NetworkError, run, run_layer
 
 RANDOM = np.random.default_rng(11)
 IMAGES = RANDOM.normal(size=(40, 2, 8, 8)).astype(np.float32)
@@ -149,6 +149,120 @@ def test_bias_correction_restores_the_mean_of_every_channel():
     assert offset(True) <= 0.5001 < 1 < offset(False)
 
 
+SAME = {"pads": (1, 1, 1, 1)}
+SELECTION = np.eye(8)[:, 1:7, None, None]
+RESIDUAL = (
+    conv("first", "x", "a", 2, 6, relu=True, **SAME),
+    conv("narrow", "a", "b", 1, 6, groups=6, relu=True, limit=0.8, **SAME),
+    conv("wide", "b", "c", 6, 8, stride=(2, 2), **SAME),
+    Conv(name="shortcut", input="a", output="d", weight=SELECTION, bias=np.zeros(8), stride=(2, 2), copy=True),
+    Add(name="sum", input="c", residual="d", output="e"),
+    Relu(name="relu", input="e", output="f"),
+    conv("down", "f", "g", 8, 8, kernel=1),
+    conv("main", "f", "h", 4, 8, groups=2, **SAME),
+    Add(name="sum2", input="g", residual="h", output="i"),
+    Relu(name="relu2", input="i", output="j"),
+    conv("last", "j", "logits", 8, 4, kernel=4),
+)
+BLOCKS = Graph("blocks", "x", "logits", (2, 8, 8), RESIDUAL)
+
+
+def test_sums_take_both_operands_with_one_shift():
+    network = quantize(BLOCKS, IMAGES)
+    layers = {layer.name: layer for layer in network.layers}
+    assert formats(network) == {
+        "x": "int:8", "a": "esbu:4,2", "b": "esbu:4,2", "d": "esbu:4,2", "e": "esbu:4,2", "h": "int:8",
+        "i": "esbu:4,2", "logits": "None",
+    }  # fmt: skip
+    assert (layers["wide"].residual, layers["down"].residual) == ("d", "h")
+    for name in ("wide", "down"):
+        layer = layers[name]
+        units = [Fraction(network.tensors[tensor].unit) for tensor in (layer.input, layer.residual, layer.output)]
+        for channel, unit in enumerate(layer.weight_units):
+            expected = requantizer_constants(Fraction(unit) * units[0] / units[2], units[1] / units[2])
+            found = (layer.multiplier[channel], layer.shift[channel], layer.residual_multiplier[channel])
+            assert found == expected
+
+
+def test_sums_and_groups_follow_the_float_model():
+    rows = summary(BLOCKS, quantize(BLOCKS, IMAGES, "int:8", "uint:8"), IMAGES)
+    assert all(row["sqnr_db"] > 25 for row in rows)
+    assert {row["name"]: (row["groups"], row["residual"], row["weights"]) for row in rows} == {
+        "first": (1, None, 108),
+        "narrow": (6, None, 54),
+        "wide": (1, "d", 432),
+        "shortcut": (1, None, 48),
+        "main": (2, None, 288),
+        "down": (1, "h", 64),
+        "last": (1, None, 512),
+    }
+
+
+@pytest.mark.parametrize("alpha_mode", ["mse", "dda"])
+def test_copies_keep_every_level(alpha_mode):
+    network = quantize(BLOCKS, IMAGES, "esb:3,0", "esbu:4,2", alpha_mode=alpha_mode)
+    assert (network.tensors["d"].format, network.tensors["d"].unit) == (ESBU(4, 2), network.tensors["a"].unit)
+    _, tensors = run(network, input_levels(network, IMAGES), trace=True)
+    expected = np.zeros((len(IMAGES), 8, 4, 4), int)
+    expected[:, 1:7] = tensors["a"][:, :, ::2, ::2]
+    assert len(np.unique(expected)) == 16
+    assert np.array_equal(tensors["d"], expected)
+
+
+def test_a_copy_of_the_input_is_not_the_first_layer():
+    pads = Conv(name="pads", input="x", output="p", weight=np.eye(2)[:, :, None, None], bias=np.zeros(2), copy=True,
+                pads=(0, 0, 1, 1))  # fmt: skip
+    nodes = (pads, MaxPool(name="pool", input="p", output="a", kernel=(3, 3), stride=(2, 2)), conv("c", "a", "b", 2, 3),
+             conv("d", "b", "y", 3, 2, kernel=1), conv("e", "y", "z", 2, 2, kernel=1))  # fmt: skip
+    layers = quantize(Graph("g", "x", "z", (2, 8, 8), nodes), IMAGES, edge_bits=8).layers
+    assert [str(layer.weight_format) for layer in layers if hasattr(layer, "weights")] == [
+        "esb:4,2", "int:8", "esb:4,2", "int:8",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("activations", ["esbu:4,2", "esb:5,2", "uint:8", "esbu:3,0"])
+@pytest.mark.parametrize("limit", [0.8, 6.0, 0.1])
+def test_a_limit_is_never_exceeded(activations, limit):
+    nodes = tuple(replace(node, limit=limit) if node.name == "narrow" else node for node in RESIDUAL)
+    network = quantize(replace(BLOCKS, nodes=nodes), IMAGES, activations=activations)
+    tensor = network.tensors["b"]
+    assert tensor.unit * tensor.format.magnitude_max <= limit
+    if limit == 0.1:
+        assert tensor.unit * tensor.format.magnitude_max == pytest.approx(limit, rel=1e-12)
+
+
+def test_bias_correction_restores_the_mean_of_a_sum():
+    def offset(corrected):
+        network = quantize(BLOCKS, IMAGES, "esb:3,1", "esbu:3,1", bias_correction=corrected)
+        _, tensors = run(network, input_levels(network, IMAGES), trace=True)
+        wide = next(layer for layer in network.layers if layer.name == "wide")
+        raw = replace(wide, residual=None, residual_multiplier=None, relu=False)
+        described = {**network.tensors, "e": replace(network.tensors["e"], format=None)}
+        gains = wide.weight_units * network.tensors["b"].unit
+        products = run_layer(raw, described, tensors["b"]).mean(axis=(0, 2, 3)) * gains
+        found = products + tensors["d"].mean(axis=(0, 2, 3)) * network.tensors["d"].unit
+        wanted = run_float(BLOCKS, IMAGES, all_tensors=True)["e"].mean(axis=(0, 2, 3))
+        return (np.abs(found - wanted) / gains).max()
+
+    # The bias is an integer, so half a unit may remain; the float model computes in single precision.
+    assert offset(True) <= 0.501 < 1 < offset(False)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e-30])
+def test_a_sum_with_tiny_weights_keeps_the_other_operand(scale):
+    nodes = []
+    for node in RESIDUAL:
+        if node.name == "wide":
+            weight = node.weight.copy()
+            weight[1] *= scale
+            node = replace(node, weight=weight, bias=np.zeros(8))
+        nodes.append(node)
+    network = quantize(replace(BLOCKS, nodes=tuple(nodes)), IMAGES, activations="uint:8", bias_correction=False)
+    _, tensors = run(network, input_levels(network, IMAGES), trace=True)
+    values = {name: tensors[name] * network.tensors[name].unit for name in ("d", "e")}
+    assert np.abs(values["e"][:, 1] - values["d"][:, 1]).max() <= network.tensors["e"].unit
+
+
 def test_negative_norm_gain_flips_weight_signs_and_multipliers_stay_positive():
     plain = conv("conv", "x", "y", 2, 3)
     gain = np.array([2.0, -2.0, -0.5])
@@ -219,6 +333,8 @@ def test_summary_describes_every_layer():
         "kernel": (3, 3),
         "stride": (1, 1),
         "pads": (1, 1, 1, 1),
+        "groups": 1,
+        "residual": None,
         "relu": True,
         "weight_format": "esb:4,2",
         "input_format": "int:8",

@@ -9,7 +9,7 @@ from ..spec.formats import Format
 from ..spec.instructions import PARAMETER
 from ..spec.parts import RAW_BITS, WIDE_ACTIVATIONS
 
-__all__ = ["SHIFT_MAX", "Requantizer", "half_unit_bits"]
+__all__ = ["SHIFT_MAX", "Requantizer", "half_unit_bits", "residual_bits"]
 
 #: Largest ``sh``.
 SHIFT_MAX = 47
@@ -27,11 +27,49 @@ def half_unit_bits(native_format):
     return 1 + max(max(points).bit_length(), (-min(points)).bit_length())
 
 
-class Requantizer(wiring.Component):
-    """``q = floor(2 * (acc + bias) * M0 / 2**sh)``, saturated; one result per cycle, no DSP block.
+def residual_bits(native_format):
+    """Signed width of every level of the native and the 8-bit formats."""
+    levels = [level for format in (native_format, *WIDE_ACTIVATIONS) for level in (format.levels[0], format.levels[-1])]
+    return 1 + max(max(levels), -min(levels)).bit_length()
 
-    Between two registers there is one LUT level and a carry chain, or two LUT levels. The multiplication adds two bits
-    of ``M0`` per cycle: 0, 1, 2 or 3 times the sum, the selection sharing the adder's LUT.
+
+def _product_cycles(multiplier_bits):
+    """Cycles of :func:`_product`: triple, and one per digit."""
+    return 1 + -(-multiplier_bits // _DIGIT_BITS)
+
+
+def _product(m, multiplicand, multiplier, cycle, name):
+    """Signed times unsigned, two bits of the multiplier per cycle: 0, 1, 2 or 3 times the multiplicand.
+
+    ``multiplicand`` is a register of cycle ``cycle``, ``multiplier`` an input of cycle 0. Two bits of the product are final
+    after every digit.
+    """
+    multiplier = Cat(multiplier, Const(0, len(multiplier) % _DIGIT_BITS))
+    triple = Signal(signed(len(multiplicand) + 2), name=f"{name}_triple", reset_less=True)
+    m.d.sync += triple.eq(multiplicand + (multiplicand << 1))
+    single = delayed(m, multiplicand, 1, name=f"{name}_single_0")
+    digit_count = len(multiplier) // _DIGIT_BITS
+    partial = Const(0, signed(1))
+    final = []
+    for digit in range(digit_count):
+        select = multiplier.word_select(digit, _DIGIT_BITS)
+        select = delayed(m, select, cycle + 1 + digit, name=f"{name}_digit_{digit}")
+        multiple = Mux(select[1], Mux(select[0], triple, single << 1), Mux(select[0], single, 0))
+        following = Signal(signed(len(triple)), name=f"{name}_partial_{digit}", reset_less=True)
+        m.d.sync += following.eq((partial >> _DIGIT_BITS) + multiple)
+        if digit < digit_count - 1:
+            partial = following
+            final.append(delayed(m, following[:_DIGIT_BITS], digit_count - 1 - digit, name=f"{name}_final_{digit}"))
+            single = delayed(m, single, 1, name=f"{name}_single_{digit + 1}")
+            triple = delayed(m, triple, 1, name=f"{name}_triple_{digit + 1}")
+    return Cat(*final, following).as_signed()
+
+
+class Requantizer(wiring.Component):
+    """``q = floor(2 * ((acc + bias) * M0 + r * M1) / 2**sh)``, saturated; one result per cycle, no DSP block.
+
+    Between two registers there is one LUT level and a carry chain, or two LUT levels. The multiplications add two bits
+    of one operand per cycle: 0, 1, 2 or 3 times the other, the selection sharing the adder's LUT.
 
     The shift drops bits (floor) and nothing rounds here; the encoder rounds once (``docs/numerics.md`` 6.3).
 
@@ -50,6 +88,10 @@ class Requantizer(wiring.Component):
         ``M0``.
     shift : In(6)
         ``sh``, 0 to 47; larger values give no defined result.
+    residual : In(signed(residual_bits(native_format)))
+        ``r``.
+    residual_multiplier : In(24)
+        ``M1``.
     half_units : Out(signed(half_unit_bits(native_format)))
         ``q``.
     field : Out(native_format.bits)
@@ -64,8 +106,8 @@ class Requantizer(wiring.Component):
         If ``accumulator_bits`` is out of range.
     """
 
-    #: Cycles from operands to result: sum, triple, one per digit of ``M0``, three shifts, saturation.
-    latency_cycles = 2 + _PARAMETER_BITS["multiplier"] // _DIGIT_BITS + 4
+    #: Cycles from operands to result: sum, product, sum with the residual's product, three shifts, saturation.
+    latency_cycles = 1 + _product_cycles(_PARAMETER_BITS["multiplier"]) + 5
 
     def __init__(self, native_format, accumulator_bits=RAW_BITS):
         if not isinstance(native_format, Format):
@@ -81,6 +123,8 @@ class Requantizer(wiring.Component):
                 "bias": In(signed(_PARAMETER_BITS["bias"])),
                 "multiplier": In(_PARAMETER_BITS["multiplier"]),
                 "shift": In(range(SHIFT_MAX + 1)),
+                "residual": In(signed(residual_bits(native_format))),
+                "residual_multiplier": In(_PARAMETER_BITS["residual_multiplier"]),
                 "half_units": Out(signed(self._half_unit_bits)),
                 "field": Out(native_format.bits),
             }
@@ -93,30 +137,26 @@ class Requantizer(wiring.Component):
         total = Signal(signed(_PARAMETER_BITS["bias"] + 1), reset_less=True)
         m.d.sync += total.eq(self.accumulator + self.bias)
 
-        # Cycle 2: triple.
-        triple = Signal(signed(len(total) + 2), reset_less=True)
-        m.d.sync += triple.eq(total + (total << 1))
-        total = delayed(m, total, 1, name="total_2")
+        # Cycles 2 to 10: products. The residual is multiplied as r + 2**(w-1), which is not negative.
+        product = _product(m, total, self.multiplier, 1, "main")
+        product_cycles = 1 + _product_cycles(len(self.multiplier))
+        factor = Signal(signed(len(self.residual_multiplier) + 1), reset_less=True)
+        m.d.comb += factor.eq(self.residual_multiplier)
+        excess = len(self.residual) - 1
+        flipped = self.residual ^ (1 << excess)
+        raised = _product(m, factor, flipped[: len(self.residual)], 0, "residual")
+        raised_cycles = _product_cycles(len(self.residual))
+        addend = Signal(signed(len(self.residual) + len(factor)), reset_less=True)
+        m.d.sync += addend.eq(raised - (delayed(m, factor, raised_cycles, name="factor") << excess))
+        addend = delayed(m, addend, product_cycles - raised_cycles - 1, name="addend")
 
-        # Cycles 3 to 10: one digit each, least significant first. Two bits of the product are final after every digit.
-        digit_count = len(self.multiplier) // _DIGIT_BITS
-        partial = Const(0, signed(1))
-        final = []
-        for digit in range(digit_count):
-            cycle = digit + 3
-            select = delayed(m, self.multiplier.word_select(digit, _DIGIT_BITS), cycle - 1, name=f"digit_{digit}")
-            multiple = Mux(select[1], Mux(select[0], triple, total << 1), Mux(select[0], total, 0))
-            following = Signal(signed(len(triple)), name=f"partial_{cycle}", reset_less=True)
-            m.d.sync += following.eq((partial >> _DIGIT_BITS) + multiple)
-            if digit < digit_count - 1:
-                partial = following
-                final.append(delayed(m, following[:_DIGIT_BITS], digit_count - 1 - digit, name=f"final_{digit}"))
-                total = delayed(m, total, 1, name=f"total_{cycle}")
-                triple = delayed(m, triple, 1, name=f"triple_{cycle}")
-        product = Cat(*final, following)
-        cycle = digit_count + 2
+        # Cycle 11: sum of the products.
+        both = Signal(signed(max(len(product), len(addend)) + 1), reset_less=True)
+        m.d.sync += both.eq(product + addend)
+        product = both
+        cycle = product_cycles + 1
 
-        # Cycles 11 and 12: shift by multiples of 16 and of 4. Bits that the shifted word has no room for must repeat
+        # Cycles 12 and 13: shift by multiples of 16 and of 4. Bits that the shifted word has no room for must repeat
         # the sign; they are compared in the same cycle, those that count for the shift amount are joined in the next.
         word = Cat(Const(0, 1), product).as_signed()
         overflow = Const(0, 1)
@@ -142,7 +182,7 @@ class Requantizer(wiring.Component):
             word = shifted
             cycle += 1
 
-        # Cycle 13: shift by 0 to 3.
+        # Cycle 14: shift by 0 to 3.
         bits = Signal(self._half_unit_bits, reset_less=True)
         sign = Signal(reset_less=True)
         saturated = Signal(reset_less=True)
@@ -156,7 +196,7 @@ class Requantizer(wiring.Component):
                         saturated.eq(overflow | (beyond ^ word[-1].replicate(len(beyond))).any()),
                     ]
 
-        # Cycle 14: saturate.
+        # Cycle 15: saturate.
         limit = Cat((~sign).replicate(len(bits) - 1), sign)
         m.d.sync += [
             self.half_units.eq(Mux(saturated, limit, bits).as_signed()),

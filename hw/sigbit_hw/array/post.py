@@ -8,12 +8,16 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ..arith.encode import Encoder, part_index_bits
 from ..arith.requantize import SHIFT_MAX, Requantizer
+from ..arith.residual import ResidualDecoder
 from ..lib.delay import delayed
 from ..lib.layout import table_layout
 from ..lib.shared import instantiate
 from ..spec.instructions import INSTRUCTIONS, PARAMETER, Encoding, Opcode
 
-__all__ = ["AccumulatorRead", "FeatureWrite", "ParameterRead", "PostProcessor"]
+__all__ = ["AccumulatorRead", "FeatureWrite", "ParameterRead", "PostProcessor", "ResidualRead"]
+
+#: Cycles from a token to the address of its residual word.
+_RESIDUAL_ADDRESS_CYCLES = 3
 
 
 def _index(count):
@@ -67,10 +71,28 @@ class FeatureWrite(wiring.Signature):
         )
 
 
+class ResidualRead(wiring.Signature):
+    """Read port of feature memory, seen from the reader.
+
+    ``reserve`` announces the use of the port in the next cycle, in which ``address`` is valid; ``data`` comes a fixed number
+    of cycles after the address.
+    """
+
+    def __init__(self, config):
+        super().__init__(
+            {
+                "reserve": Out(1),
+                "en": Out(1),
+                "address": Out(_index(config.feature_depth)),
+                "data": In(config.feature_word_bits),
+            }
+        )
+
+
 class PostProcessor(wiring.Component):
     """Execute POST instructions: read accumulators, requantize, write native codes; one group of lanes per cycle.
 
-    A job walks plane (outermost), row, pixel, group and part (innermost) without a pause and ends with row
+    A job walks plane (outermost), row, pixel, group, part and residual part (innermost) without a pause and ends with row
     ``valid_rows``, counted over all planes; later rows take no time. A job with ``valid_rows`` = 0 takes the time of
     one row and writes nothing. The next job is accepted when the last request of a job has gone out.
 
@@ -81,8 +103,8 @@ class PostProcessor(wiring.Component):
     config : :class:`AcceleratorConfig`
     start_delay_cycles : int
         What the array needs to store its last sums.
-    accumulator_latency_cycles, parameter_latency_cycles : int
-        From request to data of the two memories; at least 1.
+    accumulator_latency_cycles, parameter_latency_cycles, feature_latency_cycles : int
+        From request to data of the memories; at least 1.
 
     Members
     -------
@@ -90,6 +112,8 @@ class PostProcessor(wiring.Component):
         ``instruction`` (the POST table) and the ``bank`` of accumulators to read. Counts are at least 1.
     accumulator : Out(:class:`AccumulatorRead`)
     parameter : Out(:class:`ParameterRead`)
+    residual : Out(:class:`ResidualRead`)
+        One read per token of a job with a residual; with one part per value, one per feature word.
     write : Out(:class:`FeatureWrite`)
         Always accepted.
     busy : Out(1)
@@ -103,11 +127,20 @@ class PostProcessor(wiring.Component):
         If a number of cycles is out of range.
     """
 
-    def __init__(self, config, *, start_delay_cycles, accumulator_latency_cycles, parameter_latency_cycles=1):
+    def __init__(
+        self,
+        config,
+        *,
+        start_delay_cycles,
+        accumulator_latency_cycles,
+        parameter_latency_cycles=1,
+        feature_latency_cycles=2,
+    ):
         for name, value, low in (
             ("start_delay_cycles", start_delay_cycles, 0),
             ("accumulator_latency_cycles", accumulator_latency_cycles, 1),
             ("parameter_latency_cycles", parameter_latency_cycles, 1),
+            ("feature_latency_cycles", feature_latency_cycles, 1),
         ):
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
@@ -115,7 +148,12 @@ class PostProcessor(wiring.Component):
         self._start_delay_cycles = start_delay_cycles
         self._accumulator_latency_cycles = accumulator_latency_cycles
         self._parameter_latency_cycles = parameter_latency_cycles
-        self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles)
+        self._feature_latency_cycles = feature_latency_cycles
+        # Address, memory, the word's register, decoder.
+        self._residual_cycles = (
+            _RESIDUAL_ADDRESS_CYCLES + feature_latency_cycles + 1 + ResidualDecoder.latency_cycles
+        )
+        self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles, self._residual_cycles)
         super().__init__(
             {
                 "job": In(
@@ -125,6 +163,7 @@ class PostProcessor(wiring.Component):
                 ),
                 "accumulator": Out(AccumulatorRead(config)),
                 "parameter": Out(ParameterRead(config)),
+                "residual": Out(ResidualRead(config)),
                 "write": Out(FeatureWrite(config)),
                 "busy": Out(1),
                 "done": Out(1),
@@ -133,7 +172,7 @@ class PostProcessor(wiring.Component):
 
     @property
     def latency_cycles(self):
-        """Cycles from the first of the two requests of a token to its write."""
+        """Cycles from a token to its write."""
         return self._operand_cycles + Requantizer.latency_cycles + Encoder.latency_cycles
 
     def elaborate(self, platform):
@@ -177,7 +216,7 @@ class PostProcessor(wiring.Component):
             last = Signal(name=f"{name}_last")
             single = Signal(name=f"{name}_single")
             with m.If(accept):
-                m.d.sync += [remaining.eq(offered[name]), last.eq(offered[name] == 1), single.eq(offered[name] == 1)]
+                m.d.sync += [remaining.eq(offered[name]), last.eq(offered[name] <= 1), single.eq(offered[name] <= 1)]
             with m.Elif(advance):
                 m.d.sync += [
                     remaining.eq(Mux(last, current[name], remaining - 1)),
@@ -185,8 +224,10 @@ class PostProcessor(wiring.Component):
                 ]
             return last
 
-        last_part = counted("parts", walking)
-        next_group = walking & last_part
+        last_residual_part = counted("residual_parts", walking)
+        next_part = walking & last_residual_part
+        last_part = counted("parts", next_part)
+        next_group = next_part & last_part
         last_group = counted("groups", next_group)
         next_pixel = next_group & last_group
         last_pixel = counted("pixels", next_pixel)
@@ -219,7 +260,8 @@ class PostProcessor(wiring.Component):
                 field_shift.eq(1),
             ]
         with m.Elif(walking):
-            m.d.sync += [part.eq(part + 1), field_shift.eq(field_shift + code_bits)]
+            with m.If(next_part):
+                m.d.sync += [part.eq(part + 1), field_shift.eq(field_shift + code_bits)]
             with m.If(next_group):
                 m.d.sync += [part.eq(0), field_shift.eq(1)]
                 m.d.sync += [group.eq(group + 1), parameter_address.eq(parameter_address + 1)]
@@ -257,7 +299,8 @@ class PostProcessor(wiring.Component):
                 granule.eq(offered.first_group),
             ]
         with m.Elif(walking):
-            m.d.sync += part_offset.eq(part_offset + current.part_step)
+            with m.If(next_part):
+                m.d.sync += part_offset.eq(part_offset + current.part_step)
             with m.If(next_group):
                 m.d.sync += [part_offset.eq(0), granule.eq(granule + 1)]
                 with m.If(granule == granules - 1):
@@ -279,6 +322,52 @@ class PostProcessor(wiring.Component):
             within_plane.eq(inner + outer),
             address.eq(within_plane + delayed(m, plane_offset, 2, name="plane_offset")),
         ]
+        # Residual: the same walk from another base, part by part. A word of one-part values serves all its groups.
+        has_residual = Signal()
+        residual_part = Signal(part_index_bits(config.activation_format))
+        residual_plane_offset = Signal(address_bits)
+        residual_part_offset = Signal(address_bits)
+        word_held = Signal()
+        with m.If(accept):
+            m.d.sync += [
+                has_residual.eq(offered.residual_parts != 0),
+                residual_part.eq(0),
+                residual_plane_offset.eq(offered.residual_base),
+                residual_part_offset.eq(0),
+                word_held.eq(0),
+            ]
+        with m.Elif(walking):
+            m.d.sync += residual_part.eq(residual_part + 1)
+            m.d.sync += residual_part_offset.eq(residual_part_offset + current.part_step)
+            m.d.sync += word_held.eq((current.residual_parts == 1) & ~(next_group & (granule == granules - 1)))
+            with m.If(next_part):
+                m.d.sync += [residual_part.eq(0), residual_part_offset.eq(0)]
+            with m.If(next_pixel):
+                m.d.sync += word_held.eq(0)
+            with m.If(next_plane):
+                m.d.sync += residual_plane_offset.eq(residual_plane_offset + current.plane_step)
+        residual_inner = Signal(address_bits, reset_less=True)
+        residual_within_plane = Signal(address_bits, reset_less=True)
+        m.d.sync += [
+            residual_inner.eq(residual_part_offset + block_offset),
+            residual_within_plane.eq(residual_inner + outer),
+            self.residual.address.eq(
+                residual_within_plane + delayed(m, residual_plane_offset, 2, name="residual_plane_offset")
+            ),
+        ]
+        fetch = walking & has_residual & ~word_held
+        reserve = delayed(m, fetch, _RESIDUAL_ADDRESS_CYCLES - 1, name="residual_reserve", clear=True)
+        m.d.comb += self.residual.reserve.eq(reserve)
+        m.d.sync += self.residual.en.eq(reserve)
+        residual_word = Signal(config.feature_word_bits, reset_less=True)
+        arrives = _RESIDUAL_ADDRESS_CYCLES + self._feature_latency_cycles
+        with m.If(delayed(m, fetch, arrives, name="residual_arrives", clear=True)):
+            m.d.sync += residual_word.eq(self.residual.data)
+        control = Cat(granule, residual_part == 0, residual_part, has_residual, current.residual_encoding)
+        control = delayed(m, control, arrives + 1, name="residual_control")
+        residual_granule, control = control[: len(granule)], control[len(granule) :]
+        residual_codes = residual_word.word_select(residual_granule, config.post_lanes * code_bits)
+
         storing = Signal()
         with m.If(accept):
             m.d.sync += storing.eq(offered.valid_rows != 0)
@@ -286,7 +375,7 @@ class PostProcessor(wiring.Component):
             self.write.address.eq(delayed(m, address, self.latency_cycles - 3, name="address")),
             self.write.granule.eq(delayed(m, granule, self.latency_cycles, name="granule")),
             Cat(self.write.en, self.done).eq(
-                delayed(m, Cat(walking & storing, finish), self.latency_cycles, name="written", clear=True)
+                delayed(m, Cat(next_part & storing, finish), self.latency_cycles, name="written", clear=True)
             ),
         ]
         unfinished = Signal(range(self.latency_cycles + 2))
@@ -303,10 +392,18 @@ class PostProcessor(wiring.Component):
         for lane in range(config.post_lanes):
             requantizer = Requantizer(config.activation_format, config.accumulator_bits)
             encoder = Encoder(config.activation_format)
+            residual = ResidualDecoder(config.activation_format)
+            instantiate(m, platform, f"residual_{lane}", residual)
             instantiate(m, platform, f"requantizer_{lane}", requantizer)
             instantiate(m, platform, f"encoder_{lane}", encoder)
             entry = self.parameter.data[lane]
             m.d.comb += [
+                residual.code.eq(residual_codes.word_select(lane, code_bits)),
+                Cat(residual.first, residual.part, residual.enable, residual.encoding).eq(control),
+                requantizer.residual.eq(
+                    delayed(m, residual.level, self._operand_cycles - self._residual_cycles, name=f"residual_{lane}")
+                ),
+                requantizer.residual_multiplier.eq(entry.residual_multiplier),
                 requantizer.accumulator.eq(self.accumulator.data[lane]),
                 requantizer.bias.eq(entry.bias),
                 requantizer.multiplier.eq(Mux(raw, 1, entry.multiplier)),

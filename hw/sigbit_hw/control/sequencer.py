@@ -64,6 +64,8 @@ class Sequencer(wiring.Component):
     weight_read, weight_address, weight_column : Out
         The word at an address goes to a column of the grid.
     post : Out(stream.Signature(PostJob))
+    hold : In(1)
+        COMPUTE reads no position in this cycle: feature memory is read for the post-processor.
     post_done : In(1)
         Pulse: the running job has stored its last result.
     output : Out(stream.Signature(OUTPUT layout))
@@ -94,6 +96,7 @@ class Sequencer(wiring.Component):
                 "weight_address": Out(20),
                 "weight_column": Out(12),
                 "post": Out(stream.Signature(PostJob())),
+                "hold": In(1),
                 "post_done": In(1),
                 "output": Out(stream.Signature(_LAYOUTS[Opcode.OUTPUT])),
                 "output_done": In(1),
@@ -227,9 +230,10 @@ class Sequencer(wiring.Component):
             with m.State("compute"):
                 m.d.comb += pop.eq(take_post)
                 ready = ~reader.tile_first | (loader.loaded & (interval == 0))
-                m.d.comb += issue.eq(ready)
+                m.d.comb += issue.eq(ready & ~self.hold)
                 m.d.comb += reader.advance.eq(issue)
                 m.d.comb += self.weight_stall.eq(~ready)
+                m.d.comb += self.post_stall.eq(ready & self.hold)
                 with m.If(issue & reader.last):
                     m.d.comb += self.retire.eq(1)
                     m.next = "next"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError
+from .instructions import PARAMETER
 from .parts import RAW_BITS, part_shift_bits
 
 __all__ = ["CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
@@ -163,8 +164,8 @@ class AcceleratorConfig:
 
     @property
     def parameter_word_bits(self):
-        """One parameter memory word: ``post_lanes`` entries of 64 bits."""
-        return self.post_lanes * 64
+        """One parameter memory word: ``post_lanes`` entries of :data:`~.instructions.PARAMETER`."""
+        return self.post_lanes * PARAMETER.width
 
     def beats_per_word(self, word_bits):
         """Stream beats that carry one memory word; every word starts on a beat."""

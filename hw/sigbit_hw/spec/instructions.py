@@ -90,6 +90,9 @@ INSTRUCTIONS = {
         ("parameter_base", 16),  # parameter word of the first group
         ("encoding", 2),
         ("relu", 1),  # a negative result becomes 0 (signed native formats; unsigned ones do it anyway)
+        ("residual_base", 20),  # feature address of a tensor of the output's shape that is added, as `base`
+        ("residual_parts", 6),  # native codes per value of that tensor; 0: nothing is added
+        ("residual_encoding", 2),  # of that tensor; not RAW
     ),
     Opcode.POOL: BitTable(
         "POOL",
@@ -108,5 +111,7 @@ INSTRUCTIONS = {
     ),
 }
 
-#: One parameter entry, 64 bits, per output channel (numerics 6.1).
-PARAMETER = BitTable("PARAMETER", 64, ("bias", 32, True), ("multiplier", 16), ("shift", 6))
+#: One parameter entry per output channel (numerics 6.1).
+PARAMETER = BitTable(
+    "PARAMETER", 96, ("bias", 32, True), ("multiplier", 16), ("shift", 6), ("residual_multiplier", 24)
+)

@@ -286,11 +286,12 @@ class Emulator:
             self._levels[start : start + count] = self._code_levels[codes]
         elif kind == Kind.PARAMETERS:
             stride = word_bytes(config, config.parameter_word_bits)
-            words = np.frombuffer(payload, dtype=np.uint8).reshape(count, stride)[:, : config.post_lanes * 8]
-            entries = np.ascontiguousarray(words).view("<u8")
+            words = np.frombuffer(payload, dtype=np.uint8).reshape(count, stride)
+            bits = np.unpackbits(words, axis=-1, count=config.parameter_word_bits, bitorder="little")
+            bits = bits.reshape(count, config.post_lanes, PARAMETER.width)
             offset = 0
             for field in PARAMETER.fields:
-                values = ((entries >> np.uint64(offset)) & np.uint64((1 << field.bits) - 1)).astype(np.int64)
+                values = bits[..., offset : offset + field.bits] @ (1 << np.arange(field.bits))
                 if field.signed:
                     values -= (values >> (field.bits - 1)) << field.bits
                 self._parameters[field.name][start : start + count] = values
@@ -442,18 +443,17 @@ class Emulator:
             )
         start = fields["parameter_base"]
         self._check("parameter", np.array([start, start + groups - 1]), config.parameter_depth)
-        bias, multiplier, shift = (self._parameters[name][start : start + groups].reshape(-1) for name in _PARAMETERS)
-        biased = self._accumulators[bank][:, : rows * pixels, : groups * lanes] + bias
-        codes = self._encode(biased, multiplier, shift, fields).astype(np.uint8)
-        # (part, plane, row, pixel, group, lane)
-        codes = codes.reshape(parts, planes, rows, pixels, groups, lanes)
+        bias, multiplier, shift, residual_multiplier = (
+            self._parameters[name][start : start + groups].reshape(-1) for name in _PARAMETERS
+        )
         granules = config.vector // lanes
         position = fields["first_group"] + np.arange(groups)
-        address = fields["base"] + sum(
-            step * index.reshape([-1 if axis == i else 1 for i in range(5)])
+        granule = position % granules
+        # Of part 0, from the first word on: (plane, row, pixel, group).
+        words = sum(
+            step * index.reshape([-1 if axis == i else 1 for i in range(4)])
             for axis, (step, index) in enumerate(
                 (
-                    (fields["part_step"], np.arange(parts)),
                     (fields["plane_step"], np.arange(planes)),
                     (fields["row_step"], np.arange(rows)),
                     (1, np.arange(pixels)),
@@ -461,27 +461,53 @@ class Emulator:
                 )
             )
         )
-        stored = (np.arange(planes)[:, np.newaxis] * rows + np.arange(rows) < fields["valid_rows"]).reshape(
-            1, planes, rows, 1, 1
-        )
-        stored = np.broadcast_to(stored, address.shape)
-        target = (address & _ADDRESS_MASK)[stored]
-        self._check("feature", target, config.feature_depth)
-        granule = np.broadcast_to(position % granules, address.shape)[stored]
-        values = codes[stored]
-        self._codes.reshape(-1, granules, lanes)[target, granule] = values
-        self._levels.reshape(-1, granules, lanes)[target, granule] = self._code_levels[
-            values & ((1 << native.bits) - 1)
-        ]
+        stored = np.arange(planes)[:, np.newaxis] * rows + np.arange(rows) < fields["valid_rows"]
+        stored = np.broadcast_to(stored[..., np.newaxis, np.newaxis], words.shape)
 
-    def _encode(self, biased, multiplier, shift, fields):
+        def addresses(base, count):
+            """Feature addresses ``(part, ...)``; the extra word for rows that are not stored."""
+            parts = np.arange(count).reshape(-1, 1, 1, 1, 1)
+            address = (fields[base] + words + parts * fields["part_step"]) & _ADDRESS_MASK
+            self._check("feature", address[:, stored], config.feature_depth)
+            return np.where(stored, address, config.feature_depth)
+
+        target = addresses("base", parts)
+        biased = self._accumulators[bank][:, : rows * pixels, : groups * lanes] + bias
+        product = biased * multiplier
+        if fields["residual_parts"]:
+            source = addresses("residual_base", fields["residual_parts"])
+            if np.intersect1d(source[:, stored], target[:, stored]).size:
+                raise EmulatorError("POST adds words that it writes; what it reads there depends on its timing")
+            codes = self._codes.reshape(-1, granules, lanes)[source, granule]
+            product += self._residual(codes, fields).reshape(biased.shape) * residual_multiplier
+        codes = self._encode(biased, product, shift, fields).astype(np.uint8)
+        # (part, plane, row, pixel, group, lane)
+        codes = codes.reshape(parts, planes, rows, pixels, groups, lanes)
+        where = target[:, stored], np.broadcast_to(granule, target.shape)[:, stored]
+        values = codes[:, stored]
+        self._codes.reshape(-1, granules, lanes)[where] = values
+        self._levels.reshape(-1, granules, lanes)[where] = self._code_levels[values & ((1 << native.bits) - 1)]
+
+    def _residual(self, codes, fields):
+        """Levels of native codes, parts first."""
+        encoding, stored = Encoding(fields["encoding"]), Encoding(fields["residual_encoding"])
+        if Encoding.RAW in (encoding, stored):
+            raise EmulatorError(f"POST adds {stored.name} values to {encoding.name} ones; RAW has no residual")
+        parts = activation_parts(self.config.activation_format, self._stored_formats[stored])
+        if len(codes) != parts.count:
+            raise EmulatorError(f"POST adds {len(codes)} parts of {stored.name}; there are {parts.count}")
+        if parts.stored == self.config.activation_format:
+            return self._code_levels[codes[0]].astype(np.int64)
+        return np.tensordot(1 << parts.step * np.arange(parts.count), codes.astype(np.int64), 1) - parts.offset
+
+    def _encode(self, biased, product, shift, fields):
         """Native codes of all parts, parts first (numerics 6.3, 6.4)."""
         native = self.config.activation_format
         encoding, parts = Encoding(fields["encoding"]), np.arange(fields["parts"]).reshape(-1, 1, 1, 1)
         if encoding == Encoding.RAW:
             raw = _signed(biased, RAW_BITS)
             return (raw >> np.minimum(native.bits * parts, RAW_BITS - 1)) & ((1 << native.bits) - 1)
-        half_units = ((biased * multiplier) << 1) >> shift
+        half_units = (product << 1) >> shift
         if fields["relu"]:
             half_units = np.maximum(half_units, 0)
         stored = self._stored_formats[encoding]

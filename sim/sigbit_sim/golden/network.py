@@ -14,9 +14,16 @@ import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
 
-from .numerics import ACCUMULATOR_LIMIT, MULTIPLIER_MAX, SHIFT_MAX, level_table, requantize
+from .numerics import (
+    ACCUMULATOR_LIMIT,
+    MULTIPLIER_MAX,
+    RESIDUAL_MULTIPLIER_MAX,
+    SHIFT_MAX,
+    level_table,
+    requantize,
+)
 
-__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "NetworkError", "Tensor", "run"]
+__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "NetworkError", "Tensor", "run", "run_layer"]
 
 _FILE_FORMAT = "sigbit integer network"
 _FILE_VERSION = 1
@@ -45,13 +52,13 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """``acc = conv(levels, weights)``, then ``requantize(acc + bias)``.
+    """``acc = conv(levels, weights)``, then ``requantize(acc + bias)``, with a second tensor added if there is one.
 
     A fully connected layer has a kernel as large as its map.
 
     Attributes
     ----------
-    weights : int64 array, ``(out, in, kh, kw)``
+    weights : int64 array, ``(out, in / groups, kh, kw)``
         Levels of ``weight_format``.
     weight_units : float64 array, ``(out,)``
     stride, dilation : (int, int)
@@ -62,6 +69,13 @@ class Convolution:
         In units of weight unit times input unit; no XOR constant.
     multiplier, shift : int64 array, ``(out,)``
         ``M0`` and ``sh`` of numerics 6.1; unused (zeros) if the output is raw.
+    residual : str, optional
+        A tensor of the output's shape whose levels are added before the only rounding. An addition on its own is a 1x1
+        convolution with one channel per group and weights of 1.
+    residual_multiplier : int64 array, ``(out,)``, optional
+        ``M1`` of numerics 6.1; given if and only if there is a residual.
+    groups : int
+        Output channel ``o`` reads the input channels of group ``o // (out / groups)`` only.
     relu : bool
         Negative results become 0 (implied by unsigned output formats).
     """
@@ -79,6 +93,9 @@ class Convolution:
     dilation: tuple = (1, 1)
     pads: tuple = (0, 0, 0, 0)
     relu: bool = False
+    residual: str | None = None
+    residual_multiplier: np.ndarray | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -140,15 +157,16 @@ class IntegerNetwork:
             if layer.name in names:
                 raise NetworkError(f"Layer name {layer.name!r} is used twice")
             names.add(layer.name)
-            for name in (layer.input, layer.output):
+            for name in (*_sources(layer), layer.output):
                 if name not in self.tensors:
                     raise NetworkError(f"Layer {layer.name} uses tensor {name!r}, which the network does not describe")
-            if layer.input not in known:
-                raise NetworkError(f"Layer {layer.name} reads {layer.input!r} before any layer has written it")
+            for name in _sources(layer):
+                if name not in known:
+                    raise NetworkError(f"Layer {layer.name} reads {name!r} before any layer has written it")
             if layer.output in known:
                 raise NetworkError(f"Layer {layer.name} writes {layer.output!r}, which exists already")
             known.add(layer.output)
-            _CHECKS[type(layer)](layer, self.tensors[layer.input], self.tensors[layer.output])
+            _CHECKS[type(layer)](layer, self.tensors[layer.output], *(self.tensors[name] for name in _sources(layer)))
         if missing := sorted(set(self.tensors) - known):
             raise NetworkError(f"No layer writes the tensors {', '.join(missing)}")
 
@@ -240,11 +258,20 @@ class IntegerNetwork:
             kind = {kind.__name__: kind for kind in _CHECKS}[values.pop("kind")]
             if kind is Convolution:
                 values["weight_format"] = Format.parse(values["weight_format"])
-                for key in ("weights", "weight_units", "bias", "multiplier", "shift"):
+                keys = ["weights", "weight_units", "bias", "multiplier", "shift"]
+                if values.get("residual") is not None:
+                    keys.append("residual_multiplier")
+                for key in keys:
                     values[key] = arrays[f"{index}.{key}"]
                 values["weights"] = values["weights"].astype(np.int64)
             layers.append(kind(**values))
         return cls(description["name"], tensors, tuple(layers), description["input"], description["output"])
+
+
+def _sources(layer):
+    """Names of the tensors that a layer reads."""
+    residual = getattr(layer, "residual", None)
+    return (layer.input,) if residual is None else (layer.input, residual)
 
 
 def _is_integer(value, low):
@@ -307,11 +334,34 @@ def _check_array(layer, key, shape, dtype):
     return value
 
 
-def _check_requantizer(layer, multiplier, shift):
-    for key, values, low, high in (("multiplier", multiplier, 1, MULTIPLIER_MAX), ("shift", shift, 0, SHIFT_MAX)):
-        smallest, largest = np.min(values), np.max(values)
-        if smallest < low or largest > high:
-            raise NetworkError(f"Layer {layer.name}: {key} must be {low} to {high}, not {smallest} to {largest}")
+def _check_range(layer, key, low, high):
+    values = getattr(layer, key)
+    smallest, largest = np.min(values), np.max(values)
+    if smallest < low or largest > high:
+        raise NetworkError(f"Layer {layer.name}: {key} must be {low} to {high}, not {smallest} to {largest}")
+
+
+def _check_requantizer(layer):
+    _check_range(layer, "multiplier", 1, MULTIPLIER_MAX)
+    _check_range(layer, "shift", 0, SHIFT_MAX)
+
+
+def _check_residual(layer, target, residual):
+    if residual is None:
+        if layer.residual_multiplier is not None:
+            raise NetworkError(f"Layer {layer.name}: residual_multiplier must be None without a residual")
+        return
+    for name, tensor in (("reads", residual), ("writes", target)):
+        if tensor.format is None:
+            raise NetworkError(
+                f"Layer {layer.name} with a residual {name} raw integers ({tensor.name}); both must have a format"
+            )
+    shapes = [(tensor.channels, tensor.height, tensor.width) for tensor in (residual, target)]
+    if shapes[0] != shapes[1]:
+        found, expected = ("x".join(map(str, shape)) for shape in shapes)
+        raise NetworkError(f"Layer {layer.name}: residual {residual.name} is {found}, but the output is {expected}")
+    _check_array(layer, "residual_multiplier", (target.channels,), np.int64)
+    _check_range(layer, "residual_multiplier", 0, RESIDUAL_MULTIPLIER_MAX)
 
 
 def _accumulator_bound(layer, source):
@@ -319,11 +369,15 @@ def _accumulator_bound(layer, source):
     return source.format.magnitude_max * np.abs(layer.weights).sum(axis=(1, 2, 3))
 
 
-def _check_convolution(layer, source, target):
+def _check_convolution(layer, target, source, residual=None):
     if not isinstance(layer.weights, np.ndarray) or layer.weights.ndim != 4 or layer.weights.dtype != np.int64:
-        raise NetworkError(f"Layer {layer.name}: weights must be an int64 array (out, in, kh, kw)")
-    out, channels, *kernel = layer.weights.shape
-    if channels != source.channels:
+        raise NetworkError(f"Layer {layer.name}: weights must be an int64 array (out, in / groups, kh, kw)")
+    out, depth, *kernel = layer.weights.shape
+    if not _is_integer(layer.groups, 1) or out % layer.groups:
+        raise NetworkError(
+            f"Layer {layer.name}: groups must be a positive integer that divides {out} channels, not {layer.groups!r}"
+        )
+    if (channels := depth * layer.groups) != source.channels:
         raise NetworkError(
             f"Layer {layer.name}: weights expect {channels} channels, but {source.name} has {source.channels}"
         )
@@ -345,7 +399,8 @@ def _check_convolution(layer, source, target):
         if layer.relu:
             raise NetworkError(f"Layer {layer.name}: raw results have no ReLU")
     else:
-        _check_requantizer(layer, layer.multiplier, layer.shift)
+        _check_requantizer(layer)
+    _check_residual(layer, target, residual)
     for what, values in (("bias", np.abs(bias)), ("accumulator", bound)):
         if values.max() >= ACCUMULATOR_LIMIT:
             raise NetworkError(
@@ -354,7 +409,7 @@ def _check_convolution(layer, source, target):
             )
 
 
-def _check_max_pool(layer, source, target):
+def _check_max_pool(layer, target, source):
     _check_geometry(layer, source, target, source.channels, layer.kernel)
     if any(pad >= size for pad, size in zip(layer.pads, layer.kernel * 2, strict=True)):
         raise NetworkError(f"Layer {layer.name}: pads {layer.pads} must be smaller than the kernel {layer.kernel}")
@@ -362,14 +417,14 @@ def _check_max_pool(layer, source, target):
         raise NetworkError(f"Layer {layer.name}: a maximum keeps format and unit of its input")
 
 
-def _check_average_pool(layer, source, target):
+def _check_average_pool(layer, target, source):
     _check_geometry(layer, source, target, source.channels, layer.kernel)
     if target.format is None:
         raise NetworkError(f"Layer {layer.name}: an average has no raw form; give tensor {target.name} a format")
     for key in ("multiplier", "shift"):
         if not _is_integer(getattr(layer, key), 0):
             raise NetworkError(f"Layer {layer.name}: {key} must be an integer, not {getattr(layer, key)!r}")
-    _check_requantizer(layer, layer.multiplier, layer.shift)
+    _check_requantizer(layer)
 
 
 _CHECKS = {Convolution: _check_convolution, MaxPool: _check_max_pool, AveragePool: _check_average_pool}
@@ -413,13 +468,12 @@ def run(network, levels, trace=False):
     for name in wanted:
         tensor = network.tensors[name]
         results[name] = np.empty((len(levels), tensor.channels, tensor.height, tensor.width), dtype=np.int64)
-    step = _batch_size(network)
+    step = min((_batch_size(layer, network.tensors) for layer in network.layers), default=_BATCH_ELEMENTS)
     for start in range(0, len(levels), step):
         values = {network.input: levels[start : start + step].astype(np.int64)}
         for layer in network.layers:
-            values[layer.output] = _EXECUTE[type(layer)](
-                layer, values[layer.input], network.tensors[layer.input], network.tensors[layer.output]
-            )
+            inputs = (values[name] for name in _sources(layer))
+            values[layer.output] = _execute(layer, network.tensors, *inputs)
         for name in wanted:
             results[name][start : start + step] = values[name]
     output = results[network.output]
@@ -428,13 +482,39 @@ def run(network, levels, trace=False):
     return (output, results) if trace else output
 
 
-def _batch_size(network):
-    largest = 1
-    for layer in network.layers:
-        target = network.tensors[layer.output]
-        copies = layer.weights[0].size if isinstance(layer, Convolution) else 0
-        largest = max(largest, max(copies, target.channels) * target.height * target.width)
-    return max(1, _BATCH_ELEMENTS // largest)
+def run_layer(layer, tensors, *levels):
+    """Execute one layer alone, exactly.
+
+    Parameters
+    ----------
+    layer : :class:`Convolution`, :class:`MaxPool` or :class:`AveragePool`
+    tensors : dict of str to :class:`Tensor`
+        Holds at least those that the layer reads and writes.
+    levels : int64 arrays, ``(N, channels, height, width)``
+        Levels of the layer's input, then of its residual if it has one.
+
+    Raises
+    ------
+    :exc:`NetworkError`
+        If the layer is inconsistent, as in :class:`IntegerNetwork`.
+    """
+    target = tensors[layer.output]
+    _CHECKS[type(layer)](layer, target, *(tensors[name] for name in _sources(layer)))
+    result = np.empty((len(levels[0]), target.channels, target.height, target.width), dtype=np.int64)
+    step = _batch_size(layer, tensors)
+    for start in range(0, len(result), step):
+        result[start : start + step] = _execute(layer, tensors, *(values[start : start + step] for values in levels))
+    return result
+
+
+def _execute(layer, tensors, *levels):
+    return _EXECUTE[type(layer)](layer, tensors[layer.input], tensors[layer.output], *levels)
+
+
+def _batch_size(layer, tensors):
+    target = tensors[layer.output]
+    copies = layer.weights[0].size * layer.groups if isinstance(layer, Convolution) else 0
+    return max(1, _BATCH_ELEMENTS // (max(copies, target.channels) * target.height * target.width))
 
 
 def _padded(values, pads, fill=0):
@@ -450,13 +530,13 @@ def _taps(values, kernel, stride, dilation, size):
             yield ky, kx, values[..., y : y + size[0] * stride[0] : stride[0], x : x + size[1] * stride[1] : stride[1]]
 
 
-def _rounded(accumulator, bias, multiplier, shift, relu, format):
-    levels = level_table(format)[requantize(accumulator, bias, multiplier, shift, format.midpoints)]
+def _rounded(accumulator, bias, multiplier, shift, relu, format, *residual):
+    levels = level_table(format)[requantize(accumulator, bias, multiplier, shift, format.midpoints, *residual)]
     return np.maximum(levels, 0) if relu else levels
 
 
-def _run_convolution(layer, values, source, target):
-    out, channels, *kernel = layer.weights.shape
+def _run_convolution(layer, source, target, values, residual=None):
+    out, depth, *kernel = layer.weights.shape
     bound = int(_accumulator_bound(layer, source).max())
     assert bound < ACCUMULATOR_LIMIT, "accumulator overflows 32 bits"
     # Every partial sum is an integer of at most this bound, so a float with as many significand bits computes it
@@ -464,19 +544,22 @@ def _run_convolution(layer, values, source, target):
     dtype = np.float32 if bound < 1 << 24 else np.float64
     padded = _padded(values.transpose(1, 0, 2, 3).astype(dtype), layer.pads)
     size = (target.height, target.width)
-    columns = np.empty((channels, *kernel, len(values), *size), dtype=dtype)
+    columns = np.empty((source.channels, *kernel, len(values), *size), dtype=dtype)
     for ky, kx, view in _taps(padded, kernel, layer.stride, layer.dilation, size):
         columns[:, ky, kx] = view
-    product = layer.weights.reshape(out, -1).astype(dtype) @ columns.reshape(channels * kernel[0] * kernel[1], -1)
+    groups, reduction = layer.groups, depth * kernel[0] * kernel[1]
+    weights = layer.weights.reshape(groups, out // groups, reduction).astype(dtype)
+    product = weights @ columns.reshape(groups, reduction, len(values) * size[0] * size[1])
     accumulator = product.reshape(out, len(values), *size).transpose(1, 0, 2, 3).astype(np.int64)
     per_channel = (slice(None), np.newaxis, np.newaxis)
     if target.format is None:
         return accumulator + layer.bias[per_channel]
     constants = (layer.bias[per_channel], layer.multiplier[per_channel], layer.shift[per_channel])
-    return _rounded(accumulator, *constants, layer.relu, target.format)
+    added = () if residual is None else (residual, layer.residual_multiplier[per_channel])
+    return _rounded(accumulator, *constants, layer.relu, target.format, *added)
 
 
-def _run_max_pool(layer, values, _source, target):
+def _run_max_pool(layer, _source, target, values):
     lowest = np.iinfo(np.int64).min  # below every level, so padding never wins
     padded = _padded(values, layer.pads, lowest)
     result = np.full((*values.shape[:2], target.height, target.width), lowest)
@@ -485,7 +568,7 @@ def _run_max_pool(layer, values, _source, target):
     return result
 
 
-def _run_average_pool(layer, values, _source, target):
+def _run_average_pool(layer, _source, target, values):
     padded = _padded(values, layer.pads)
     total = np.zeros((*values.shape[:2], target.height, target.width), dtype=np.int64)
     for _, _, view in _taps(padded, layer.kernel, layer.stride, (1, 1), total.shape[2:]):

@@ -147,7 +147,13 @@ def half_units(accumulator, bias, multiplier, shift, residual=0, residual_multip
     assert ((residual_multiplier >= 0) & (residual_multiplier <= RESIDUAL_MULTIPLIER_MAX)).all(), "M1 must fit 24 bits"
     product = (accumulator + bias) * multiplier + residual * residual_multiplier
     assert (np.abs(product) < 1 << 49).all(), "p overflows 50 bits"
-    return np.where(shift > 0, product >> np.maximum(shift - 1, 0), product << 1)
+    return (product << (shift == 0)) >> np.maximum(shift - 1, 0)
+
+
+@cache
+def _ranks(midpoints):
+    """Rank of every number of half units from just below the lowest decision point to the highest one."""
+    return _frozen(np.searchsorted(midpoints, np.arange(midpoints[0] - 1, midpoints[-1] + 1), side="right"))
 
 
 def requantize(accumulator, bias, multiplier, shift, midpoints, residual=0, residual_multiplier=0):
@@ -165,7 +171,9 @@ def requantize(accumulator, bias, multiplier, shift, midpoints, residual=0, resi
         Level of a second input and its ``M1``; absent by default.
     """
     q = half_units(accumulator, bias, multiplier, shift, residual, residual_multiplier)
-    return np.searchsorted(np.asarray(midpoints), q, side="right")
+    # Nothing changes below the lowest and from the highest decision point on; a table is faster than a search.
+    lowest, highest = midpoints[0] - 1, midpoints[-1]
+    return _ranks(tuple(midpoints))[np.clip(q, lowest, highest) - lowest]
 
 
 def thresholds(bias, multiplier, shift, midpoints):

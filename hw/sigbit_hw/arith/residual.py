@@ -1,0 +1,99 @@
+"""Residual operand: native codes from feature memory become the level that is added before requantization."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..spec.formats import INT, UINT, Format
+from ..spec.instructions import Encoding
+from ..spec.parts import activation_parts
+from .encode import part_index_bits
+from .requantize import residual_bits
+
+__all__ = ["ResidualDecoder"]
+
+
+class ResidualDecoder(wiring.Component):
+    """Level of a value whose native codes come one per cycle, least significant part first.
+
+    Parameters
+    ----------
+    native_format : :class:`Format`
+        Native activation format.
+
+    Members
+    -------
+    code : In(native_format.bits)
+    enable : In(1)
+        Low: ``level`` is 0, whatever the code.
+    first : In(1)
+        The code is part 0 of a value.
+    part : In
+        Number of the part.
+    encoding : In(2)
+        :class:`~sigbit_hw.spec.instructions.Encoding` of the value; not RAW.
+    level : Out(signed(residual_bits(native_format)))
+        Level of the parts so far, ``latency_cycles`` after a code.
+
+    Raises
+    ------
+    :exc:`TypeError`
+        If ``native_format`` is not a :class:`Format`.
+    """
+
+    #: Decode, then add to the parts before.
+    latency_cycles = 2
+
+    def __init__(self, native_format):
+        if not isinstance(native_format, Format):
+            raise TypeError(f"native_format must be a Format, not {native_format!r}")
+        self._format = native_format
+        #: Name that is the same for equal decoders only.
+        self.module_name = f"residual_decoder_{native_format.identifier}"
+        super().__init__(
+            {
+                "code": In(native_format.bits),
+                "enable": In(1),
+                "first": In(1),
+                "part": In(part_index_bits(native_format)),
+                "encoding": In(2),
+                "level": Out(signed(residual_bits(native_format))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        native = self._format
+        width = residual_bits(native)
+
+        # Cycle 1: what the code contributes, and where the value starts from.
+        value = Signal(signed(width), reset_less=True)
+        start = Signal(signed(width), reset_less=True)
+        first = Signal(reset_less=True)
+        m.d.sync += [first.eq(self.first), start.eq(0), value.eq(0)]
+        with m.If(self.enable):
+            with m.Switch(self.encoding):
+                with m.Case(Encoding.NATIVE):
+                    m.d.sync += value.eq(self._native_level())
+                for encoding, stored in ((Encoding.UINT8, UINT(8)), (Encoding.INT8, INT(8))):
+                    parts = activation_parts(native, stored)
+                    with m.Case(encoding):
+                        m.d.sync += start.eq(-parts.offset)
+                        if parts.stored == native:
+                            m.d.sync += value.eq(self._native_level())
+                        with m.Switch(self.part):
+                            for part in range(parts.count if parts.stored != native else 0):
+                                with m.Case(part):
+                                    m.d.sync += value.eq(self.code << part * parts.step)
+
+        # Cycle 2: sum of the parts.
+        m.d.sync += self.level.eq(Mux(first, start, self.level) + value)
+        return m
+
+    def _native_level(self):
+        """Truth table of every bit of the level."""
+        native = self._format
+        levels = [native.decode(code) for code in range(1 << native.bits)]
+        width = residual_bits(native)
+        tables = (sum((level >> bit & 1) << code for code, level in enumerate(levels)) for bit in range(width))
+        return Cat(Const(table, len(levels)).bit_select(self.code, 1) for table in tables).as_signed()
