@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The accelerator without clocks and pins: streams and registers around parser, sequencer, memories, array and post-processor."""
+"""The accelerator without clocks and pins: parser, sequencer, memories, array and post-processor behind AXI ports."""
 
 from amaranth import *
 from amaranth.lib import data, wiring
@@ -156,7 +156,8 @@ class Accelerator(wiring.Component):
             post.parameter.data.eq(parameter_memory.read_data),
         ]
 
-        # Features: each plane reads its own copy, the post-processor's residual the first; results of the post-processor come before those of pooling before input.
+        # Features: each plane reads its own copy, the post-processor's residual the first. Of writes, results of the
+        # post-processor come first, then those of pooling, then input.
         granule_bits = config.post_lanes * code_bits
         granules = config.feature_word_bits // granule_bits
         write = Signal(
@@ -164,7 +165,8 @@ class Accelerator(wiring.Component):
                 {"enable": granules, "address": range(config.feature_depth), "data": config.feature_word_bits}
             )
         )
-        pool_address = delayed(m, sequencer.pool.address, _FEATURE_CYCLES + pool_unit.latency_cycles, name="pool_address")
+        pool_cycles = _FEATURE_CYCLES + pool_unit.latency_cycles
+        pool_address = delayed(m, sequencer.pool.address, pool_cycles, name="pool_address")
         m.d.sync += write.enable.eq(0)
         with m.If(post.write.en):
             m.d.sync += [

@@ -58,7 +58,7 @@ def write_verilog(config, folder):
     Raises
     ------
     :exc:`EmitError`
-        If the folder cannot be written. Existing files stay as they were then.
+        If the folder cannot be written. No file is ever half-written.
     """
     values = manifest(config)
     files = {"sigbit.v": emit_verilog(config), "manifest.json": json.dumps(values, indent=2) + "\n"}

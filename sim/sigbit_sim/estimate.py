@@ -10,6 +10,7 @@ from .synthesis import run_synthesis
 __all__ = ["estimate"]
 
 _MODULE = re.compile(r"^module (\\\S+ |[^\\\s(]+)\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
+_INSTANCE = re.compile(r"^  (sigbit_\w+) \S+ *\(", re.MULTILINE)
 _PORT = re.compile(r"^ *(?:input|output)\b.*?;", re.MULTILINE)
 _SUMMED = ("lut", "lc", "ff", "carry", "dsp", "srl", "lutram", "bram")
 
@@ -24,8 +25,9 @@ def estimate(config):
     Returns
     -------
     dict
-        The figures of :func:`~.synthesis.run_synthesis` (``lut``, ``lc``, ``ff``, ``carry``, ``dsp``, ``srl``, ``lutram``, ``bram``)
-        over all instances; ``modules``: the same per distinct module with its ``instances``; ``yosys``.
+        The figures of :func:`~.synthesis.run_synthesis` (``lut``, ``lc``, ``ff``, ``carry``, ``dsp``, ``srl``,
+        ``lutram``, ``bram``) over all instances; ``modules``: the same per distinct module with its ``instances``;
+        ``yosys``.
 
     Raises
     ------
@@ -34,11 +36,10 @@ def estimate(config):
     """
     texts = {match[1].strip().lstrip("\\"): match[0] for match in _MODULE.finditer(emit_verilog(config))}
     shared = [name for name in texts if "." not in name]
-    own = {name: [text for other, text in texts.items() if other == name or other.startswith(f"{name}.")] for name in shared}
-    inside = {
-        name: Counter(kind for text in own[name] for kind in re.findall(r"^  (sigbit_\w+) \S+ *\(", text, re.MULTILINE))
-        for name in shared
+    own = {
+        name: "\n".join(text for other, text in texts.items() if f"{other}.".startswith(f"{name}.")) for name in shared
     }
+    inside = {name: Counter(_INSTANCE.findall(own[name])) for name in shared}
     instances = Counter({"sigbit": 1})
     for name in shared:  # a module stands before those inside it
         for kind, count in inside[name].items():
@@ -46,7 +47,7 @@ def estimate(config):
     modules = {}
     for name in shared:
         boxes = "\n".join(_black_box(kind, texts[kind]) for kind in inside[name])
-        figures = run_synthesis("\n".join([boxes, *own[name]]), name, boxes=inside[name])
+        figures = run_synthesis(f"{boxes}\n{own[name]}", name, boxes=inside[name])
         modules[name] = {key: figures[key] for key in _SUMMED} | {"instances": instances[name]}
     total = {key: sum(module[key] * module["instances"] for module in modules.values()) for key in _SUMMED}
     return {**total, "modules": modules, "yosys": figures["yosys"]}

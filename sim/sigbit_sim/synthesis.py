@@ -173,7 +173,8 @@ def logic_depth(module):
         ``luts``: most LUTs on a path without carry chain; ``luts_with_carry``: most on a path with one;
         ``carry_bits``: the longest chain, in whole CARRY4.
     """
-    drivers, logic = {}, {}
+    drivers: dict = {}
+    logic: dict = {}
     for name, cell in module["cells"].items():
         kind = cell["type"]
         if kind.startswith(("LUT", "CARRY", "MUXF", "INV")):
@@ -181,7 +182,7 @@ def logic_depth(module):
             for port, bits in cell["connections"].items():
                 if cell["port_directions"][port] == "output":
                     drivers.update((bit, (name, port, position)) for position, bit in enumerate(bits))
-    arrival = {}
+    arrival: dict = {}
 
     def inputs_of(cell, port, position):
         """Input bits that an output bit depends on, and carry bits passed."""
@@ -216,7 +217,7 @@ def logic_depth(module):
                 stack.extend(waiting)
                 continue
             plain = max((arrival[s][0] for s, _, _ in sources), default=0)
-            chained = [arrival[s][1] for s, _, _ in sources if arrival[s][1] is not None]
+            chained: list[int] = [arrival[s][1] for s, _, _ in sources if arrival[s][1] is not None]
             chain = 0
             if cell["type"].startswith("CARRY"):
                 chained.append(plain)

@@ -129,6 +129,6 @@ def test_equal_cells_share_a_name_and_others_do_not():
 @pytest.mark.parametrize("wrong", [{"lanes": 0}, {"planes": 0}, {"sum_bits": -1}])
 def test_impossible_geometry_is_refused(wrong):
     arguments = {"lanes": 2, "planes": 1, "sum_bits": 10} | wrong
-    (key, value), = wrong.items()
+    ((key, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{key} must be a positive integer, not {value}"):
         DotProductCell(Format.parse("esb:4,2"), Format.parse("esbu:3,2"), **arguments)

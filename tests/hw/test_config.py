@@ -38,7 +38,7 @@ def test_presets_are_consistent(name):
     assert config.accumulator_bits <= 32
     assert config.feature_word_bits == config.vector * config.activation_format.bits
     assert config.weight_word_bits == config.vector * config.weight_format.bits
-    assert config.parameter_word_bits == config.post_lanes * 64
+    assert config.parameter_word_bits == config.post_lanes * 96
 
 
 def test_board_preset_has_its_lanes():

@@ -134,7 +134,7 @@ def test_the_manifest_says_what_a_runtime_needs(tmp_path, tiny):
     assert {written["clock"], written["reset"], written["interrupt"]} <= set(PORTS)
     assert all(any(port.startswith(f"{bus}_") for port in PORTS) for bus in written["buses"])
     assert written["mac_lanes"] == 2 * 4 * 8
-    assert (written["feature_word_bits"], written["weight_word_bits"], written["parameter_word_bits"]) == (32, 32, 256)
+    assert (written["feature_word_bits"], written["weight_word_bits"], written["parameter_word_bits"]) == (32, 32, 384)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):

@@ -292,7 +292,11 @@ def test_a_residual_is_read_from_its_own_map_and_added(name, encoding):
     shape = layout_of(config, rows=2, pixels=2, groups=config.columns // config.post_lanes, parts=1)
     parts = part_count(config, encoding)
     residual = {"residual_parts": parts, "residual_encoding": encoding}
-    jobs = [Job(0, **shape, residual_base=1000, **residual), Job(1, **shape), Job(1, **shape, residual_base=9, **residual)]
+    jobs = [
+        Job(0, **shape, residual_base=1000, **residual),
+        Job(1, **shape),
+        Job(1, **shape, residual_base=9, **residual),
+    ]
     bench.run(jobs)
     assert_writes(bench, jobs)
     tokens = 2 * len(jobs[0].tokens(config))

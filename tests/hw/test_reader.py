@@ -5,7 +5,6 @@ from itertools import product
 
 import pytest
 from amaranth.sim import Simulator
-
 from sigbit_hw.memory.reader import FeatureReader
 from sigbit_hw.spec.instructions import INSTRUCTIONS, Opcode
 
@@ -15,9 +14,7 @@ TABLE = INSTRUCTIONS[Opcode.COMPUTE]
 def expected_positions(fields, planes):
     counts = [fields[f"count{i}"] for i in range(5)]
     for position in product(*(range(count) for count in counts)):
-        walk = {
-            name: sum(fields[f"{name}{i}"] * position[i] for i in range(5)) for name in ("step", "ystep", "xstep")
-        }
+        walk = {name: sum(fields[f"{name}{i}"] * position[i] for i in range(5)) for name in ("step", "ystep", "xstep")}
         reads = []
         for plane in range(planes):
             y = fields["y0"] + walk["ystep"] + plane * fields["plane_ystep"]

@@ -142,7 +142,8 @@ def test_the_residual_is_added_before_the_only_rounding(text):
             for accumulator, bias, multiplier, shift in random_operands(rng, 2):
                 near = (abs(residual) * residual_multiplier).bit_length()
                 shift = rng.choice((shift, min(47, max(0, near - rng.randrange(10)))))
-                operands.append((accumulator >> rng.randrange(20), bias, multiplier, shift, residual, residual_multiplier))
+                accumulator >>= rng.randrange(20)
+                operands.append((accumulator, bias, multiplier, shift, residual, residual_multiplier))
     assert_equal(operands, run(Requantizer(native), operands), expected(operands, native))
 
 

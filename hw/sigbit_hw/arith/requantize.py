@@ -41,8 +41,8 @@ def _product_cycles(multiplier_bits):
 def _product(m, multiplicand, multiplier, cycle, name):
     """Signed times unsigned, two bits of the multiplier per cycle: 0, 1, 2 or 3 times the multiplicand.
 
-    ``multiplicand`` is a register of cycle ``cycle``, ``multiplier`` an input of cycle 0. Two bits of the product are final
-    after every digit.
+    ``multiplicand`` is a register of cycle ``cycle``, ``multiplier`` an input of cycle 0. Two bits of the product are
+    final after every digit.
     """
     multiplier = Cat(multiplier, Const(0, len(multiplier) % _DIGIT_BITS))
     triple = Signal(signed(len(multiplicand) + 2), name=f"{name}_triple", reset_less=True)

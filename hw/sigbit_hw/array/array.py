@@ -58,9 +58,7 @@ class Array(wiring.Component):
         super().__init__(
             {
                 "i": In(
-                    data.StructLayout(
-                        {"swap": 1, **dict(accumulator_tag(config.strip_depth).members), "codes": codes}
-                    )
+                    data.StructLayout({"swap": 1, **dict(accumulator_tag(config.strip_depth).members), "codes": codes})
                 ),
                 "weight": In(
                     data.StructLayout({"valid": 1, "column": range(config.columns), "word": config.weight_word_bits})
@@ -69,7 +67,7 @@ class Array(wiring.Component):
                     data.StructLayout(
                         {
                             "bank": 1,
-                            "plane": range(config.planes),
+                            "plane": range(max(2, config.planes)),
                             "address": range(config.strip_depth),
                             "group": range(self._groups),
                         }
@@ -78,9 +76,7 @@ class Array(wiring.Component):
                 "read_data": Out(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
             }
         )
-        timing = GridTiming.of(
-            config.weight_format, config.activation_format, rows=config.rows, lanes=config.lanes
-        )
+        timing = GridTiming.of(config.weight_format, config.activation_format, rows=config.rows, lanes=config.lanes)
         #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
         self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
         #: Cycles from ``i.swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later.

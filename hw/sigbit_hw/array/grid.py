@@ -169,9 +169,7 @@ class Grid(wiring.Component):
                 "codes": In(data.ArrayLayout(activation_format.bits, planes * rows * lanes)),
                 "swap": In(1),
                 "weight": In(
-                    data.StructLayout(
-                        {"valid": 1, "column": range(columns), "word": weight_format.bits * rows * lanes}
-                    )
+                    data.StructLayout({"valid": 1, "column": range(columns), "word": weight_format.bits * rows * lanes})
                 ),
                 "sums": Out(data.ArrayLayout(signed(sum_bits), planes * columns)),
             }
@@ -226,9 +224,7 @@ class Grid(wiring.Component):
 
             sums = [constant] * self._planes
             for row in range(self._rows):
-                pe = DotProductCell(
-                    *self._formats, lanes=self._lanes, planes=self._planes, sum_bits=self._sum_bits
-                )
+                pe = DotProductCell(*self._formats, lanes=self._lanes, planes=self._planes, sum_bits=self._sum_bits)
                 m.d.comb += [
                     pe.activations.eq(neighbours[row]),
                     pe.weights.eq(Cat(bus_word[row * self._lanes + lane] for lane in range(self._lanes))),

@@ -74,8 +74,8 @@ class FeatureWrite(wiring.Signature):
 class ResidualRead(wiring.Signature):
     """Read port of feature memory, seen from the reader.
 
-    ``reserve`` announces the use of the port in the next cycle, in which ``address`` is valid; ``data`` comes a fixed number
-    of cycles after the address.
+    ``reserve`` announces the use of the port in the next cycle, in which ``address`` is valid; ``data`` comes a fixed
+    number of cycles after the address.
     """
 
     def __init__(self, config):
@@ -92,9 +92,9 @@ class ResidualRead(wiring.Signature):
 class PostProcessor(wiring.Component):
     """Execute POST instructions: read accumulators, requantize, write native codes; one group of lanes per cycle.
 
-    A job walks plane (outermost), row, pixel, group, part and residual part (innermost) without a pause and ends with row
-    ``valid_rows``, counted over all planes; later rows take no time. A job with ``valid_rows`` = 0 takes the time of
-    one row and writes nothing. The next job is accepted when the last request of a job has gone out.
+    A job walks plane (outermost), row, pixel, group, part and residual part (innermost) without a pause and ends with
+    row ``valid_rows``, counted over all planes; later rows take no time. A job with ``valid_rows`` = 0 takes the time
+    of one row and writes nothing. The next job is accepted when the last request of a job has gone out.
 
     The first request comes ``start_delay_cycles + 1`` cycles after acceptance, its write ``latency_cycles`` after it.
 
@@ -150,9 +150,7 @@ class PostProcessor(wiring.Component):
         self._parameter_latency_cycles = parameter_latency_cycles
         self._feature_latency_cycles = feature_latency_cycles
         # Address, memory, the word's register, decoder.
-        self._residual_cycles = (
-            _RESIDUAL_ADDRESS_CYCLES + feature_latency_cycles + 1 + ResidualDecoder.latency_cycles
-        )
+        self._residual_cycles = _RESIDUAL_ADDRESS_CYCLES + feature_latency_cycles + 1 + ResidualDecoder.latency_cycles
         self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles, self._residual_cycles)
         super().__init__(
             {

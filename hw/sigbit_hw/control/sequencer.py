@@ -41,8 +41,8 @@ class PostJob(data.StructLayout):
 class Sequencer(wiring.Component):
     """Take instructions from the queue and drive reader, weight loader, post-processor, pooling and output.
 
-    Weights of the next COMPUTE are loaded while the current one runs; a POST behind a running COMPUTE is taken out of the
-    queue early, so that it does not hide the COMPUTE behind it.
+    Weights of the next COMPUTE are loaded while the current one runs; a POST behind a running COMPUTE is taken out of
+    the queue early, so that it does not hide the COMPUTE behind it.
 
     Parameters
     ----------

@@ -53,9 +53,7 @@ def instantiate(m, platform, name, component):
         f"{'i' if direction is PortDirection.Input else 'o'}_{port}": value
         for port, (value, direction) in component_ports(component).items()
     }
-    m.submodules[name] = Instance(
-        module, i_clk=ClockSignal("sync"), i_rst=ResetSignal("sync"), **wires
-    )
+    m.submodules[name] = Instance(module, i_clk=ClockSignal("sync"), i_rst=ResetSignal("sync"), **wires)
 
 
 def emit_modules(top, name, ports=None):

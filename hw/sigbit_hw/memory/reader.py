@@ -109,7 +109,5 @@ class FeatureReader(wiring.Component):
             plane_y = Signal(signed(17), name=f"plane{p}_y")
             m.d.sync += self.planes[p].address.eq(address[-1] + p * instruction.plane_step)
             m.d.sync += plane_y.eq(y[-1] + p * instruction.plane_ystep)
-            m.d.sync += self.planes[p].inside.eq(
-                column_inside & (plane_y >= 0) & (plane_y < instruction.height)
-            )
+            m.d.sync += self.planes[p].inside.eq(column_inside & (plane_y >= 0) & (plane_y < instruction.height))
         return m

@@ -65,8 +65,8 @@ class AcceleratorConfig:
         If a value is out of range, naming it and what was expected.
     """
 
-    weight_format: Format = ESB(4, 2)
-    activation_format: Format = ESBU(4, 2)
+    weight_format: Format
+    activation_format: Format
     rows: int
     lanes: int
     columns: int
@@ -110,7 +110,8 @@ class AcceleratorConfig:
             raise ConfigError(f"planes must be a power of two, not {self.planes}")
         if self.columns % self.post_lanes or self.vector % self.post_lanes:
             raise ConfigError(
-                f"post_lanes must divide columns ({self.columns}) and rows * lanes ({self.vector}), not {self.post_lanes}"
+                f"post_lanes must divide columns ({self.columns}) and rows * lanes ({self.vector}), "
+                f"not {self.post_lanes}"
             )
         if self.accumulator_bits > RAW_BITS:
             raise ConfigError(
@@ -188,7 +189,9 @@ class AcceleratorConfig:
             raise ConfigError(f"A configuration is a JSON object, not {type(values).__name__}")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ConfigError(f"Unknown configuration keys {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"Unknown configuration keys {', '.join(unknown)}; expected some of {', '.join(sorted(known))}"
+            )
         values = dict(values)
         try:
             for key in ("weight_format", "activation_format"):
@@ -208,6 +211,8 @@ class AcceleratorConfig:
 
 
 _TINY = AcceleratorConfig(
+    weight_format=ESB(4, 2),
+    activation_format=ESBU(4, 2),
     rows=2,
     lanes=4,
     columns=8,

@@ -1,7 +1,7 @@
 """Number formats: a finite table of signed integers (*levels*) and the codes that select them.
 
-The level tables of ESB follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout and
-the unsigned variant are our definition. See ``docs/numerics.md``.
+The level tables of ESB follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout
+and the unsigned variant are our definition. See ``docs/numerics.md``.
 """
 
 import re
@@ -27,9 +27,7 @@ def magnitudes(exponent_bits, fraction_bits):
     ``M = f`` for ``E = 0`` (gradual underflow) and ``(2**k + f) << (E - 1)`` otherwise.
     """
     hidden = 1 << fraction_bits
-    return tuple(
-        f if e == 0 else (hidden + f) << (e - 1) for e in range(1 << exponent_bits) for f in range(hidden)
-    )
+    return tuple(f if e == 0 else (hidden + f) << (e - 1) for e in range(1 << exponent_bits) for f in range(hidden))
 
 
 @dataclass(frozen=True)
@@ -181,21 +179,21 @@ class Format:
         return -magnitude_code if code >> (self.bits - 1) else magnitude_code
 
 
-def INT(bits):  # noqa: N802 - the formats' own names
+def INT(bits):
     """Two's complement integers of ``bits`` bits; the encoder is symmetric."""
     return Format("int", bits)
 
 
-def UINT(bits):  # noqa: N802
+def UINT(bits):
     """Unsigned integers of ``bits`` bits."""
     return Format("uint", bits)
 
 
-def ESB(bits, fraction_bits):  # noqa: N802
+def ESB(bits, fraction_bits):
     """Elastic significant bits: sign, ``bits - 1 - k`` exponent bits, ``k`` fraction bits."""
     return Format("esb", bits, fraction_bits)
 
 
-def ESBU(bits, fraction_bits):  # noqa: N802
+def ESBU(bits, fraction_bits):
     """Unsigned elastic significant bits: ``bits - k`` exponent bits, ``k`` fraction bits (our definition)."""
     return Format("esbu", bits, fraction_bits)

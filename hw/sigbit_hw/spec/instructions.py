@@ -1,7 +1,8 @@
 """Instructions of the sequencer: 64 bytes each, one table per opcode, all starting with the opcode.
 
-The reader walks a nest of five counted loops, level 0 outermost. Every level has a count, an address step in feature words and a
-step of the input coordinates ``(y, x)``; a coordinate outside the map reads as the padding code in every lane.
+The reader walks a nest of five counted loops, level 0 outermost. Every level has a count, an address step in feature
+words and a step of the input coordinates ``(y, x)``; a coordinate outside the map reads as the padding code in every
+lane.
 COMPUTE nests (block, ky, kx, y, x) and calls levels 3 and 4 a *tile* (one set of stationary weights); POOL nests
 (block, y, x, ky, kx) and calls levels 3 and 4 a *window*.
 """
@@ -11,8 +12,8 @@ from enum import IntEnum
 from .layout import BitTable
 
 __all__ = [
-    "INSTRUCTION_BITS",
     "INSTRUCTIONS",
+    "INSTRUCTION_BITS",
     "LOOP_LEVELS",
     "MIN_TILE_CYCLES",
     "PARAMETER",
@@ -112,6 +113,4 @@ INSTRUCTIONS = {
 }
 
 #: One parameter entry per output channel (numerics 6.1).
-PARAMETER = BitTable(
-    "PARAMETER", 96, ("bias", 32, True), ("multiplier", 16), ("shift", 6), ("residual_multiplier", 24)
-)
+PARAMETER = BitTable("PARAMETER", 96, ("bias", 32, True), ("multiplier", 16), ("shift", 6), ("residual_multiplier", 24))

@@ -1,8 +1,8 @@
 """The program stream: packets of header, payload and CRC-32, on both AXI4-Streams.
 
-A packet is a header (16 bytes, padded to whole beats), ``count`` payload words (each padded to whole beats) and one beat with the
-CRC-32 (IEEE 802.3, ``zlib.crc32``) of all preceding bytes in its low 32 bits. TLAST may stand on the last beat of any packet and nowhere else; the packet
-before END and END itself must have it.
+A packet is a header (16 bytes, padded to whole beats), ``count`` payload words (each padded to whole beats) and one
+beat with the CRC-32 (IEEE 802.3, ``zlib.crc32``) of all preceding bytes in its low 32 bits. TLAST may stand on the last
+beat of any packet and nowhere else; the packet before END and END itself must have it.
 """
 
 from enum import IntEnum
@@ -27,8 +27,8 @@ HEADER = BitTable(
     ("check", 16),  # makes the XOR of the eight 16-bit words of the header HEADER_FOLD
 )
 
-#: What the 16-bit words of a header add up to without carries. Data words land before their packet's CRC-32 is known, so
-#: no single wrong bit, nor a burst of up to 16, may send them to another address.
+#: What the 16-bit words of a header add up to without carries. Data words land before their packet's CRC-32 is known,
+#: so no single wrong bit, nor a burst of up to 16, may send them to another address.
 HEADER_FOLD = 0xFFFF
 
 

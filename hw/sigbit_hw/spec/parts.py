@@ -18,7 +18,7 @@ RAW_BITS = 32
 
 
 def part_shift_bits(activation):
-    """Step between the shifts of parts: the bits of the largest run ``0 .. 2**r - 1`` of levels whose codes are themselves."""
+    """Step between the shifts of parts: bits of the longest run ``0 .. 2**r - 1`` of levels that are their codes."""
     if activation.uniform:
         return activation.magnitude_code_bits
     return activation.fraction_bits + 1
@@ -97,7 +97,7 @@ class WeightParts:
 
 @cache
 def weight_parts(native, stored, step):
-    """Fewest parts that write every level of ``stored`` with levels of ``native`` shifted by multiples of ``step`` bits.
+    """Fewest parts that write every level of ``stored`` with levels of ``native`` shifted by multiples of ``step``.
 
     Raises
     ------
@@ -110,16 +110,18 @@ def weight_parts(native, stored, step):
     by_size = sorted(native.levels, key=abs)
     for count in range(2, 9):
         for shifts in combinations_with_replacement(range(top + 1), count):
-            table = {0: ()}
+            table: dict[int, tuple] = {0: ()}
             for shift in shifts:
-                grown = {}
+                grown: dict[int, tuple] = {}
                 for total, digits in table.items():
                     for level in by_size:
                         grown.setdefault(total + (level << shift * step), (*digits, level))
                 table = grown
             if all(level in table for level in stored.levels):
                 return WeightParts(stored, shifts, {level: table[level] for level in stored.levels})
-    raise FormatError(f"Weights {stored} cannot be written as at most 8 parts of {native}; choose a longer native format")
+    raise FormatError(
+        f"Weights {stored} cannot be written as at most 8 parts of {native}; choose a longer native format"
+    )
 
 
 #: Uniform formats that the post-processor can write beside the native one.

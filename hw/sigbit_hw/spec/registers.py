@@ -1,4 +1,4 @@
-"""AXI4-Lite register table: 32-bit registers, byte offsets. Unmapped addresses read 0 and ignore writes, response OKAY."""
+"""AXI4-Lite register table: 32-bit registers at byte offsets. Unmapped addresses read 0 and ignore writes."""
 
 from enum import IntEnum, IntFlag
 

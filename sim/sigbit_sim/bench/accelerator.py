@@ -26,7 +26,7 @@ from cocotbext.axi import (
 from sigbit_hw.spec.packets import Fault
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
 
-_LIMIT = (20, "ms")
+_LIMIT_MS = 20
 
 
 def _vectors():
@@ -78,10 +78,10 @@ class Bench:
             self.sink.set_pause_generator(_pauses(2))
 
     async def read(self, register):
-        return await with_timeout(self.registers.read_dword(register), *_LIMIT)
+        return await with_timeout(self.registers.read_dword(register), _LIMIT_MS, "ms")
 
     async def write(self, register, value):
-        await with_timeout(self.registers.write_dword(register, value), *_LIMIT)
+        await with_timeout(self.registers.write_dword(register, value), _LIMIT_MS, "ms")
 
     async def send(self, *packets):
         for packet in packets:
@@ -95,7 +95,7 @@ class Bench:
             await self.send(*image)
         await self.send(vectors["end"])
         for number, expected in enumerate(vectors["expected"]):
-            frame = await with_timeout(self.sink.recv(), *_LIMIT)
+            frame = await with_timeout(self.sink.recv(), _LIMIT_MS, "ms")
             assert bytes(frame.tdata) == expected, f"packet {number} of the answer differs"
         while not await self.read(Register.IRQ_PENDING) & Interrupt.END:
             await ClockCycles(self.dut.aclk, 10)
@@ -106,7 +106,7 @@ class Bench:
     async def check_fault(self, fault, packet_number):
         """The interrupt comes, names the fault, and nothing is answered."""
         if not self.dut.irq.value:
-            await with_timeout(RisingEdge(self.dut.irq), *_LIMIT)
+            await with_timeout(RisingEdge(self.dut.irq), _LIMIT_MS, "ms")
         assert await self.read(Register.FAULT) == fault
         assert await self.read(Register.FAULT_PACKET) == packet_number
         assert await self.read(Register.STATUS) & Status.FAULT
@@ -123,7 +123,7 @@ class Bench:
         await self.write(Register.CONTROL, Control.SOFT_RESET)
         if not self.source.idle():
             # Not source.wait(): clear() marks the source as idle in the middle of a frame.
-            await with_timeout(self._sent(), *_LIMIT)
+            await with_timeout(self._sent(), _LIMIT_MS, "ms")
             await self.write(Register.CONTROL, Control.SOFT_RESET)
         await ClockCycles(self.dut.aclk, 10)
         self.sink.clear()
