@@ -451,6 +451,9 @@ def _pool(reader: _Reader, node: Any) -> None:
         raise _UnsupportedError(f"dilations {list(dilation)}; supported are pools without dilation")
     pads = _pads(attributes, shape, kernel, stride, dilation)
     grown = _ceil_mode_pads(shape, kernel, stride, pads) if attributes.get("ceil_mode", 0) else pads
+    if kernel == stride == (1, 1) and not any(grown):
+        reader.alias(node)
+        return
     if node.op_type == "MaxPool":
         reader.emit(MaxPool(**_ends(reader, node), kernel=kernel, stride=stride, pads=grown))
         return
@@ -478,7 +481,11 @@ def _ceil_mode_pads(shape: Shape, kernel: Shape, stride: Shape, pads: Shape) -> 
 
 def _global_pool(reader: _Reader, node: Any) -> None:
     kind = MaxPool if node.op_type == "GlobalMaxPool" else AveragePool
-    reader.emit(kind(**_ends(reader, node), kernel=_map(reader, node)[1:], stride=(1, 1)))
+    kernel = _map(reader, node)[1:]
+    if kernel == (1, 1):
+        reader.alias(node)
+    else:
+        reader.emit(kind(**_ends(reader, node), kernel=kernel, stride=(1, 1)))
 
 
 def _reduce_mean(reader: _Reader, node: Any) -> None:
@@ -517,8 +524,8 @@ def _reshape(reader: _Reader, node: Any) -> None:
     if target is None:
         raise _UnsupportedError("has no shape input")
     sizes = target.reshape(-1).tolist()
-    if _attributes(reader, node).get("allowzero", 0):
-        raise _UnsupportedError("allowzero=1; supported is allowzero=0")
+    if _attributes(reader, node).get("allowzero", 0) and 0 in sizes[1:]:
+        raise _UnsupportedError(f"target shape {sizes} has no values (allowzero=1)")
     rest = [shape[i - 1] if n == 0 and i <= len(shape) else n for i, n in enumerate(sizes[1:], 1)]
     keeps_batch = bool(sizes) and (sizes[0] in (0, reader.fixed_batch) or (sizes[0] == -1 and -1 not in rest))
     if rest.count(-1) == 1 and prod(n for n in rest if n != -1) > 0:
