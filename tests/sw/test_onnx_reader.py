@@ -126,6 +126,7 @@ AS_ONNX_RUNS_IT = {
         {},
     ),
     "sum of a tensor with itself": (one("Add", "x x"), {}),
+    "sum by another name": ([("Relu", ["x"], ["r"], {}), ("Sum", ["x", "r"], ["y"], {})], {}),
     "relu 6": (one("Clip", "x low high"), {"low": np.float32(0), "high": np.float32(0.6)}),
     "clip without an upper bound": (one("Clip", "x low"), {"low": np.float32(0)}),
     "clip with the largest float": (
@@ -335,6 +336,7 @@ BROKEN_NODES = {
         ("N", 3, 8, 8),
         "axes are ordered differently",
     ),
+    "sum of three": (one("Sum", "x x x"), {}, MAP, "has 3 operands; supported are two"),
     "product of tensors": (one("Mul", "x x"), {}, MAP, "two computed tensors"),
     "conv with channels last": (
         [("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}), ("Conv", ["t", "w"], ["y"], {})],
