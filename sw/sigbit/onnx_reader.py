@@ -267,8 +267,10 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
 
 
 def _arithmetic(reader: _Reader, node: Any) -> None:
-    """Add, Sub, Mul, Div with a constant per channel, and Add of two tensors."""
-    if node.op_type == "Add" and not any(name in reader.constants for name in node.input):
+    """Add, Sub, Mul, Div with a constant per channel, and Add (or Sum) of two tensors."""
+    if len(node.input) != 2:
+        raise _UnsupportedError(f"has {len(node.input)} operands; supported are two")
+    if node.op_type in _SUMS and not any(name in reader.constants for name in node.input):
         first, second = ((reader.views.get(name), reader.orders.get(name)) for name in node.input)
         if first != second:
             raise _UnsupportedError("adds maps whose axes are ordered differently; supported is one order")
@@ -282,7 +284,7 @@ def _arithmetic(reader: _Reader, node: Any) -> None:
     shape = reader.shapes[data]
     value = _per_channel(reader.required(node, 0 if first_is_constant else 1, "operand"), shape, "operand")
     one, zero = np.ones(shape[0]), np.zeros(shape[0])
-    if node.op_type == "Add":
+    if node.op_type in _SUMS:
         gain, shift = one, value
     elif node.op_type == "Mul":
         gain, shift = value, zero
@@ -451,6 +453,9 @@ def _pool(reader: _Reader, node: Any) -> None:
         raise _UnsupportedError(f"dilations {list(dilation)}; supported are pools without dilation")
     pads = _pads(attributes, shape, kernel, stride, dilation)
     grown = _ceil_mode_pads(shape, kernel, stride, pads) if attributes.get("ceil_mode", 0) else pads
+    if kernel == stride == (1, 1) and not any(grown):
+        reader.alias(node)
+        return
     if node.op_type == "MaxPool":
         reader.emit(MaxPool(**_ends(reader, node), kernel=kernel, stride=stride, pads=grown))
         return
@@ -478,7 +483,11 @@ def _ceil_mode_pads(shape: Shape, kernel: Shape, stride: Shape, pads: Shape) -> 
 
 def _global_pool(reader: _Reader, node: Any) -> None:
     kind = MaxPool if node.op_type == "GlobalMaxPool" else AveragePool
-    reader.emit(kind(**_ends(reader, node), kernel=_map(reader, node)[1:], stride=(1, 1)))
+    kernel = _map(reader, node)[1:]
+    if kernel == (1, 1):
+        reader.alias(node)
+    else:
+        reader.emit(kind(**_ends(reader, node), kernel=kernel, stride=(1, 1)))
 
 
 def _reduce_mean(reader: _Reader, node: Any) -> None:
@@ -517,8 +526,8 @@ def _reshape(reader: _Reader, node: Any) -> None:
     if target is None:
         raise _UnsupportedError("has no shape input")
     sizes = target.reshape(-1).tolist()
-    if _attributes(reader, node).get("allowzero", 0):
-        raise _UnsupportedError("allowzero=1; supported is allowzero=0")
+    if _attributes(reader, node).get("allowzero", 0) and 0 in sizes[1:]:
+        raise _UnsupportedError(f"target shape {sizes} has no values (allowzero=1)")
     rest = [shape[i - 1] if n == 0 and i <= len(shape) else n for i, n in enumerate(sizes[1:], 1)]
     keeps_batch = bool(sizes) and (sizes[0] in (0, reader.fixed_batch) or (sizes[0] == -1 and -1 not in rest))
     if rest.count(-1) == 1 and prod(n for n in rest if n != -1) > 0:
@@ -628,19 +637,21 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "Softmax": _softmax,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,
+    "Sum": _arithmetic,
     "Transpose": _transpose,
     "Unsqueeze": _squeeze,
 }
 
-_ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+_SUMS = ("Add", "Sum")
+_ARITHMETIC = (*_SUMS, "Div", "Mul", "Sub")
 #: Operators whose first input may be a constant.
 _CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
 #: Operators that are read on maps whose axes are in another order.
 _ANY_VIEW = ("Add", "Clip", "Dropout", "Flatten", "Identity", "Max", "Min", "ReduceMean", "Relu", "Reshape", "Squeeze",
-             "Transpose")  # fmt: skip
+             "Sum", "Transpose")  # fmt: skip
 #: Operators that are read on vectors that were flattened from such maps.
 _ANY_ORDER = ("Add", "Clip", "Dropout", "Flatten", "Gemm", "Identity", "LogSoftmax", "MatMul", "Max", "Min", "Relu",
-              "Reshape", "Softmax")  # fmt: skip
+              "Reshape", "Softmax", "Sum")  # fmt: skip
 
 #: Operators that the reader understands; any deterministic operator on constants alone is evaluated, too.
 SUPPORTED = tuple(_HANDLERS)
@@ -829,7 +840,7 @@ def read_onnx(path: str | Path) -> Graph:
 def _check_without_shapes(reader: _Reader, node: Any) -> None:
     """What can be said of a node even behind one that is not supported, so that one run names every obstacle."""
     computed = not any(name in reader.constants for name in node.input)
-    if node.op_type in _ARITHMETIC and node.op_type != "Add" and computed:
+    if node.op_type in _ARITHMETIC and node.op_type not in _SUMS and computed:
         raise _UnsupportedError("combines two computed tensors; supported is one constant, per tensor or per channel")
 
 

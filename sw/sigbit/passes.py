@@ -266,7 +266,10 @@ def fuse_relu(graph: Graph) -> Graph:
         if source is None or not _only_reader(graph, node.input):
             graph = _replaced(graph, node, _per_channel(graph, node, relu=True, limit=node.limit))
         elif isinstance(source, Conv):
-            fused = replace(source, relu=True, limit=_least(node.limit, source.limit))
+            # Saturation is the limit, and a copy cannot choose where it saturates.
+            fused = replace(
+                source, relu=True, limit=_least(node.limit, source.limit), copy=source.copy and node.limit is None
+            )
             graph = _swapped(graph, node, {source: fused})
         elif isinstance(source, AveragePool) and node.limit is None:
             graph = _swapped(graph, node, {source: replace(source, relu=True)})

@@ -33,6 +33,9 @@ ALPHA_MODES: dict[str, Callable] = {"mse": unit_mse, "dda": unit_dda, "max": uni
 _DIRECT_VALUES = 1 << 20
 _HISTOGRAM_BINS = 1 << 14
 
+#: Images of a summary whose tensors are all held at once.
+_SUMMARY_IMAGES = 16
+
 #: Biases leave this much room below 2**31, and the gain of a requantizer is never below 2**-32: a channel with weights
 #: so small that it would break either gets a larger unit. Its products then contribute at most half an output level.
 #: With a residual, the gain is not below 2**-20 of the residual's, because both share one shift and M1 has 24 bits.
@@ -331,7 +334,8 @@ def quantize(
     tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
     layers: list[Any] = []
     floats = {graph.input: images.astype(np.float32)}
-    levels = {graph.input: project(images / unit, formats[graph.input])}
+    # Levels have at most 13 bits with their sign; all images of the tensors that are still to be read are held.
+    levels = {graph.input: project(images / unit, formats[graph.input]).astype(np.int16)}
     last_use = graph.last_readers()
     for node in graph.nodes:
         source, name = tensors[node.input], node.output
@@ -353,7 +357,8 @@ def quantize(
             tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
         layers.append(layer)
         # One layer at a time: the next one is fitted to what the hardware will really feed it.
-        levels[name] = golden.run_layer(layer, tensors, *read_levels)
+        found = golden.run_layer(layer, tensors, *read_levels)
+        levels[name] = found if target.format is None else found.astype(np.int16)
         for tensor in set(node.inputs):
             if last_use.get(tensor) is node:
                 del floats[tensor], levels[tensor]
@@ -381,10 +386,21 @@ def input_levels(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     return project(images / source.unit, source.format)
 
 
-def _decibels(signal: np.ndarray, noise: np.ndarray) -> float | None:
-    """Ratio of the energies; None if either is 0."""
-    energies = [float(np.square(x, dtype=np.float64).sum()) for x in (signal, noise)]
-    return 10 * math.log10(energies[0] / energies[1]) if min(energies) > 0 else None
+def _energy(values: np.ndarray) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
+
+
+def _energies(graph: Graph, network: IntegerNetwork, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Energy of every layer's float output, and of what the integer network makes of it less that."""
+    energies = {layer.output: np.zeros(2) for layer in network.layers}
+    for start in range(0, len(images), _SUMMARY_IMAGES):
+        part = images[start : start + _SUMMARY_IMAGES]
+        floats = run_float(graph, part, all_tensors=True)
+        _, levels = golden.run(network, input_levels(network, part), trace=True)
+        for name, energy in energies.items():
+            noise = floats[name] - network.tensors[name].unit * levels[name]
+            energy += _energy(floats[name]), _energy(noise)
+    return energies
 
 
 def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.ndarray) -> list[dict[str, Any]]:
@@ -398,15 +414,14 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
     """
     graph = _lowered(model)
     images = _as_maps(graph, np.asarray(calibration))
-    floats = run_float(graph, images, all_tensors=True)
-    _, levels = golden.run(network, input_levels(network, images), trace=True)
+    energies = _energies(graph, network, images)
     kinds = {golden.Convolution: "conv", golden.MaxPool: "max_pool", golden.AveragePool: "average_pool"}
     rows = []
     for layer in network.layers:
         source, target = network.tensors[layer.input], network.tensors[layer.output]
         is_conv = isinstance(layer, golden.Convolution)
         weights = layer.weights.size if is_conv else 0
-        wanted = floats[layer.output]
+        signal, noise = energies[layer.output].tolist()
         rows.append(
             {
                 "name": layer.name,
@@ -424,7 +439,7 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
                 "output_format": "raw32" if target.format is None else str(target.format),
                 "weights": weights,
                 "macs": weights * target.height * target.width,
-                "sqnr_db": _decibels(wanted, wanted - target.unit * levels[layer.output]),
+                "sqnr_db": 10 * math.log10(signal / noise) if min(signal, noise) > 0 else None,
             }
         )
     return rows

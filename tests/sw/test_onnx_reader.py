@@ -77,6 +77,15 @@ AS_ONNX_RUNS_IT = {
         one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
         {},
     ),
+    "pools of one pixel": (
+        [
+            ("GlobalMaxPool", ["x"], ["g"], {}),
+            ("GlobalAveragePool", ["g"], ["h"], {}),
+            ("AveragePool", ["h"], ["i"], {"kernel_shape": [1, 1]}),
+            ("MaxPool", ["i"], ["y"], {"kernel_shape": [1, 1], "ceil_mode": 1}),
+        ],
+        {},
+    ),
     "global average pool": (one("GlobalAveragePool"), {}),
     "global max pool": (one("GlobalMaxPool"), {}),
     "mean over space": (one("ReduceMean", axes=[-1, 2]), {}),
@@ -85,6 +94,7 @@ AS_ONNX_RUNS_IT = {
     "reshape": (one("Reshape", "x shape"), {"shape": np.array([0, -1])}),
     "reshape to the same shape": (one("Reshape", "x shape"), {"shape": np.array([0, 0, 0, 8])}),
     "reshape with free batch": (one("Reshape", "x shape"), {"shape": np.array([-1, 216])}),
+    "reshape that may be empty": (one("Reshape", "x shape", allowzero=1), {"shape": np.array([-1, 216])}),
     "reshape by the input's own shape": (
         [
             ("Shape", ["x"], ["size"], {}),
@@ -116,6 +126,7 @@ AS_ONNX_RUNS_IT = {
         {},
     ),
     "sum of a tensor with itself": (one("Add", "x x"), {}),
+    "sum by another name": ([("Relu", ["x"], ["r"], {}), ("Sum", ["x", "r"], ["y"], {})], {}),
     "relu 6": (one("Clip", "x low high"), {"low": np.float32(0), "high": np.float32(0.6)}),
     "clip without an upper bound": (one("Clip", "x low"), {"low": np.float32(0)}),
     "clip with the largest float": (
@@ -274,6 +285,10 @@ def test_fixed_batch_is_free(tmp_path):
     assert run_float(graph, np.zeros((4, 3, 9, 8), np.float32)).shape == (4, 2)
 
 
+def test_pools_of_one_pixel_are_nothing(tmp_path):
+    assert len(read(build(*AS_ONNX_RUNS_IT["pools of one pixel"]), tmp_path).nodes) == 1
+
+
 def test_initializers_listed_as_inputs_are_not_inputs(tmp_path):
     graph = read(build(one("Conv", "x w b"), CONV, inputs=[("w", (4, 3, 3, 2)), ("b", (4,))]), tmp_path)
     assert graph.input == "x"
@@ -321,6 +336,7 @@ BROKEN_NODES = {
         ("N", 3, 8, 8),
         "axes are ordered differently",
     ),
+    "sum of three": (one("Sum", "x x x"), {}, MAP, "has 3 operands; supported are two"),
     "product of tensors": (one("Mul", "x x"), {}, MAP, "two computed tensors"),
     "conv with channels last": (
         [("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}), ("Conv", ["t", "w"], ["y"], {})],
@@ -393,6 +409,12 @@ BROKEN_NODES = {
         "supported is count_include_pad=1",
     ),
     "reshape across images": (one("Reshape", "x s"), {"s": np.array([-1, 3])}, MAP, "does not keep the batch"),
+    "reshape to nothing": (
+        one("Reshape", "x s", allowzero=1),
+        {"s": np.array([-1, 0])},
+        MAP,
+        "has no values",
+    ),
     "reshape to a map": (one("Reshape", "x s"), {"s": np.array([0, 8, 9, 3])}, MAP, "supported is flattening"),
     "mean over channels": (one("ReduceMean", axes=[1]), {}, MAP, "supported is the mean over height and width"),
     "missing tensor": (one("Relu", "z"), {}, MAP, "reads tensor 'z', which nothing before it writes"),

@@ -288,6 +288,13 @@ def test_a_block_with_norm_and_relu_first_is_lowered():
     same(graph, lowered)
 
 
+@pytest.mark.parametrize(("rectifier", "still"), [(relu, True), (clip, False)])
+def test_a_copy_can_rectify_but_not_clip(rectifier, still):
+    graph = chain(conv(3, 4), copy(4, stride=(2, 2)), rectifier, conv(4, 2))
+    assert lower(graph).nodes[1].copy == still
+    same(graph, lower(graph))
+
+
 def test_the_lower_of_two_limits_remains():
     graph = chain(conv(3, 4), clip, lambda **ends: Relu(limit=0.3, **ends), clip, conv(4, 2))
     assert lower(graph).nodes[0].limit == 0.3

@@ -348,6 +348,13 @@ def test_summary_describes_every_layer():
     assert all(10 < row["sqnr_db"] < 40 for row in rows)
 
 
+def test_summary_does_not_depend_on_how_many_images_are_held(monkeypatch):
+    network = quantize(BLOCKS, IMAGES)
+    expected = [row["sqnr_db"] for row in summary(BLOCKS, network, IMAGES)]
+    monkeypatch.setattr(sys.modules["sigbit.quantize"], "_SUMMARY_IMAGES", 7)
+    assert [row["sqnr_db"] for row in summary(BLOCKS, network, IMAGES)] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def digits():
     images, labels = load_images(f"{MODELS / 'digits.npz'}:x_test,y_test", scale=16)

@@ -490,7 +490,7 @@ def run_layer(layer, tensors, *levels):
     layer : :class:`Convolution`, :class:`MaxPool` or :class:`AveragePool`
     tensors : dict of str to :class:`Tensor`
         Holds at least those that the layer reads and writes.
-    levels : int64 arrays, ``(N, channels, height, width)``
+    levels : integer arrays, ``(N, channels, height, width)``
         Levels of the layer's input, then of its residual if it has one.
 
     Raises
@@ -503,7 +503,8 @@ def run_layer(layer, tensors, *levels):
     result = np.empty((len(levels[0]), target.channels, target.height, target.width), dtype=np.int64)
     step = _batch_size(layer, tensors)
     for start in range(0, len(result), step):
-        result[start : start + step] = _execute(layer, tensors, *(values[start : start + step] for values in levels))
+        parts = (values[start : start + step].astype(np.int64) for values in levels)
+        result[start : start + step] = _execute(layer, tensors, *parts)
     return result
 
 
