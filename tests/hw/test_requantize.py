@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
+from hw.pipeline import feed
 from sigbit_hw.arith.requantize import Requantizer, half_unit_bits, residual_bits
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_sim.golden import numerics
@@ -15,24 +15,9 @@ MULTIPLIERS = (1, 2, 3, 32768, 51590, 65535)
 
 
 def run(dut, operands):
-    """Feed one operand set per cycle; (half_units, field) of each, taken ``latency_cycles`` later."""
-    results = []
-
-    async def bench(ctx):
-        for cycle in range(len(operands) + dut.latency_cycles):
-            if cycle < len(operands):
-                # Operands without a residual leave it at 0.
-                for name, value in zip(OPERANDS, (*operands[cycle], 0, 0), strict=False):
-                    ctx.set(getattr(dut, name), value)
-            if cycle >= dut.latency_cycles:
-                results.append((ctx.get(dut.half_units), ctx.get(dut.field)))
-            await ctx.tick()
-
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return results
+    """Feed one operand set per cycle, without a residual if it has none; (half_units, field) of each."""
+    inputs = [dict(zip(OPERANDS, (*operand, 0, 0), strict=False)) for operand in operands]
+    return feed(dut, inputs, lambda ctx: (ctx.get(dut.half_units), ctx.get(dut.field)))
 
 
 def random_operands(rng, count):

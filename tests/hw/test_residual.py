@@ -1,7 +1,7 @@
 """Residual decoder: levels of all codes of all encodings, part by part."""
 
 import pytest
-from amaranth.sim import Simulator
+from hw.pipeline import feed
 from sigbit_hw.arith.residual import ResidualDecoder
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_hw.spec.instructions import Encoding
@@ -14,22 +14,8 @@ STORED = {Encoding.NATIVE: None, Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
 def run(native, tokens):
     """``level`` after each token ``(code, enable, first, part, encoding)``."""
     dut = ResidualDecoder(native)
-    levels = []
-
-    async def bench(ctx):
-        for cycle in range(len(tokens) + dut.latency_cycles):
-            if cycle < len(tokens):
-                for name, value in zip(("code", "enable", "first", "part", "encoding"), tokens[cycle], strict=True):
-                    ctx.set(getattr(dut, name), value)
-            if cycle >= dut.latency_cycles:
-                levels.append(ctx.get(dut.level))
-            await ctx.tick()
-
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return levels
+    inputs = [dict(zip(("code", "enable", "first", "part", "encoding"), token, strict=True)) for token in tokens]
+    return feed(dut, inputs, lambda ctx: ctx.get(dut.level))
 
 
 @pytest.mark.parametrize("encoding", STORED)

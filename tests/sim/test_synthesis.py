@@ -20,7 +20,7 @@ endmodule
 def cache(tmp_path, monkeypatch):
     """An empty cache of results; the tool keeps its own, which takes minutes to build."""
     folder = tmp_path / "results"
-    monkeypatch.setattr(synthesis, "_cache_folder", lambda: folder)
+    monkeypatch.setattr(synthesis, "cache_folder", lambda: folder)
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_missing_tool_is_named_with_the_remedy(cache, monkeypatch):
 
 def test_unknown_cells_are_not_swept_under_the_carpet():
     with pytest.raises(SynthesisError, match=r"not counted are left after synthesis: \$mul"):
-        synthesis._counted({"num_cells_by_type": {"LUT2": 3, "$mul": 1}, "estimated_num_lc": 2})
+        synthesis._counted({"num_cells_by_type": {"LUT2": 3, "$mul": 1}, "estimated_num_lc": 2}, ())
 
 
 def carry(inputs, outputs, *, select, below):
