@@ -24,13 +24,6 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
-def test_results_are_cached_where_the_user_wants(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert synthesis._cache_folder().as_posix() == "/somewhere/sigbit/synthesis"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert synthesis._cache_folder() == synthesis.Path.home() / ".cache" / "sigbit" / "synthesis"
-
-
 def test_only_inverters_outside_reset_pins_are_look_up_tables():
     cells = {
         "reset": cell("INV", {"I": [2]}, {"O": [3]}),
