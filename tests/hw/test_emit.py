@@ -48,7 +48,7 @@ WAIVED = {
     "WIDTHTRUNC": "Yosys writes a bit selected by an index as a shift of the whole vector",
     "CASEINCOMPLETE": "a value is assigned before the case statement, which states only what differs",
     "DECLFILENAME": "all modules are in one file",
-    "ASCRANGE": "signals without bits, such as the number of the only plane, are declared [-1:0] and never read",
+    "ASCRANGE": "signals without bits, such as what the last stage leaves of a select, are declared [-1:0] and unread",
 }
 
 

@@ -22,11 +22,8 @@ SAME = (Register.FAULT, Register.FAULT_PACKET, Register.STATUS, Register.IRQ_PEN
 RECOVERIES = ("soft reset", "end packet")
 
 
-@pytest.fixture(scope="module")
-def session():
-    """Setup packets, packets of each image, and the answers of the emulator, which are the golden integers."""
-    builder = Builder(7, 3, 6, 6, INT(8)).conv(12, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
-    builder.max_pool((2, 2), (2, 2)).conv(10, (3, 3), ESB(4, 2), None)
+def answered(builder):
+    """The program, packets of each image, and the answers of the emulator, which are the golden integers."""
     program = compile(builder.network(), TINY)
     images = [program.image_packets(image, index) for index, image in enumerate(builder.images(3))]
     emulator = Emulator(TINY)
@@ -38,6 +35,14 @@ def session():
             emulator.send(packet)
         answers.append(emulator.receive())
     assert emulator.read(Register.FAULT) == Fault.NONE
+    return program, images, answers
+
+
+@pytest.fixture(scope="module")
+def session():
+    """Setup packets, packets of each image, and the answers."""
+    builder = Builder(7, 3, 6, 6, INT(8)).conv(12, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    program, images, answers = answered(builder.max_pool((2, 2), (2, 2)).conv(10, (3, 3), ESB(4, 2), None))
     return [*program.setup], images, answers
 
 
@@ -188,13 +193,9 @@ def test_a_program_damaged_anywhere_stops_both_at_the_same_packet(rtl, session, 
     check_recovery(rtl, emulator, session, RECOVERIES[seed // 4 % 2])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_soft_reset_at_any_time_leaves_a_working_accelerator(rtl, session, seed):
+def check_soft_reset(rtl, session):
+    """After it, nothing is left of what was going on, and a whole session is exact."""
     setup, images, answers = session
-    rng = np.random.default_rng(seed)
-    for packet in (*setup, *(packet for image in images for packet in image)):
-        rtl.send(packet)
-    settle(rtl, int(rng.integers(1, 4500)))
     rtl.discard()
     rtl.write(Register.CONTROL, Control.SOFT_RESET)
     settle(rtl, 50)
@@ -204,3 +205,30 @@ def test_a_soft_reset_at_any_time_leaves_a_working_accelerator(rtl, session, see
         rtl.send(packet)
     assert settle(rtl, 10000) == answers
     assert rtl.read(Register.IRQ_PENDING) == Interrupt.END
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_soft_reset_at_any_time_leaves_a_working_accelerator(rtl, session, seed):
+    setup, images, _ = session
+    rng = np.random.default_rng(seed)
+    for packet in (*setup, *(packet for image in images for packet in image)):
+        rtl.send(packet)
+    settle(rtl, int(rng.integers(1, 4500)))
+    check_soft_reset(rtl, session)
+
+
+@pytest.mark.parametrize("delay", [60, 61, 62, 63, 150, 301])
+def test_a_soft_reset_while_a_residual_is_added_leaves_a_working_accelerator(rtl, delay):
+    builder = Builder(11, 8, 5, 6, INT(8))
+    builder.conv(8, (1, 1), ESB(4, 2), INT(8), residual="input").conv(4, (5, 6), ESB(4, 2), None)
+    program, images, answers = answered(builder)
+    layer = program.layers[0]
+    first, end = layer["instructions"]
+    for packet in (*program.setup, *images[0]):
+        rtl.send(packet)
+    while rtl.read(Register.COMPUTE_CYCLES) < layer["compute_cycles"]:
+        pass
+    # The POST of the only strip has begun, and has not ended.
+    settle(rtl, delay)
+    assert rtl.read(Register.INSTRUCTIONS) == end - first - 1
+    check_soft_reset(rtl, (program.setup, images, answers))

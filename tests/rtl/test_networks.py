@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from networks import Builder, random_network, roomy
+from networks import Builder, random_dag, random_network, roomy
 from sigbit.compiler import compile
 from sigbit.device import RtlDevice
 from sigbit.session import Session
@@ -75,6 +75,51 @@ def test_stalls_on_the_streams_change_nothing(name, stalls):
     for seed in (3, 6):
         builder = random_network(seed, config.weight_format, config.activation_format)
         check(name, builder, builder.images(3), stalls)
+
+
+#: Of :func:`random_dag`: together they add tensors of every stored format, behind groups, copies and branches.
+DAG_SEEDS = (0, 3, 43, 64)
+
+
+@pytest.mark.parametrize("seed", DAG_SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_random_networks_with_residuals_and_groups_equal_the_golden_model(name, seed):
+    config = device(name).config
+    builder = random_dag(seed, config.weight_format, config.activation_format)
+    check(name, builder, builder.images(2))
+
+
+def test_the_random_networks_add_every_stored_format_and_have_groups():
+    builders = [random_dag(seed, ESB(4, 2), ESBU(4, 2)) for seed in DAG_SEEDS]
+    added = {
+        builder.tensors[layer.residual].format for builder in builders for layer in builder.layers if layer.residual
+    }
+    assert added == {ESBU(4, 2), UINT(8), INT(8)}
+    # Fewer groups than channels: not only depthwise.
+    assert any(1 < layer.groups < len(layer.weights) for builder in builders for layer in builder.layers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compute_gives_way_to_the_residual_of_the_strip_before(name):
+    """Strips follow each other without a wait, so that both want to read feature memory in the same cycle."""
+    config = device(name).config
+    weights, activations = config.weight_format, config.activation_format
+    stalls = []
+    for residual in (None, "layer0_out"):
+        builder = Builder(8, 5, 13, 11, UINT(8)).conv(config.columns, (2, 2), INT(8), activations)
+        builder.conv(config.columns, (3, 3), weights, activations, pads=(1, 1, 1, 1), residual=residual)
+        builder.conv(3, (12, 10), INT(8), None)
+        check(name, builder, builder.images(2))
+        stalls.append(device(name).read(Register.POST_STALLS))
+    assert stalls[0] < stalls[1]
+
+
+@pytest.mark.parametrize("stalls", [(60, 0), (60, 60)], ids=["idle", "both"])
+@pytest.mark.parametrize("name", NAMES)
+def test_stalls_change_no_residual(name, stalls):
+    config = device(name).config
+    builder = random_dag(43, config.weight_format, config.activation_format)
+    check(name, builder, builder.images(3), stalls)
 
 
 def test_weights_and_parameters_are_streamed_where_memories_are_small():
