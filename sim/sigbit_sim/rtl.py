@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,9 @@ _VERILATOR_OPTIONS = (
     "--cc", "--exe", "--build", "--top-module", "sigbit", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast",
     "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-j", "2",
 )  # fmt: skip
+
+#: Cells with at least this many multipliers are compiled once for all instances.
+_SEPARATE_LANES = 32
 
 
 class RtlError(SigbitError):
@@ -66,7 +70,7 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def build_library(verilog, stream_bits, progress=None):
+def build_library(verilog, stream_bits, progress=None, separate=()):
     """Path of the shared library for ``verilog`` (text of ``sigbit.v``); built once and then cached by content.
 
     Parameters
@@ -76,6 +80,9 @@ def build_library(verilog, stream_bits, progress=None):
         TDATA width.
     progress : callable, optional
         Called with a line of text before a build starts.
+    separate : iterable of str
+        Modules that are compiled once and called for every instance, instead of being copied into the design. Worth it for
+        large ones with many instances: the build is several times shorter, and the code stays in the cache.
 
     Raises
     ------
@@ -83,7 +90,9 @@ def build_library(verilog, stream_bits, progress=None):
         If a tool is missing or the build fails, with the tool's last lines.
     """
     harness = _HARNESS.read_text()
-    identity = hashlib.sha256(repr((verilog, harness, stream_bits, _VERILATOR_OPTIONS)).encode()).hexdigest()[:24]
+    blocks = "`verilator_config\n" + "".join(f'hier_block -module "{module}"\n' for module in separate)
+    options = (*_VERILATOR_OPTIONS, *(["--hierarchical", "blocks.vlt"] if separate else []))
+    identity = hashlib.sha256(repr((verilog, harness, stream_bits, options, blocks)).encode()).hexdigest()[:24]
     library = cache_folder() / "rtl" / f"{identity}.so"
     if library.exists():
         return library
@@ -95,8 +104,9 @@ def build_library(verilog, stream_bits, progress=None):
         if library.exists():
             return library
         (Path(folder) / "sigbit.v").write_text(verilog)
+        (Path(folder) / "blocks.vlt").write_text(blocks)
         command = [
-            "verilator", *_VERILATOR_OPTIONS, "-CFLAGS", f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits}",
+            "verilator", *options, "-CFLAGS", f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits}",
             "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(_HARNESS),
         ]  # fmt: skip
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -142,7 +152,10 @@ class RtlModel:
     def __init__(self, config, progress=None):
         from sigbit_hw.emit import emit_verilog
 
-        self._api = _load(build_library(emit_verilog(config), config.stream_bits, progress))
+        verilog = emit_verilog(config)
+        cells = re.findall(r"^module (sigbit_dot_product_cell_\w+)", verilog, re.MULTILINE)
+        separate = cells if config.lanes * config.planes >= _SEPARATE_LANES else ()
+        self._api = _load(build_library(verilog, config.stream_bits, progress, separate))
         self._handle = self._api.sigbit_new()
 
     def __del__(self):
