@@ -81,8 +81,8 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
     progress : callable, optional
         Called with a line of text before a build starts.
     separate : iterable of str
-        Modules that are compiled once and called for every instance, instead of being copied into the design. Worth it for
-        large ones with many instances: the build is several times shorter, and the code stays in the cache.
+        Modules that are compiled once and called for every instance, instead of being copied into the design. Worth it
+        for large ones with many instances: the build is several times shorter, and the code stays in the cache.
 
     Raises
     ------
