@@ -516,7 +516,7 @@ def _parser():
 
     help = "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog"
     sub = command("demo", _demo, help, "sigbit demo")
-    sub.add_argument("--images", type=_positive, default=400, metavar="N", help="test images, 400 at most (400)")
+    sub.add_argument("--images", type=_positive, default=250, metavar="N", help="test images, 400 at most (250)")
     sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
 
     sub = command("bench", _bench, "measure LUTs per MAC lane, or simulation speed", "sigbit bench lut --json")

@@ -54,7 +54,7 @@ def _size(config):
     return estimate(config)
 
 
-def run_demo(folder, images=400, progress=lambda *arguments: None):
+def run_demo(folder, images=250, progress=lambda *arguments: None):
     """Quantize, compile, run in RTL simulation, compare with the golden model, write Verilog.
 
     Parameters

@@ -94,6 +94,4 @@ def test_bus_regression_in_verilator(name, tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
 def test_bus_regression_in_icarus(tmp_path):
     """Every test of the bench costs a minute or more here: the hardest stalls, and a refused program."""
-    # As Verilog, which the text is: Yosys wakes its processes by registers' first values, which SystemVerilog, the
-    # runner's choice, assigns before any process waits for them.
-    run_bench("icarus", tmp_path, TINY, ["-g2005"], test_filter="idle=True/backpressure=True|another_configuration")
+    run_bench("icarus", tmp_path, TINY, ["-g2012"], test_filter="idle=True/backpressure=True|another_configuration")

@@ -105,7 +105,7 @@ def make():
     """Builds the echo, once in the lifetime of the cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sigbit_hw.emit, "emit_verilog", lambda config: ECHO)
-        yield lambda: RtlModel(SimpleNamespace(stream_bits=64))
+        yield lambda: RtlModel(SimpleNamespace(stream_bits=64, lanes=1, planes=1))
 
 
 @needs_verilator

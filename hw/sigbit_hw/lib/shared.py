@@ -4,6 +4,8 @@ Amaranth elaborates every instance of a component anew. A grid of a few thousand
 black boxes, and the cell itself is converted once under its own name.
 """
 
+import re
+
 from amaranth import *
 from amaranth.back import verilog
 from amaranth.hdl import Fragment
@@ -11,6 +13,8 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
 __all__ = ["SharedModules", "component_ports", "emit_modules", "instantiate"]
+
+_WAKE = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+)  = 0;$", re.MULTILINE)
 
 
 class SharedModules:
@@ -81,4 +85,7 @@ def emit_modules(top, name, ports=None):
 
 
 def _convert(fragment, name, ports):
-    return verilog.convert(fragment, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
+    text = verilog.convert(fragment, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
+    # Yosys wakes processes without inputs by the first value of a register. As an initializer, SystemVerilog assigns it
+    # before any process waits for it; a simulator that follows the rule then leaves their outputs undefined.
+    return _WAKE.sub(r"  reg \1 ;\n  initial \1 = 0;", text)
