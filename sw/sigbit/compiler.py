@@ -429,22 +429,28 @@ def _place(network, config, layers):
 
     def allocate(input_words, kept):
         """Bases if the input takes so many words, kept from image to image or only until they are read."""
-        taken: list[tuple[int, int, int, int]] = []
-        bases = {}
-        for name, tensor in tensors.items():
-            own = (-1, len(layers)) if name == network.input and kept else (first[name], last[name])
-            size = input_words if name == network.input else tensor.words
-            base = 0
-            for low, high, born, dead in sorted(taken):
-                if born <= own[1] and own[0] <= dead:
-                    if base + size <= low:
-                        break
-                    base = max(base, high)
-            if base + size > config.feature_depth:
-                return None, (name, size, base)
-            taken.append((base, base + size, *own))
-            bases[name] = base
-        return bases, None
+        words = {name: input_words if name == network.input else tensor.words for name, tensor in tensors.items()}
+        failures = []
+        # In order of use; where that leaves holes that are too small, large tensors first.
+        for order in (list(tensors), sorted(tensors, key=words.__getitem__, reverse=True)):
+            taken: list[tuple[int, int, int, int]] = []
+            bases = {}
+            for name in order:
+                own = (-1, len(layers)) if name == network.input and kept else (first[name], last[name])
+                base = 0
+                for low, high, born, dead in sorted(taken):
+                    if born <= own[1] and own[0] <= dead:
+                        if base + words[name] <= low:
+                            break
+                        base = max(base, high)
+                if base + words[name] > config.feature_depth:
+                    failures.append((base, words[name], name))
+                    break
+                taken.append((base, base + words[name], *own))
+                bases[name] = base
+            else:
+                return bases, None
+        return None, failures[0]
 
     source = layers[0].source
     for copies in (2, 1):
@@ -459,7 +465,7 @@ def _place(network, config, layers):
                 bases, failure = allocate(2 * words, kept)
                 if bases is not None:
                     return _Placement(bases, 1, bands, words)
-    name, size, used = failure
+    used, size, name = failure
     raise CompileError(
         f"Tensor {name} needs {size} words of feature memory, but {max(config.feature_depth - used, 0)} of "
         f"{config.feature_depth} are free beside the tensors in use; raise feature_depth to at least "

@@ -353,6 +353,13 @@ def test_an_input_that_others_read_is_not_cut_into_bands(residual):
         check(builder.network(), replace(TINY, feature_depth=512, strip_depth=32), builder.images(2))
 
 
+def test_tensors_are_placed_by_size_where_the_order_of_use_leaves_small_holes():
+    """64, 128, 128 and 256 words, two at a time: in order of use the last one would begin at 320."""
+    builder = Builder(0, 8, 8, 8, ESBU(4, 2)).conv(16, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.conv(16, (1, 1), ESB(4, 2), ESBU(4, 2)).conv(32, (1, 1), ESB(4, 2), ESBU(4, 2))
+    check(builder.network(), replace(TINY, feature_depth=512), builder.images(3))
+
+
 def test_wide_rows_are_split_into_columns_of_strips():
     builder = Builder(8, 3, 3, 50, ESBU(4, 2)).conv(5, (2, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
     builder.conv(3, (1, 1), ESB(4, 2), None)
