@@ -450,7 +450,7 @@ def _place(network, config, layers):
                 bases[name] = base
             else:
                 return bases, None
-        return None, failures[0]
+        return None, (*failures[0], min(base + size for base, size, _ in failures))
 
     source = layers[0].source
     for copies in (2, 1):
@@ -465,11 +465,11 @@ def _place(network, config, layers):
                 bases, failure = allocate(2 * words, kept)
                 if bases is not None:
                     return _Placement(bases, 1, bands, words)
-    used, size, name = failure
+    used, size, name, needed = failure
     raise CompileError(
         f"Tensor {name} needs {size} words of feature memory, but {max(config.feature_depth - used, 0)} of "
         f"{config.feature_depth} are free beside the tensors in use; raise feature_depth to at least "
-        f"{1 << (used + size - 1).bit_length()}, or choose a larger preset"
+        f"{1 << (needed - 1).bit_length()}, or choose a larger preset"
     )
 
 
