@@ -17,6 +17,7 @@ from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.program import Program
 
 from . import evaluation
+from .architectures import ARCHITECTURES, write_architecture
 from .progress import Progress
 
 __all__ = ["main"]
@@ -356,6 +357,16 @@ def _bench(arguments):
     _print(arguments, rows, text)
 
 
+def _model(arguments):
+    _check_output(arguments.output)
+    result = write_architecture(arguments.name, arguments.output, arguments.seed)
+    text = (
+        f"wrote {result['model']} with random weights: {result['parameters']} parameters, {result['macs']} MACs per "
+        f"{'x'.join(map(str, result['input_shape']))} image"
+    )
+    _print(arguments, result, text)
+
+
 def _doctor(arguments):
     from .doctor import examine
 
@@ -383,6 +394,12 @@ def _numbers(text):
 def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _seed(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not {text!r}")
     return int(text)
 
 
@@ -522,6 +539,12 @@ def _parser():
     sub = command("bench", _bench, "measure LUTs per MAC lane, or simulation speed", "sigbit bench lut --json")
     sub.add_argument("what", choices=("lut", "sim"))
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
+
+    help = "write a well-known network with random weights, for measuring cycles and memory"
+    sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")
+    sub.add_argument("name", choices=ARCHITECTURES)
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the weights (0)")
+    sub.add_argument("-o", "--output", required=True, metavar="FILE.onnx", help="the model")
 
     command("doctor", _doctor, "say which tools are installed and how to get those that are missing", "sigbit doctor")
     return parser

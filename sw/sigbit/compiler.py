@@ -52,8 +52,7 @@ def compile(network, config):
     for layer in layers:
         if not isinstance(layer, _Maximum):
             _check_accumulators(layer, config)
-    regions, copies = _place(network, config, layers, layout)
-    return _Emitter(network, config, layers, layout, regions, copies).program()
+    return _Emitter(network, config, layers, layout, _place(network, config, layers)).program()
 
 
 def fit(network, config):
@@ -403,8 +402,21 @@ def _check_accumulators(layer, config):
             raise CompileError(f"Layer {layer.name}: raw results can reach {worst}, which leaves {RAW_BITS} bits")
 
 
-def _place(network, config, layers, layout):
-    """Base address of every tensor, and the number of input regions (two if there is space)."""
+@dataclass(frozen=True)
+class _Placement:
+    """Where tensors lie: ``bases`` by name.
+
+    The input has ``copies`` regions, each for a whole image, or two of ``band_words`` that its ``bands`` take in turns.
+    """
+
+    bases: dict
+    copies: int
+    bands: tuple = ()
+    band_words: int = 0
+
+
+def _place(network, config, layers):
+    """Base address of every tensor; two regions for the input if there is space, bands if there is not even one."""
     tensors = {layers[0].source.name: layers[0].source}
     first, last = {network.input: -1}, {network.input: 0}
     for index, layer in enumerate(layers):
@@ -415,36 +427,50 @@ def _place(network, config, layers, layout):
             last[tensor.name] = index
     last[network.output] = len(layers)
 
-    def allocate(copies):
-        taken: list[tuple[int, int, int, int]] = []
-        bases = {}
-        for name, tensor in tensors.items():
-            own = (first[name], last[name]) if name != network.input or copies == 1 else (-1, len(layers))
-            size = tensor.words * (copies if name == network.input else 1)
-            base = 0
-            for low, high, born, dead in sorted(taken):
-                if born <= own[1] and own[0] <= dead:
-                    if base + size <= low:
-                        break
-                    base = max(base, high)
-            if base + size > config.feature_depth:
-                return None, (name, size, base)
-            taken.append((base, base + size, *own))
-            bases[name] = base
-        return bases, None
+    def allocate(input_words, kept):
+        """Bases if the input takes so many words, kept from image to image or only until they are read."""
+        words = {name: input_words if name == network.input else tensor.words for name, tensor in tensors.items()}
+        failures = []
+        # In order of use; where that leaves holes that are too small, large tensors first.
+        for order in (list(tensors), sorted(tensors, key=words.__getitem__, reverse=True)):
+            taken: list[tuple[int, int, int, int]] = []
+            bases = {}
+            for name in order:
+                own = (-1, len(layers)) if name == network.input and kept else (first[name], last[name])
+                base = 0
+                for low, high, born, dead in sorted(taken):
+                    if born <= own[1] and own[0] <= dead:
+                        if base + words[name] <= low:
+                            break
+                        base = max(base, high)
+                if base + words[name] > config.feature_depth:
+                    failures.append((base, words[name], name))
+                    break
+                taken.append((base, base + words[name], *own))
+                bases[name] = base
+            else:
+                return bases, None
+        return None, (*failures[0], min(base + size for base, size, _ in failures))
 
-    bases, _ = allocate(2)
-    if bases is not None:
-        return bases, 2
-    bases, failure = allocate(1)
-    if bases is None:
-        name, size, used = failure
-        raise CompileError(
-            f"Tensor {name} needs {size} words of feature memory, but {max(config.feature_depth - used, 0)} of "
-            f"{config.feature_depth} are free beside the tensors in use; raise feature_depth to at least "
-            f"{1 << (used + size - 1).bit_length()}, or choose a larger preset"
-        )
-    return bases, 1
+    source = layers[0].source
+    for copies in (2, 1):
+        bases, failure = allocate(copies * source.words, kept=copies == 2)
+        if bases is not None:
+            return _Placement(bases, copies)
+    if isinstance(layers[0], _Reduction) and sum(tensor is source for layer in layers for tensor in layer.reads) == 1:
+        for kept in (True, False):
+            for strip_rows in reversed(range(1, _strip_rows(layers[0].target, config))):
+                bands = _bands(layers[0], config, strip_rows)
+                words = max(replace(source, height=band.end - band.first).words for band in bands)
+                bases, failure = allocate(2 * words, kept)
+                if bases is not None:
+                    return _Placement(bases, 1, bands, words)
+    used, size, name, needed = failure
+    raise CompileError(
+        f"Tensor {name} needs {size} words of feature memory, but {max(config.feature_depth - used, 0)} of "
+        f"{config.feature_depth} are free beside the tensors in use; raise feature_depth to at least "
+        f"{1 << (needed - 1).bit_length()}, or choose a larger preset"
+    )
 
 
 @dataclass(frozen=True)
@@ -470,6 +496,34 @@ def _strips(height, width, config):
         for x in range(0, width, pixels):
             strips.append(_Strip(y, x, -(-valid // config.planes), min(pixels, width - x), valid))
     return strips
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Strips that are computed from the input rows ``first`` to ``end``."""
+
+    strips: tuple
+    first: int
+    end: int
+
+
+def _strip_rows(target, config):
+    """Strips on top of each other."""
+    return sum(strip.x == 0 for strip in _strips(target.height, target.width, config))
+
+
+def _bands(layer, config, strip_rows):
+    """Cut a layer into bands of so many strips on top of each other, with the input rows that their kernels reach."""
+    strips = _strips(layer.target.height, layer.target.width, config)
+    tops = [strip.y for strip in strips if strip.x == 0][::strip_rows]
+    bands = []
+    for top, bottom in zip(tops, [*tops[1:], layer.target.height], strict=True):
+        # A band that sees only padding takes one row all the same: no instruction reads a map without rows.
+        first = min(max(top * layer.stride[0] - layer.pads[0], 0), layer.source.height - 1)
+        reach = (bottom - 1) * layer.stride[0] - layer.pads[0] + (layer.kernel[0] - 1) * layer.dilation[0] + 1
+        own = tuple(strip for strip in strips if top <= strip.y < bottom)
+        bands.append(_Band(own, first, max(min(reach, layer.source.height), first + 1)))
+    return tuple(bands)
 
 
 def _passes(layer):
@@ -519,9 +573,9 @@ class _Ring:
 class _Emitter:
     """Writes instructions and the packets around them, and knows which instruction uses which words."""
 
-    def __init__(self, network, config, layers, layout, regions, copies):
+    def __init__(self, network, config, layers, layout, placement):
         self._network, self._config, self._layers, self._layout = network, config, layers, layout
-        self._bases, self._copies = regions, copies
+        self._placement = placement
         self._log = []  # per instruction: whether it cannot retire before the POST in front of it
         self._packets = []
         self._pending = []
@@ -547,12 +601,13 @@ class _Emitter:
         ):
             setup.extend(self._setup_packets(kind, pieces, ring))
         # The fences of an image depend on the images before it; after one round over the input regions they repeat.
-        for index in range(2 * self._copies):
-            if index == self._copies:
+        copies = self._placement.copies
+        for index in range(2 * copies):
+            if index == copies:
                 images = []
             self._start_image()
-            packets, reports = self._image(index % self._copies)
-            if index >= self._copies:
+            packets, reports = self._image(index % copies)
+            if index >= copies:
                 images.append(tuple(packets))
         tensor = self._network.tensors[self._network.output]
         output = OutputLayout(tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit)
@@ -607,11 +662,10 @@ class _Emitter:
         network = self._network
         first = len(self._log)
         source = self._layers[0].source
-        bases = dict(self._bases)
+        bases = dict(self._placement.bases)
         bases[network.input] += copy * source.words
-        span = slice(bases[network.input], bases[network.input] + source.words)
-        fence = self._fence(self._feature_posts[span], self._feature_users[span])
-        self._packets.append(Packet(Kind.INPUT, source.words, bases[network.input], fence))
+        if not self._placement.bands:
+            self._send_input(source, bases[network.input])
         reports = []
         for index, layer in enumerate(self._layers):
             start = len(self._log) - first
@@ -636,6 +690,13 @@ class _Emitter:
         self._log.append(True)
         self._packets.append(Packet(Kind.OUTPUT, 1, fence=_NO_FENCE, payload=self._instruction_payload(output)))
         return self._packets, reports
+
+    def _send_input(self, source, base, rows=()):
+        """Send the input, or a band of its rows, as soon as nobody uses the words that it takes."""
+        self._flush()
+        span = slice(base, base + source.words)
+        fence = self._fence(self._feature_posts[span], self._feature_users[span])
+        self._packets.append(Packet(Kind.INPUT, source.words, base, fence, rows=rows))
 
     def _layers_target(self, name):
         return next(layer.target for layer in self._layers if layer.target.name == name)
@@ -680,20 +741,29 @@ class _Emitter:
         passes = _passes(layer)
         strips = _strips(layer.target.height, layer.target.width, config)
         self._check_coordinates(layer, strips[-1].y + strips[-1].rows * config.planes, layer.dilation)
-        for column_tile in layer.tiles:
-            for strip in strips:
-                for number, (part, activation_part, shift) in enumerate(passes):
-                    pieces = self._pieces(layer, column_tile, part)
-                    for piece, ranges in enumerate(pieces):
-                        address, key, words = self._load_weights(index, column_tile, part, ranges)
-                        used[key] = words
-                        count = self._compute(
-                            layer, bases, column_tile, strip, activation_part, ranges, address,
-                            clear=number == 0 and piece == 0, shift=shift and piece == 0,
-                        )  # fmt: skip
-                        tiles += count
-                        cycles += count * strip.rows * strip.pixels
-                self._post(index, layer, bases, column_tile, strip)
+        whole = _Band(tuple(strips), 0, layer.source.height)
+        banded = index == 0 and self._placement.bands
+        for turn, band in enumerate(banded or (whole,)):
+            source, base = layer.source, bases[layer.source.name]
+            if banded:
+                # A band is loaded while the one before is computed: two regions take turns.
+                source = replace(source, height=band.end - band.first)
+                base += turn % 2 * self._placement.band_words
+                self._send_input(source, base, (band.first, band.end))
+            for column_tile in layer.tiles:
+                for strip in band.strips:
+                    for number, (part, activation_part, shift) in enumerate(passes):
+                        pieces = self._pieces(layer, column_tile, part)
+                        for piece, ranges in enumerate(pieces):
+                            address, key, words = self._load_weights(index, column_tile, part, ranges)
+                            used[key] = words
+                            count = self._compute(
+                                layer, source, base, band.first, column_tile, strip, activation_part, ranges, address,
+                                clear=number == 0 and piece == 0, shift=shift and piece == 0,
+                            )  # fmt: skip
+                            tiles += count
+                            cycles += count * strip.rows * strip.pixels
+                    self._post(index, layer, bases, column_tile, strip)
         return {
             "macs": layer.macs,
             "part_products": layer.macs * sum(part is not None for part, _, _ in passes),
@@ -714,16 +784,16 @@ class _Emitter:
                     f"cut the image into smaller ones"
                 )
 
-    def _compute(self, layer, bases, column_tile, strip, part, ranges, address, *, clear, shift):
-        source = layer.source
+    def _compute(self, layer, source, base, first_row, column_tile, strip, part, ranges, address, *, clear, shift):
+        """One part pass over ``source``, the layer's source or its rows from ``first_row``, at ``base``."""
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         (sy, sx), (dy, dx) = layer.stride, layer.dilation
-        y0 = strip.y * sy - layer.pads[0] + ky0 * dy
+        y0 = strip.y * sy - layer.pads[0] + ky0 * dy - first_row
         x0 = strip.x * sx - layer.pads[1] + kx0 * dx
-        start = bases[source.name] + (part * source.blocks + b0) * source.plane_words
+        start = base + (part * source.blocks + b0) * source.plane_words
         self._issue(
             Opcode.COMPUTE,
-            reads=(bases[source.name], source.words),
+            reads=(base, source.words),
             weights=(address, (b1 - b0) * (ky1 - ky0) * (kx1 - kx0) * column_tile.words),
             base=(start + y0 * source.width + x0) & _ADDRESS_MASK,
             y0=y0,

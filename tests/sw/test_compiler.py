@@ -1,5 +1,6 @@
 """Compiled programs on the emulator give the golden model's integers; what does not fit gives a message."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -208,6 +209,157 @@ def test_input_is_double_buffered_where_there_is_space(depth, regions):
     assert len(program.image) == regions
 
 
+def _bands(program):
+    return [packet for packet in program.image[0] if packet.rows]
+
+
+#: Networks with an input too large for the memory: builder, memory, number of bands.
+BANDED = {
+    "7x7 stride 2": (
+        lambda: (
+            Builder(1, 3, 40, 16, ESBU(4, 2))
+            .conv(8, (7, 7), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(3, 3, 3, 3))
+            .max_pool((3, 3), (2, 2), (1, 1, 1, 1))
+        ),
+        {"feature_depth": 512, "strip_depth": 8},
+    ),
+    "7x7 stride 2, columns folded": (
+        lambda: (
+            Builder(1, 1, 40, 24, INT(8))
+            .conv(8, (7, 7), INT(8), ESBU(4, 2), stride=(2, 2), pads=(3, 3, 3, 3))
+            .conv(5, (3, 3), INT(8), ESBU(4, 2))
+        ),
+        {"feature_depth": 1024, "strip_depth": 16},
+    ),
+    "3x3 stride 2, folded": (
+        lambda: (
+            Builder(2, 1, 48, 26, INT(8))
+            .conv(8, (3, 3), INT(8), ESBU(4, 2), stride=(2, 2), pads=(1, 1, 1, 1))
+            .conv(3, (2, 2), ESB(4, 2), ESBU(4, 2))
+        ),
+        {"feature_depth": 1024, "strip_depth": 16, "lanes": 8},
+    ),
+    "dilation, much padding, several tiles": (
+        lambda: (
+            Builder(3, 9, 30, 7, UINT(8))
+            .conv(16, (3, 2), ESB(4, 2), ESBU(4, 2), stride=(3, 1), dilation=(2, 1), pads=(9, 1, 30, 0))
+            .average_pool((3, 3), (2, 2), ESBU(4, 2))
+        ),
+        {"feature_depth": 1024, "strip_depth": 8},
+    ),
+    "weights streamed": (
+        lambda: (
+            Builder(4, 16, 24, 12, ESBU(4, 2))
+            .conv(24, (3, 3), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(1, 1, 0, 0))
+            .conv(5, (3, 3), ESB(4, 2), ESBU(4, 2))
+        ),
+        {"feature_depth": 512, "strip_depth": 8, "weight_depth": 128},
+    ),
+    "strips side by side": (
+        lambda: Builder(5, 8, 12, 36, ESBU(4, 2)).conv(
+            8, (3, 3), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(1, 1, 1, 1)
+        ),
+        {"feature_depth": 512, "strip_depth": 8},
+    ),
+    "average": (
+        lambda: Builder(6, 8, 30, 20, ESBU(4, 2)).average_pool((3, 3), (2, 2), ESBU(4, 2), (1, 1, 1, 1)),
+        {"feature_depth": 512, "strip_depth": 16},
+    ),
+    "regions used again by later layers": (
+        lambda: (
+            Builder(7, 8, 30, 12, ESBU(4, 2))
+            .conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(1, 1, 1, 1))
+            .conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+        ),
+        {"feature_depth": 256, "strip_depth": 8},
+    ),
+}
+
+
+def _banded(name, planes):
+    build, sizes = BANDED[name]
+    builder = build()
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), **{**sizes, "planes": planes})
+    return builder.network(), config, builder.images(4)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("name", BANDED)
+def test_an_input_that_does_not_fit_is_sent_in_bands_of_rows(name, planes):
+    network, config, images = _banded(name, planes)
+    program = check(network, config, images)
+    bands = [packet for packet in program.image[0] if packet.rows]
+    assert len(bands) > 2
+    assert len({packet.destination for packet in bands}) == 2
+    assert bands[0].rows[0] == 0
+    assert all(first <= end for (_, end), (first, _) in itertools.pairwise(packet.rows for packet in bands))
+
+
+def test_bands_are_as_high_as_the_memory_allows():
+    """Two regions of 16 words per row beside the 160 and 40 words that the layers write."""
+    for depth, rows in ((512, 9), (1024, None)):
+        network, config, _ = _banded("7x7 stride 2", 1)
+        packets = compile(network, replace(config, feature_depth=depth)).image[0]
+        heights = [end - first for first, end in (packet.rows for packet in packets if packet.rows)]
+        # Every strip is one output row; one more of them takes two more input rows.
+        assert (max(heights) if heights else None) == rows
+        if rows:
+            assert 2 * 16 * rows <= depth - 160 - 40 < 2 * 16 * (rows + 2)
+
+
+def test_a_band_without_its_halo_is_wrong(monkeypatch):
+    from sigbit import compiler
+
+    network, config, images = _banded("7x7 stride 2", 2)
+    check(network, config, images)
+    bands = compiler._bands
+    monkeypatch.setattr(
+        compiler,
+        "_bands",
+        lambda *arguments: tuple(
+            replace(band, end=band.end - (number < 3)) for number, band in enumerate(bands(*arguments))
+        ),
+    )
+    results, _ = emulate(compile(network, config), images)
+    assert (results != run(network, images)).any()
+
+
+@pytest.mark.parametrize("name", ["7x7 stride 2", "3x3 stride 2, folded", "regions used again by later layers"])
+def test_a_band_that_does_not_wait_for_the_band_before_the_last_is_wrong(name):
+    network, config, images = _banded(name, 2)
+    config = replace(config, instruction_depth=64)
+    program = check(network, config, images)
+    unfenced = tuple(replace(packet, fence=0xFFFF) if packet.rows else packet for packet in program.image[0])
+    results, _ = emulate(replace(program, image=(unfenced,)), images, "late")
+    assert (results != run(network, images)).any()
+
+
+def test_a_band_is_loaded_while_the_band_before_is_computed():
+    """Its fence lets the instructions of that band be outstanding."""
+    network, config, _ = _banded("7x7 stride 2", 2)
+    program = compile(network, config)
+    fences = [packet.fence for packet in program.image[0] if packet.rows][2:]
+    assert min(fences) >= 2
+
+
+@pytest.mark.parametrize("residual", [None, "input"])
+def test_an_input_that_others_read_is_not_cut_into_bands(residual):
+    builder = Builder(0, 8, 20, 20, ESBU(4, 2))
+    builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2), residual=residual).max_pool((20, 20), (1, 1))
+    if residual:
+        with pytest.raises(CompileError, match=r"Tensor layer0_out needs 400 words.*112 of 512 are free"):
+            compile(builder.network(), replace(TINY, feature_depth=512))
+    else:
+        check(builder.network(), replace(TINY, feature_depth=512, strip_depth=32), builder.images(2))
+
+
+def test_tensors_are_placed_by_size_where_the_order_of_use_leaves_small_holes():
+    """64, 128, 128 and 256 words, two at a time: in order of use the last one would begin at 320."""
+    builder = Builder(0, 8, 8, 8, ESBU(4, 2)).conv(16, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.conv(16, (1, 1), ESB(4, 2), ESBU(4, 2)).conv(32, (1, 1), ESB(4, 2), ESBU(4, 2))
+    check(builder.network(), replace(TINY, feature_depth=512), builder.images(3))
+
+
 def test_wide_rows_are_split_into_columns_of_strips():
     builder = Builder(8, 3, 3, 50, ESBU(4, 2)).conv(5, (2, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
     builder.conv(3, (1, 1), ESB(4, 2), None)
@@ -354,12 +506,17 @@ def _large_bias():
         (
             lambda: _simple(size=(40, 40)),
             {"feature_depth": 1024},
-            "Tensor input needs 1600 words.*1024 of 1024 are free.*feature_depth to at least 2048",
+            "Tensor layer0_out needs 1444 words.*784 of 1024 are free.*feature_depth to at least 2048",
         ),
         (
-            lambda: _simple(size=(20, 20)),
+            lambda: Builder(0, 8, 20, 20, ESBU(4, 2)).max_pool((2, 2), (1, 1)),
             {"feature_depth": 512},
-            "Tensor layer0_out needs 324 words.*112 of 512 are free.*feature_depth to at least 1024",
+            "Tensor layer0_out needs 361 words.*112 of 512 are free.*feature_depth to at least 1024",
+        ),
+        (
+            lambda: Builder(0, 8, 40, 40, ESBU(4, 2)).max_pool((2, 2), (1, 1)),
+            {"feature_depth": 1024},
+            "Tensor input needs 1600 words.*1024 of 1024 are free.*feature_depth to at least 2048",
         ),
         (
             lambda: _simple(channels=64, kernel=(6, 6)),
@@ -429,6 +586,15 @@ def test_a_saved_program_is_the_same_program(compiled, tmp_path):
     assert not Program.is_program(tmp_path / "absent")
     image = builder.images(1)[0]
     assert loaded.image_packets(image, 7) == program.image_packets(image, 7)
+
+
+def test_a_saved_program_keeps_the_rows_of_its_bands(tmp_path):
+    network, config, images = _banded("7x7 stride 2", 1)
+    program = compile(network, config)
+    program.save(tmp_path / "network.sigbit")
+    loaded = Program.load(tmp_path / "network.sigbit", config)
+    assert loaded.image == program.image
+    assert loaded.image_packets(images[0], 0) == program.image_packets(images[0], 0)
 
 
 def test_a_program_for_another_accelerator_is_refused_in_words(compiled, tmp_path):

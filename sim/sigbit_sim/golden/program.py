@@ -115,7 +115,7 @@ class InputLayout:
         return self.channels * self.kernel[0] * self.kernel[1]
 
     def encode(self, config, levels):
-        """Payload of one image: levels ``(channels, height, width)`` to feature words.
+        """Codes of one image: levels ``(channels, height, width)`` to uint8 ``(parts, blocks, rows, columns, vector)``.
 
         Raises
         ------
@@ -159,8 +159,7 @@ class InputLayout:
         blocks = -(-self.stored_channels // vector)
         stored = np.zeros((parts.count, blocks * vector, self.rows, self.columns), dtype=np.uint8)
         stored[:, : self.stored_channels] = np.concatenate(taps, axis=1)
-        words = stored.reshape(parts.count, blocks, vector, self.rows, self.columns).transpose(0, 1, 3, 4, 2)
-        return pack_codes(config, words.reshape(-1, vector), config.activation_format.bits)
+        return stored.reshape(parts.count, blocks, vector, self.rows, self.columns).transpose(0, 1, 3, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -198,13 +197,17 @@ class OutputLayout:
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet of every image. The payload of INPUT comes with the image, that of OUTPUT gets the image's tag."""
+    """A packet of every image. The payload of INPUT comes with the image, that of OUTPUT gets the image's tag.
+
+    INPUT carries the stored rows ``rows[0]`` to ``rows[1]`` of the image; all of them if ``rows`` is empty.
+    """
 
     kind: Kind
     count: int
     destination: int = 0
     fence: int = 0
     payload: bytes = b""
+    rows: tuple = ()
 
     def build(self, config, payload):
         """Bytes with another payload."""
@@ -260,10 +263,12 @@ class Program:
             If the image does not fit the input tensor.
         """
         packets = []
+        codes = self.input.encode(self.config, levels)
         for packet in self.image[index % len(self.image)]:
             payload = packet.payload
             if packet.kind == Kind.INPUT:
-                payload = self.input.encode(self.config, levels)
+                words = codes[:, :, slice(*(packet.rows or (None,)))].reshape(-1, self.config.vector)
+                payload = pack_codes(self.config, words, self.config.activation_format.bits)
             elif packet.kind == Kind.OUTPUT:
                 table = INSTRUCTIONS[Opcode.OUTPUT]
                 size = INSTRUCTION_BITS // 8
@@ -339,7 +344,7 @@ class Program:
             "name": self.name,
             "setup": [place(data) for data in self.setup],
             "image": [
-                [[int(p.kind), p.count, p.destination, p.fence, place(p.payload)] for p in packets]
+                [[int(p.kind), p.count, p.destination, p.fence, place(p.payload), *p.rows] for p in packets]
                 for packets in self.image
             ],
             "input": _layout_to_dict(self.input),
@@ -414,7 +419,8 @@ class Program:
         setup = tuple(take(size) for size in description["setup"])
         image = tuple(
             tuple(
-                Packet(Kind(kind), count, destination, fence, take(size)) for kind, count, destination, fence, size in p
+                Packet(Kind(kind), count, destination, fence, take(size), tuple(rows))
+                for kind, count, destination, fence, size, *rows in p
             )
             for p in description["image"]
         )
