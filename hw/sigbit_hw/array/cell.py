@@ -87,7 +87,7 @@ class DotProductCell(wiring.Component):
     def module_name(self):
         """Name that is the same for equal cells only."""
         formats = (self._multiplier.weight_format, self._multiplier.activation_format)
-        text = "_".join(str(form).replace(":", "").replace(",", "_") for form in formats)
+        text = "_".join(form.identifier for form in formats)
         return f"dot_product_cell_{text}_{self._lanes}x{self._planes}_{self._sum_bits}"
 
     @property

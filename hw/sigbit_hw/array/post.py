@@ -10,9 +10,9 @@ from ..arith.encode import Encoder, part_index_bits
 from ..arith.requantize import SHIFT_MAX, Requantizer
 from ..arith.residual import ResidualDecoder
 from ..lib.delay import delayed
-from ..lib.layout import table_layout
+from ..lib.layout import post_job_layout, table_layout
 from ..lib.shared import instantiate
-from ..spec.instructions import INSTRUCTIONS, PARAMETER, Encoding, Opcode
+from ..spec.instructions import PARAMETER, Encoding
 
 __all__ = ["AccumulatorRead", "FeatureWrite", "ParameterRead", "PostProcessor", "ResidualRead"]
 
@@ -154,11 +154,7 @@ class PostProcessor(wiring.Component):
         self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles, self._residual_cycles)
         super().__init__(
             {
-                "job": In(
-                    stream.Signature(
-                        data.StructLayout({"instruction": table_layout(INSTRUCTIONS[Opcode.POST]), "bank": 1})
-                    )
-                ),
+                "job": In(stream.Signature(post_job_layout())),
                 "accumulator": Out(AccumulatorRead(config)),
                 "parameter": Out(ParameterRead(config)),
                 "residual": Out(ResidualRead(config)),

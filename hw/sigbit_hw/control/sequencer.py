@@ -4,12 +4,12 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..lib.layout import table_layout
+from ..lib.layout import post_job_layout, table_layout
 from ..memory.reader import FeatureReader, ReaderAddress
 from ..spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, MIN_TILE_CYCLES, Opcode
 from .weight_loader import WeightLoader
 
-__all__ = ["PACKET_NUMBER_BITS", "ComputeTag", "PoolTag", "PostJob", "Sequencer"]
+__all__ = ["PACKET_NUMBER_BITS", "ComputeTag", "PoolTag", "Sequencer"]
 
 #: Unused top bits of a queued instruction that carry the number of its packet.
 PACKET_NUMBER_BITS = 32
@@ -29,13 +29,6 @@ class PoolTag(data.StructLayout):
 
     def __init__(self):
         super().__init__({"valid": 1, "first": 1, "last": 1, "address": 20})
-
-
-class PostJob(data.StructLayout):
-    """A POST instruction and the bank of accumulators it reads."""
-
-    def __init__(self):
-        super().__init__({"instruction": _LAYOUTS[Opcode.POST], "bank": 1})
 
 
 class Sequencer(wiring.Component):
@@ -63,7 +56,7 @@ class Sequencer(wiring.Component):
         Tags of the position that is read.
     weight_read, weight_address, weight_column : Out
         The word at an address goes to a column of the grid.
-    post : Out(stream.Signature(PostJob))
+    post : Out(stream.Signature(post_job_layout()))
     hold : In(1)
         COMPUTE reads no position in this cycle: feature memory is read for the post-processor.
     post_done : In(1)
@@ -95,7 +88,7 @@ class Sequencer(wiring.Component):
                 "weight_read": Out(1),
                 "weight_address": Out(20),
                 "weight_column": Out(12),
-                "post": Out(stream.Signature(PostJob())),
+                "post": Out(stream.Signature(post_job_layout())),
                 "hold": In(1),
                 "post_done": In(1),
                 "output": Out(stream.Signature(_LAYOUTS[Opcode.OUTPUT])),

@@ -3,7 +3,9 @@
 from amaranth import *
 from amaranth.lib import data
 
-__all__ = ["table_layout"]
+from ..spec.instructions import INSTRUCTIONS, Opcode
+
+__all__ = ["post_job_layout", "table_layout"]
 
 
 def table_layout(table):
@@ -12,3 +14,8 @@ def table_layout(table):
     if padding := table.width - sum(field.bits for field in table.fields):
         members["reserved"] = unsigned(padding)
     return data.StructLayout(members)
+
+
+def post_job_layout():
+    """A POST instruction and the ``bank`` of accumulators it reads: what the sequencer gives the post-processor."""
+    return data.StructLayout({"instruction": table_layout(INSTRUCTIONS[Opcode.POST]), "bank": 1})
