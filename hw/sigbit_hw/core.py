@@ -89,7 +89,11 @@ class Accelerator(wiring.Component):
             Sequencer(
                 planes=config.planes,
                 strip_depth=config.strip_depth,
-                weight_hold_cycles=array.weight_hold_cycles + 1,
+                # A word of weights is at the array after its memory, a swap after the activations' longer way.
+                weight_hold_cycles=_FEATURE_CYCLES - WordMemory.read_latency_cycles + array.weight_hold_cycles - 1,
+                weight_lead_cycles=max(
+                    1, array.weight_lead_cycles - (_FEATURE_CYCLES - WordMemory.read_latency_cycles)
+                ),
                 pool_drain_cycles=_FEATURE_CYCLES + pool_unit.latency_cycles + 2,
             )
         )
@@ -139,8 +143,8 @@ class Accelerator(wiring.Component):
             array.weight.valid.eq(
                 delayed(m, sequencer.weight_read, WordMemory.read_latency_cycles, name="weight_read", clear=True)
             ),
-            array.weight.column.eq(
-                delayed(m, sequencer.weight_column, WordMemory.read_latency_cycles, name="weight_column")
+            array.weight.index.eq(
+                delayed(m, sequencer.weight_index, WordMemory.read_latency_cycles, name="weight_index")
             ),
             array.weight.word.eq(weight_memory.read_data),
         ]

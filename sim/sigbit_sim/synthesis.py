@@ -242,7 +242,16 @@ class _GridBench(wiring.Component):
 
     def __init__(self, config):
         self._config = config
-        names = ("weight_format", "activation_format", "rows", "lanes", "columns", "planes", "sum_bits")
+        names = (
+            "weight_format",
+            "activation_format",
+            "rows",
+            "lanes",
+            "columns",
+            "weight_columns",
+            "planes",
+            "sum_bits",
+        )
         self._grid = Grid(**{name: getattr(config, name) for name in names})
         ports = self._grid.signature.members
         accumulators = data.ArrayLayout(signed(config.accumulator_bits), config.columns * config.planes)

@@ -114,10 +114,11 @@ class _Map:
 
 @dataclass(frozen=True)
 class _ColumnTile:
-    """Output channels ``start`` to ``start + used`` as ``words`` columns, reading channel blocks from ``block``."""
+    """Output channels ``start`` to ``start + used`` as ``columns``, ``words`` of weights, reading blocks from ``block``."""
 
     start: int
     used: int
+    columns: int
     words: int
     block: int
     blocks: int
@@ -373,8 +374,9 @@ def _column_tiles(digits, groups, blocks, config):
             cost = span[1] + best[end][0], 1 + best[end][1]
             if not best[start] or cost <= best[start][:2]:
                 # Whole groups of post_lanes: the columns that fill one up get zero weights.
-                words = position + config.post_lanes - start
-                best[start] = *cost, _ColumnTile(start, end - start, words, *span)
+                columns = position + config.post_lanes - start
+                tile = _ColumnTile(start, end - start, columns, columns // config.weight_columns, *span)
+                best[start] = *cost, tile
     tiles, start = [], 0
     while start < out:
         tiles.append(best[start][2])
@@ -904,7 +906,7 @@ class _Emitter:
         config = self._config
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         vector = config.vector
-        levels = np.zeros((tile.words, (b1 - b0) * vector, ky1 - ky0, kx1 - kx0), dtype=np.int64)
+        levels = np.zeros((tile.columns, (b1 - b0) * vector, ky1 - ky0, kx1 - kx0), dtype=np.int64)
         if part is not None:
             piece = layer.digits[part][tile.start : tile.start + tile.used, :, ky0:ky1, kx0:kx1]
             group_channels = piece.shape[1]
@@ -912,10 +914,10 @@ class _Emitter:
             channels = group[:, np.newaxis] * group_channels + np.arange(group_channels) - b0 * vector
             outputs, inputs = np.nonzero((channels >= 0) & (channels < levels.shape[1]))
             levels[outputs, channels[outputs, inputs]] = piece[outputs, inputs]
-        words = levels.reshape(tile.words, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
-        words = words.transpose(1, 3, 4, 0, 2)
-        return pack_codes(config, self._weight_codes[words + config.weight_format.magnitude_max].reshape(-1, vector),
-                          config.weight_format.bits)  # fmt: skip
+        words = levels.reshape(tile.columns, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
+        words = words.transpose(1, 3, 4, 0, 2).reshape(-1, config.weight_columns * vector)
+        codes = self._weight_codes[words + config.weight_format.magnitude_max]
+        return pack_codes(config, codes, config.weight_format.bits)
 
     @property
     def _weight_codes(self):
@@ -931,7 +933,7 @@ class _Emitter:
     def _parameter_piece(self, index, tile):
         config = self._config
         layer = self._layers[index]
-        groups = tile.words // config.post_lanes
+        groups = tile.columns // config.post_lanes
 
         def make():
             stride = word_bytes(config, config.parameter_word_bits)

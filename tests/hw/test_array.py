@@ -10,18 +10,19 @@ from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import Format
 
 CASES = [
-    # weights, activations, rows, lanes, columns, planes, post_lanes
-    ("esb:4,2", "esbu:4,2", 2, 4, 8, 1, 4),
-    ("esb:4,2", "esbu:4,2", 1, 4, 6, 2, 2),
-    ("esb:4,1", "esbu:3,1", 2, 3, 3, 2, 1),
-    ("esb:3,0", "esbu:2,0", 1, 5, 5, 1, 5),
-    ("esb:5,2", "esb:5,2", 2, 2, 2, 2, 2),
-    ("int:8", "uint:8", 1, 4, 4, 2, 2),
+    # weights, activations, rows, lanes, columns, planes, post_lanes, weight columns
+    ("esb:4,2", "esbu:4,2", 2, 4, 8, 1, 4, 1),
+    ("esb:4,2", "esbu:4,2", 1, 4, 24, 1, 4, 4),
+    ("esb:4,2", "esbu:4,2", 1, 4, 6, 2, 2, 2),
+    ("esb:4,1", "esbu:3,1", 2, 3, 3, 2, 1, 1),
+    ("esb:3,0", "esbu:2,0", 1, 5, 5, 1, 5, 1),
+    ("esb:5,2", "esb:5,2", 2, 2, 2, 2, 2, 1),
+    ("int:8", "uint:8", 1, 4, 4, 2, 2, 1),
 ]
 
 
 def configuration(case):
-    weights, activations, rows, lanes, columns, planes, post_lanes = case
+    weights, activations, rows, lanes, columns, planes, post_lanes, weight_columns = case
     return replace(
         PRESETS["tiny"],
         weight_format=Format.parse(weights),
@@ -29,6 +30,7 @@ def configuration(case):
         rows=rows,
         lanes=lanes,
         columns=columns,
+        weight_columns=weight_columns,
         planes=planes,
         post_lanes=post_lanes,
         strip_depth=16,
@@ -57,13 +59,10 @@ class Schedule:
         weights, activations = config.weight_format, config.activation_format
         signs = rng.integers(0, 2, (config.columns, config.vector))
         magnitudes = rng.integers(0, len(weights.magnitudes), (config.columns, config.vector))
-        for column in range(config.columns):
-            word = 0
-            for lane in range(config.vector):
-                code = int(signs[column, lane]) << weights.bits - 1 | int(magnitudes[column, lane])
-                word |= code << weights.bits * lane
-            self.pushes[self.next_push + column] = column, word
-        swap = max(self.next_input, self.next_push + config.columns)
+        codes = (signs << weights.bits - 1 | magnitudes).reshape(-1, config.weight_columns * config.vector)
+        for index, word in enumerate(codes):
+            self.pushes[self.next_push + index] = index, sum(int(c) << weights.bits * i for i, c in enumerate(word))
+        swap = max(self.next_input, self.next_push + self.array.weight_lead_cycles)
         levels = (1 - 2 * signs) * np.array(weights.magnitudes)[magnitudes]
         vectors = rng.choice(activations.levels, (steps, config.planes, config.vector))
         for step, vector in enumerate(vectors):
@@ -82,7 +81,7 @@ class Schedule:
         half = 1 << config.accumulator_bits - 1
         self.expected[bank, :, :steps] = (old + sums + half) % (2 * half) - half
         self.next_input = swap + steps
-        self.next_push = swap + self.array.weight_hold_cycles
+        self.next_push = max(self.next_push + len(codes), swap + self.array.weight_hold_cycles)
 
     def run(self, banks, *, early=0, after=None):
         """Run, and read banks ``early`` cycles before the stated latency has passed since cycle ``after``."""
@@ -104,8 +103,8 @@ class Schedule:
         async def bench(ctx):
             for cycle in range(start + len(requests) + array.read_latency_cycles):
                 ctx.set(array.i, self.inputs.get(cycle, idle))
-                column, word = self.pushes.get(cycle, (0, 0))
-                ctx.set(array.weight, {"valid": int(cycle in self.pushes), "column": column, "word": word})
+                index, word = self.pushes.get(cycle, (0, 0))
+                ctx.set(array.weight, {"valid": int(cycle in self.pushes), "index": index, "word": word})
                 if 0 <= cycle - start < len(requests):
                     bank, plane, address, group = requests[cycle - start]
                     ctx.set(array.read, {"bank": bank, "plane": plane, "address": address, "group": group})
@@ -138,7 +137,7 @@ def test_tiles_accumulate_exactly_in_both_banks(case):
 
 
 def test_results_are_readable_at_the_stated_latency_and_not_before():
-    config = configuration(("esb:4,2", "esbu:3,2", 1, 4, 4, 1, 4))
+    config = configuration(("esb:4,2", "esbu:3,2", 1, 4, 4, 1, 4, 1))
     # The last address is written last and read first, in its last column.
     for early, equal in ((0, True), (1, False)):
         schedule = Schedule(Array(config), config, seed=6)
@@ -158,7 +157,7 @@ def test_invalid_inputs_change_nothing():
 
 
 def test_a_bank_is_read_while_the_other_accumulates():
-    config = configuration(("esb:4,2", "esbu:3,2", 1, 4, 2, 2, 1))
+    config = configuration(("esb:4,2", "esbu:3,2", 1, 4, 2, 2, 1, 1))
     schedule = Schedule(Array(config), config, seed=8)
     schedule.tile(0, 16, clear=True)
     reads_from = schedule.next_input

@@ -16,6 +16,7 @@ CHANGES = {
     "rows": 4,
     "lanes": 8,
     "columns": 16,
+    "weight_columns": 2,
     "planes": 2,
     "post_lanes": 8,
     "strip_depth": 64,
@@ -37,7 +38,7 @@ def test_presets_are_consistent(name):
     assert config.columns % config.post_lanes == config.vector % config.post_lanes == 0
     assert config.accumulator_bits <= 32
     assert config.feature_word_bits == config.vector * config.activation_format.bits
-    assert config.weight_word_bits == config.vector * config.weight_format.bits
+    assert config.weight_word_bits == config.weight_columns * config.vector * config.weight_format.bits
     assert config.parameter_word_bits == config.post_lanes * 96
 
 
@@ -138,6 +139,8 @@ def test_configuration_is_frozen():
         ({"post_lanes": 3}, r"post_lanes must divide columns \(8\) and rows \* lanes \(8\), not 3"),
         ({"post_lanes": 16}, r"post_lanes must divide columns \(8\)"),
         ({"lanes": 6}, r"post_lanes must divide columns \(8\) and rows \* lanes \(12\), not 8"),
+        ({"weight_columns": 3}, r"weight_columns must be 1, 2, 4, 8 or 16 and divide post_lanes \(4\), not 3"),
+        ({"weight_columns": 8}, r"divide post_lanes \(4\), not 8"),
         ({"max_reduction": 1 << 30}, "accumulators would need 39 bits, the requantizer takes 32; lower max_reduction"),
         ({"max_wide_reduction": 1 << 20}, r"lower max_reduction \(4608\) or max_wide_reduction \(1048576\)"),
     ],

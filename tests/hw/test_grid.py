@@ -8,29 +8,41 @@ from sigbit_hw.spec.config import accumulator_width
 from sigbit_hw.spec.formats import Format
 
 CASES = [
-    # weights, activations, rows, lanes, columns, planes
-    ("esb:4,2", "esbu:4,2", 1, 4, 3, 1),
-    ("esb:4,2", "esbu:4,2", 2, 4, 3, 2),
-    ("esb:4,1", "esbu:3,1", 2, 5, 2, 1),
-    ("esb:3,0", "esbu:2,0", 1, 8, 3, 2),
-    ("esb:3,0", "esbu:2,0", 3, 1, 2, 1),
-    ("esb:4,2", "esb:4,2", 2, 3, 2, 1),
-    ("esb:5,2", "esb:5,2", 1, 4, 2, 2),
-    ("int:8", "uint:8", 1, 3, 2, 1),
-    ("int:3", "int:4", 2, 2, 18, 1),
+    # weights, activations, rows, lanes, columns, planes, weight columns
+    ("esb:4,2", "esbu:4,2", 1, 4, 3, 1, 1),
+    ("esb:4,2", "esbu:4,2", 2, 4, 4, 2, 2),
+    ("esb:4,1", "esbu:3,1", 2, 5, 2, 1, 1),
+    ("esb:3,0", "esbu:2,0", 1, 8, 3, 2, 1),
+    ("esb:3,0", "esbu:2,0", 3, 1, 2, 1, 1),
+    ("esb:4,2", "esb:4,2", 2, 3, 2, 1, 2),
+    ("esb:5,2", "esb:5,2", 1, 4, 2, 2, 1),
+    ("int:8", "uint:8", 1, 3, 2, 1, 1),
+    ("int:3", "int:4", 2, 2, 18, 1, 1),
+    ("esb:3,0", "esbu:2,0", 1, 2, 40, 1, 1),
+    ("esb:3,0", "esbu:2,0", 1, 2, 40, 1, 2),
+    ("esb:3,0", "esbu:2,0", 1, 2, 36, 1, 4),
+    ("esb:3,0", "esbu:2,0", 2, 1, 48, 1, 16),
 ]
 
 
 def build(case):
-    weights, activations, rows, lanes, columns, planes = case
+    weights, activations, rows, lanes, columns, planes, weight_columns = case
     weights, activations = Format.parse(weights), Format.parse(activations)
-    sum_bits = accumulator_width(rows * lanes, weights.magnitude_max * activations.magnitude_max)
-    return Grid(weights, activations, rows=rows, lanes=lanes, columns=columns, planes=planes, sum_bits=sum_bits)
+    return Grid(
+        weights,
+        activations,
+        rows=rows,
+        lanes=lanes,
+        columns=columns,
+        weight_columns=weight_columns,
+        planes=planes,
+        sum_bits=accumulator_width(rows * lanes, weights.magnitude_max * activations.magnitude_max),
+    )
 
 
 def random_tile(rng, case, *, extreme):
     """Sign-magnitude weight codes, their levels, and activation codes of one tile with their levels."""
-    weights, activations, rows, lanes, columns, planes = case
+    weights, activations, rows, lanes, columns, planes, _ = case
     weights, activations = Format.parse(weights), Format.parse(activations)
     vector = rows * lanes
     signs = rng.integers(0, 2, (columns, vector))
@@ -46,37 +58,38 @@ def random_tile(rng, case, *, extreme):
     return signs, magnitudes, levels, codes, np.array([[activations.decode(c) for c in row] for row in codes])
 
 
-def run_tiles(case, tiles, *, hold=0, lead=1):
-    """Feed tiles back to back and return what every column and plane gave for every step."""
-    weights, *_, columns, planes = case
+def run_tiles(case, tiles, *, hold=0, lead=0):
+    """Feed tiles as early as allowed, less ``hold`` and ``lead`` cycles; what every column and plane gave for every step."""
+    weights, *_, columns, planes, weight_columns = case
     grid = build(case)
     bits = Format.parse(weights).bits
     swaps = []
-    start = columns + lead - 1
-    for _, _, _, codes, _ in tiles:
-        swaps.append(start)
-        start += max(len(codes), grid.timing.weight_hold_cycles + columns + lead - 1)
     pushes, inputs = {}, {}
-    earliest = 0
-    for swap, (signs, magnitudes, _, codes, _) in zip(swaps, tiles, strict=True):
-        for column in range(columns):
-            word = sum(
-                (int(s) << bits - 1 | int(t)) << bits * lane
-                for lane, (s, t) in enumerate(zip(signs[column], magnitudes[column], strict=True))
-            )
-            pushes[earliest + column] = column, word
-        earliest = swap + grid.timing.weight_hold_cycles - hold
+    push, swap = lead, 0
+    for signs, magnitudes, _, codes, _ in tiles:
+        for index in range(columns // weight_columns):
+            word = [0] * weight_columns
+            for position in range(weight_columns):
+                column = index * weight_columns + position
+                for lane, (s, t) in enumerate(zip(signs[column], magnitudes[column], strict=True)):
+                    word[position] |= (int(s) << bits - 1 | int(t)) << bits * lane
+            assert push + index not in pushes
+            pushes[push + index] = index, word
+        swap = max(swap, push + grid.timing.weight_lead_cycles - lead)
+        swaps.append(swap)
         inputs |= {swap + step: (step == 0, code) for step, code in enumerate(codes)}
+        push = max(push + columns // weight_columns, swap + grid.timing.weight_hold_cycles - hold)
+        swap += len(codes)
     total = max(inputs) + grid.timing.latency_cycles + columns + 1
     seen = []
 
     async def bench(ctx):
         for cycle in range(total):
             swap, code = inputs.get(cycle, (0, [0] * len(grid.codes)))
-            column, word = pushes.get(cycle, (0, 0))
+            index, word = pushes.get(cycle, (0, [0] * weight_columns))
             ctx.set(grid.swap, int(swap))
             ctx.set(grid.codes, code)
-            ctx.set(grid.weight, {"valid": int(cycle in pushes), "column": column, "word": word})
+            ctx.set(grid.weight, {"valid": int(cycle in pushes), "index": index, "word": word})
             seen.append([ctx.get(value) for value in grid.sums])
             await ctx.tick()
 
@@ -109,8 +122,9 @@ def test_every_sum_is_the_exact_sum_less_the_sign_bits_with_tiles_back_to_back(c
         np.testing.assert_array_equal(result, expected_sums(case, tile))
 
 
-def test_weights_given_one_cycle_too_early_disturb_the_tile_before():
-    case = ("esb:4,2", "esbu:3,2", 2, 4, 3, 1)
+@pytest.mark.parametrize(("columns", "weight_columns"), [(3, 1), (20, 2), (32, 8)])
+def test_weights_given_one_cycle_too_early_disturb_the_tile_before(columns, weight_columns):
+    case = ("esb:4,2", "esbu:3,2", 2, 4, columns, 1, weight_columns)
     rng = np.random.default_rng(2)
     tiles = [random_tile(rng, case, extreme=False) for _ in range(2)]
     signs, magnitudes, levels, *activations = tiles[0]
@@ -120,8 +134,10 @@ def test_weights_given_one_cycle_too_early_disturb_the_tile_before():
     assert np.array_equal(run_tiles(case, tiles)[0], expected_sums(case, tiles[0]))
 
 
-def test_swap_in_the_cycle_of_the_last_weights_is_too_early():
-    case = ("esb:4,2", "esbu:3,2", 1, 4, 1, 1)
-    tile = random_tile(np.random.default_rng(3), case, extreme=True)
-    assert np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
-    assert not np.array_equal(run_tiles(case, [tile], lead=0)[0], expected_sums(case, tile))
+@pytest.mark.parametrize(("columns", "weight_columns"), [(1, 1), (20, 1), (20, 2), (32, 8)])
+def test_a_swap_one_cycle_too_early_misses_weights(columns, weight_columns):
+    case = ("esb:4,2", "esbu:3,2", 1, 4, columns, 1, weight_columns)
+    rng = np.random.default_rng(3)
+    tile = random_tile(rng, case, extreme=True)
+    assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
+    assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))

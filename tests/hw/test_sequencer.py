@@ -25,7 +25,7 @@ def pack(opcode, packet=0, **fields):
 
 def simulate(instructions, cycles=400):
     """Events ``(cycle, what)``: what the sequencer starts, retires and refuses, with a post-processor of 60 cycles."""
-    dut = Sequencer(planes=1, strip_depth=32, weight_hold_cycles=4, pool_drain_cycles=6)
+    dut = Sequencer(planes=1, strip_depth=32, weight_hold_cycles=4, weight_lead_cycles=1, pool_drain_cycles=6)
     events = []
 
     async def bench(ctx):
@@ -42,7 +42,7 @@ def simulate(instructions, cycles=400):
                 ("vector", dut.compute.valid, dut.compute.bank),
                 ("pool", dut.pool.valid, None),
                 ("weight", dut.weight_read, dut.weight_address),
-                ("column", dut.weight_read, dut.weight_column),
+                ("column", dut.weight_read, dut.weight_index),
                 ("post", dut.post.valid, dut.post.payload.bank),
                 ("output", dut.output.valid, dut.output.payload.tag),
                 ("retire", dut.retire, None),

@@ -15,16 +15,18 @@ from sigbit_hw.spec.registers import Register
 from sigbit_sim.golden.network import run
 
 TINY = PRESETS["tiny"]
-#: Streamed weights and parameters, rows, planes, columns beyond a feature word, beats wider than every word.
+#: Streamed weights and parameters, words of two columns, rows, planes, more columns than lanes, wide beats.
 DENSE = roomy(
-    TINY, ESB(4, 2), ESBU(4, 2), rows=2, lanes=2, columns=8, planes=2, post_lanes=2, strip_depth=8, weight_depth=64,
-    parameter_depth=4, stream_bits=512,
+    TINY, ESB(4, 2), ESBU(4, 2), rows=2, lanes=2, columns=8, weight_columns=2, planes=2, post_lanes=2, strip_depth=8,
+    weight_depth=32, parameter_depth=4, stream_bits=512,
 )  # fmt: skip
 FAST = {"tiny": TINY, "dense": DENSE}
 SLOW = {
     "fewer columns than lanes": roomy(TINY, ESB(4, 1), ESBU(4, 2), rows=1, lanes=16, columns=8, stream_bits=128),
     "three rows, short codes": roomy(TINY, ESB(3, 0), ESBU(2, 0), rows=3, lanes=4, columns=12, strip_depth=16),
-    "two planes, odd code width": roomy(TINY, ESB(5, 2), ESBU(5, 3), lanes=2, columns=4, planes=2, stream_bits=256),
+    "two planes, odd code width": roomy(
+        TINY, ESB(5, 2), ESBU(5, 3), lanes=2, columns=36, weight_columns=4, planes=2, stream_bits=256
+    ),
     "four planes, integers": roomy(
         TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
     ),

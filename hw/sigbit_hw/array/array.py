@@ -34,7 +34,7 @@ class Array(wiring.Component):
         here on; ``valid``, ``clear``, ``shift``, ``bank``, ``address``: what the accumulators do with the sums
         (:class:`~.accumulator.Accumulator`).
     weight : ``In``
-        ``valid``, ``column``, ``word``: sign-magnitude codes of one column, as in :class:`~.grid.Grid`.
+        ``valid``, ``index``, ``word``: sign-magnitude codes of ``weight_columns`` columns, as in :class:`~.grid.Grid`.
     read : ``In``
         ``bank`` that is not being accumulated, ``plane``, ``address`` and ``group`` of ``post_lanes`` columns.
     read_data : ``Out``
@@ -50,6 +50,7 @@ class Array(wiring.Component):
             "rows": config.rows,
             "lanes": config.lanes,
             "columns": config.columns,
+            "weight_columns": config.weight_columns,
             "planes": config.planes,
             "sum_bits": config.sum_bits,
         }
@@ -61,7 +62,13 @@ class Array(wiring.Component):
                     data.StructLayout({"swap": 1, **dict(accumulator_tag(config.strip_depth).members), "codes": codes})
                 ),
                 "weight": In(
-                    data.StructLayout({"valid": 1, "column": range(config.columns), "word": config.weight_word_bits})
+                    data.StructLayout(
+                        {
+                            "valid": 1,
+                            "index": range(-(-config.columns // config.weight_columns)),
+                            "word": config.weight_word_bits,
+                        }
+                    )
                 ),
                 "read": In(
                     data.StructLayout(
@@ -76,11 +83,16 @@ class Array(wiring.Component):
                 "read_data": Out(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
             }
         )
-        timing = GridTiming.of(config.weight_format, config.activation_format, rows=config.rows, lanes=config.lanes)
+        names = ("rows", "lanes", "columns", "weight_columns")
+        timing = GridTiming.of(
+            config.weight_format, config.activation_format, **{name: getattr(config, name) for name in names}
+        )
         #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
         self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
-        #: Cycles from ``i.swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later.
+        #: Cycles from ``i.swap`` until the first word of the next weights may be given, one word per cycle.
         self.weight_hold_cycles = timing.weight_hold_cycles
+        #: Cycles from the first word of weights to their ``i.swap``.
+        self.weight_lead_cycles = timing.weight_lead_cycles
         #: Cycles from ``read`` to ``read_data``: a register, the memory, and stages of the multiplexer.
         self.read_latency_cycles = 2 + _select_cycles(1 << self._select_bits)
         self._sum_cycles = timing.latency_cycles
@@ -102,7 +114,7 @@ class Array(wiring.Component):
         m.d.comb += [
             grid.codes.eq(self.i.codes),
             grid.swap.eq(self.i.swap),
-            grid.weight.eq(self.weight),
+            *(grid.weight[name].eq(self.weight[name]) for name in ("valid", "index", "word")),
         ]
 
         # Tags, one register per column, tapped by fetch, add and store on their diagonal.

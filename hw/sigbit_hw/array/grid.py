@@ -16,10 +16,19 @@ from .cell import DotProductCell, swap_stages, weight_lane
 
 __all__ = ["Grid", "GridTiming"]
 
-#: Columns that share one register of the weight bus.
+#: Columns that share one stage of the weight bus.
 BUS_COLUMNS = 16
 #: Cycles from a weight word at the port to the load of its column: recoding and the bus.
 LOAD_CYCLES = 2
+
+
+def bus_cycles(weight_columns):
+    """Cycles from one stage of the weight bus to the next.
+
+    Words of several columns would overtake the swap that moves one column per cycle: the bus slows them down, so that
+    they run ahead of it within a stage only.
+    """
+    return max(1, BUS_COLUMNS - BUS_COLUMNS // weight_columns)
 
 
 def constant_cycles(rows, lanes):
@@ -107,20 +116,32 @@ class GridTiming:
     latency_cycles : int
         From ``codes`` to the sums of column 0; column ``c`` is ``c`` cycles later.
     weight_hold_cycles : int
-        From ``swap`` until column 0 may get new weights; column ``c`` may ``c`` cycles later, so that a word per
-        cycle may be given from here on in ascending order of columns.
+        From ``swap`` until the first word of the next weights may be given; the others may follow, one per cycle in
+        ascending order.
+    weight_lead_cycles : int
+        From the first word of a tile until its ``swap``, if the others follow one per cycle.
     """
 
     edge_cycles: int
     latency_cycles: int
     weight_hold_cycles: int
+    weight_lead_cycles: int
 
     @classmethod
-    def of(cls, weight_format, activation_format, *, rows, lanes):
+    def of(cls, weight_format, activation_format, *, rows, lanes, columns, weight_columns):
         """Timing for two formats and a geometry."""
         stages = swap_stages(weight_format, activation_format, lanes)
-        edge = 2 + max(0, constant_cycles(rows, lanes) - stages + 1)
-        return cls(edge, edge + rows + stages, edge + rows - 1 + stages - 1 - LOAD_CYCLES)
+        constant = constant_cycles(rows, lanes)
+        edge = 2 + max(0, constant - stages + 1)
+        # The swap of a column comes `column` cycles after that of column 0. How much later than that its weights come:
+        late = [
+            LOAD_CYCLES + column // BUS_COLUMNS * bus_cycles(weight_columns) + column // weight_columns - column
+            for column in range(columns)
+        ]
+        # The last stage of the last row takes its weights from the shadow, then the first stage and the constant theirs.
+        freed = edge + rows - 1 + stages - 1
+        needed = edge + min(-1, stages - 2 - constant)
+        return cls(edge, edge + rows + stages, freed - min(late), max(0, max(late) - needed))
 
 
 class Grid(wiring.Component):
@@ -129,15 +150,16 @@ class Grid(wiring.Component):
     Activations of all planes enter together; column ``c`` delivers ``timing.latency_cycles + c`` cycles later. The
     sum is ``sum(weight * activation)`` minus the number of weight sign bits in the column (numerics 5.2).
 
-    Weights: a word for column ``c`` may be given ``timing.weight_hold_cycles + c`` cycles after the last ``swap``, or
-    later; a ``swap`` takes effect on the activations of its own cycle and may come the cycle after the last word of
-    its weights. A column that got no new word repeats the one it has.
+    Weights: the words of a tile are given one per cycle in ascending order, the first at least
+    ``timing.weight_hold_cycles`` after the last ``swap``. The ``swap`` that makes them active may come
+    ``timing.weight_lead_cycles`` after the first word, while the others follow; it takes effect on the activations of
+    its own cycle. A column that got no new word repeats the one it has.
 
     Parameters
     ----------
     weight_format, activation_format : :class:`Format`
         Native formats.
-    rows, lanes, columns, planes, sum_bits : int
+    rows, lanes, columns, weight_columns, planes, sum_bits : int
         Geometry, as in :class:`~sigbit_hw.spec.config.AcceleratorConfig`.
 
     Members
@@ -147,29 +169,39 @@ class Grid(wiring.Component):
     swap : ``In(1)``
         The weights loaded last are used from these codes on.
     weight : ``In``
-        ``valid``, ``column`` and ``word``, the sign-magnitude codes of that column, lane 0 of row 0 lowest.
+        ``valid``, ``index`` and ``word``, the sign-magnitude codes of ``weight_columns`` columns from
+        ``index * weight_columns``, lane 0 of row 0 of the first column lowest.
     sums : ``Out``
         Plane by plane, column by column.
     """
 
-    def __init__(self, weight_format, activation_format, *, rows, lanes, columns, planes, sum_bits):
+    def __init__(self, weight_format, activation_format, *, rows, lanes, columns, weight_columns, planes, sum_bits):
         self._formats = (weight_format, activation_format)
         self._multiplier = multiplier(weight_format, activation_format)
         self._rows = rows
         self._lanes = lanes
         self._columns = columns
+        self._weight_columns = weight_columns
         self._planes = planes
         self._sum_bits = sum_bits
         self._stages = swap_stages(weight_format, activation_format, lanes)
         self._constant_cycles = constant_cycles(rows, lanes)
         #: :class:`GridTiming`
-        self.timing = GridTiming.of(weight_format, activation_format, rows=rows, lanes=lanes)
+        self.timing = GridTiming.of(
+            weight_format, activation_format, rows=rows, lanes=lanes, columns=columns, weight_columns=weight_columns
+        )
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(activation_format.bits, planes * rows * lanes)),
                 "swap": In(1),
                 "weight": In(
-                    data.StructLayout({"valid": 1, "column": range(columns), "word": weight_format.bits * rows * lanes})
+                    data.StructLayout(
+                        {
+                            "valid": 1,
+                            "index": range(-(-columns // weight_columns)),
+                            "word": data.ArrayLayout(weight_format.bits * rows * lanes, weight_columns),
+                        }
+                    )
                 ),
                 "sums": Out(data.ArrayLayout(signed(sum_bits), planes * columns)),
             }
@@ -196,22 +228,34 @@ class Grid(wiring.Component):
             swap.append(delayed(m, swap[-1], 1, name=f"swap_{position}", clear=True))
 
         # Edge of the weights, and a bus with one register per group of columns.
-        m.submodules.weight_edge = edge = WeightEdge(
-            *self._formats, rows=self._rows, lanes=self._lanes, sum_bits=self._sum_bits
+        edges = []
+        for position in range(self._weight_columns):
+            edge = WeightEdge(*self._formats, rows=self._rows, lanes=self._lanes, sum_bits=self._sum_bits)
+            m.submodules[f"weight_edge_{position}"] = edge
+            m.d.comb += edge.word.eq(self.weight.word[position])
+            edges.append(edge)
+        load = delayed(m, Cat(self.weight.valid, self.weight.index), LOAD_CYCLES - 1, name="load", clear=True)
+        load_constant = delayed(m, load, self._constant_cycles, "load_constant", clear=True)
+        bus = (load, load_constant, *(edge.cells for edge in edges), *(edge.constant for edge in edges))
+        names = (
+            "load",
+            "load_constant",
+            *(f"word_{p}" for p in range(len(edges))),
+            *(f"constant_{p}" for p in range(len(edges))),
         )
-        m.d.comb += edge.word.eq(self.weight.word)
-        load = delayed(m, Cat(self.weight.valid, self.weight.column), LOAD_CYCLES - 1, name="load", clear=True)
-        bus = (edge.cells, load, edge.constant, delayed(m, load, self._constant_cycles, "load_constant", clear=True))
 
         neighbours = [Cat(skewed[row, plane] for plane in range(self._planes)) for row in range(self._rows)]
         for column in range(self._columns):
             if column % BUS_COLUMNS == 0:
+                cycles = bus_cycles(self._weight_columns) if column else 1
                 bus = [
-                    delayed(m, value, 1, name=f"bus_{name}_{column}", clear=name.startswith("load"))
-                    for name, value in zip(("word", "load", "word_constant", "load_constant"), bus, strict=True)
+                    delayed(m, value, cycles, name=f"bus_{name}_{column}", clear=name.startswith("load"))
+                    for name, value in zip(names, bus, strict=True)
                 ]
-            bus_word, bus_load, bus_constant, bus_load_constant = bus
-            selected = 1 | column << 1
+            index, position = divmod(column, self._weight_columns)
+            bus_load, bus_load_constant = bus[:2]
+            bus_word, bus_constant = bus[2 + position], bus[2 + self._weight_columns + position]
+            selected = 1 | index << 1
             load = Signal(name=f"load_{column}")
             m.d.comb += load.eq(bus_load == selected)
 

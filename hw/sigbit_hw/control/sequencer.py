@@ -40,7 +40,7 @@ class Sequencer(wiring.Component):
     Parameters
     ----------
     planes, strip_depth : int
-    weight_hold_cycles : int
+    weight_hold_cycles, weight_lead_cycles : int
         See :class:`WeightLoader`.
     pool_drain_cycles : int
         Cycles from the last POOL position until its result is stored.
@@ -54,8 +54,8 @@ class Sequencer(wiring.Component):
         Native code outside the map; holds while an instruction runs and ``pool_drain_cycles`` longer.
     compute, pool : Out
         Tags of the position that is read.
-    weight_read, weight_address, weight_column : Out
-        The word at an address goes to a column of the grid.
+    weight_read, weight_address, weight_index : Out
+        The word at an address goes to the grid as the ``weight_index``-th of its tile.
     post : Out(stream.Signature(post_job_layout()))
     hold : In(1)
         COMPUTE reads no position in this cycle: feature memory is read for the post-processor.
@@ -73,10 +73,11 @@ class Sequencer(wiring.Component):
         For the performance counters.
     """
 
-    def __init__(self, *, planes, strip_depth, weight_hold_cycles, pool_drain_cycles):
+    def __init__(self, *, planes, strip_depth, weight_hold_cycles, weight_lead_cycles, pool_drain_cycles):
         self._plane_count = planes
         self._strip_depth = strip_depth
         self._weight_hold_cycles = weight_hold_cycles
+        self._weight_lead_cycles = weight_lead_cycles
         self._pool_drain_cycles = pool_drain_cycles
         super().__init__(
             {
@@ -87,7 +88,7 @@ class Sequencer(wiring.Component):
                 "pool": Out(PoolTag()),
                 "weight_read": Out(1),
                 "weight_address": Out(20),
-                "weight_column": Out(12),
+                "weight_index": Out(12),
                 "post": Out(stream.Signature(post_job_layout())),
                 "hold": In(1),
                 "post_done": In(1),
@@ -106,7 +107,9 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.reader = reader = FeatureReader(self._plane_count)
-        m.submodules.loader = loader = WeightLoader(self._weight_hold_cycles)
+        m.submodules.loader = loader = WeightLoader(
+            hold_cycles=self._weight_hold_cycles, lead_cycles=self._weight_lead_cycles
+        )
 
         head_bits = self.instructions.payload
         head = {opcode: data.View(layout, head_bits) for opcode, layout in _LAYOUTS.items()}
@@ -127,7 +130,7 @@ class Sequencer(wiring.Component):
             *(loader.job.payload.counts[i].eq(head[Opcode.COMPUTE][f"count{i}"]) for i in range(3)),
             self.weight_read.eq(loader.read),
             self.weight_address.eq(loader.address),
-            self.weight_column.eq(loader.column),
+            self.weight_index.eq(loader.index),
         ]
 
         # Legality is decided one cycle before use: an instruction is looked at from the second cycle at the head on.
@@ -222,7 +225,9 @@ class Sequencer(wiring.Component):
                     m.next = "pool"
             with m.State("compute"):
                 m.d.comb += pop.eq(take_post)
-                ready = ~reader.tile_first | (loader.loaded & (interval == 0))
+                # To retire gives the weight words of the last tile free, so they must have been read.
+                unread = loader.reading & (reader.tile_first | ~loader.ahead)
+                ready = (~reader.tile_first | (loader.loaded & (interval == 0))) & ~(reader.last & unread)
                 m.d.comb += issue.eq(ready & ~self.hold)
                 m.d.comb += reader.advance.eq(issue)
                 m.d.comb += self.weight_stall.eq(~ready)

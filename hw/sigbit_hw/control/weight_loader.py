@@ -10,27 +10,36 @@ __all__ = ["WeightLoader"]
 class WeightLoader(wiring.Component):
     """Read the weight words of a job tile by tile, each as soon as the shadow registers of the grid are free.
 
+    The words of a tile are read one per cycle without a gap, so the tile may be used while its last words still come.
+
     Parameters
     ----------
     hold_cycles : int
         Cycles after ``swap`` before the first word of the next tile may be read.
+    lead_cycles : int
+        Cycles from the first word of a tile to its ``swap``, 1 or more.
 
     Members
     -------
     job : In(stream.Signature(...))
         ``base`` and ``words`` per tile; ``counts``: the loops over tiles.
     swap : In(1)
-        The loaded tile is being taken over by the grid.
+        The next tile is being taken over by the grid; only while ``loaded``.
     loaded : Out(1)
-        All words of the next tile have been read.
+        The next tile may be used.
+    reading, ahead : Out(1)
+        Words of a tile are being read; it was not taken over yet.
     read : Out(1)
-        The word at ``address`` is wanted this cycle, for ``column`` of the grid; columns come in ascending order.
+        The word at ``address`` is wanted this cycle; it is the ``index``-th of its tile.
     address : Out(20)
-    column : Out(12)
+    index : Out(12)
     """
 
-    def __init__(self, hold_cycles):
+    def __init__(self, *, hold_cycles, lead_cycles):
+        if lead_cycles < 1:
+            raise ValueError(f"lead_cycles must be 1 or more, not {lead_cycles!r}")
         self._hold_cycles = hold_cycles
+        self._lead_cycles = lead_cycles
         super().__init__(
             {
                 "job": In(
@@ -40,9 +49,11 @@ class WeightLoader(wiring.Component):
                 ),
                 "swap": In(1),
                 "loaded": Out(1),
+                "reading": Out(1),
+                "ahead": Out(1),
                 "read": Out(1),
                 "address": Out(20),
-                "column": Out(12),
+                "index": Out(12),
             }
         )
 
@@ -52,11 +63,22 @@ class WeightLoader(wiring.Component):
         active = Signal()
         tiles_left = [Signal(16, name=f"tiles_left{i}") for i in range(3)]
         hold = Signal(range(self._hold_cycles + 1))
+        lead = Signal(range(self._lead_cycles + 1))
+        begin = Signal()
 
         with m.If(hold != 0):
             m.d.sync += hold.eq(hold - 1)
+        with m.If(lead != 0):
+            m.d.sync += lead.eq(lead - 1)
         with m.If(self.swap):
-            m.d.sync += [self.loaded.eq(0), hold.eq(self._hold_cycles)]
+            m.d.sync += [self.ahead.eq(0), hold.eq(self._hold_cycles)]
+        m.d.comb += [
+            self.loaded.eq(self.ahead & (lead == 0)),
+            begin.eq(active & ~self.reading & ~self.ahead & (hold == 0)),
+            self.read.eq(self.reading | begin),
+        ]
+        with m.If(begin):
+            m.d.sync += [self.ahead.eq(1), lead.eq(self._lead_cycles - 1)]
 
         m.d.comb += self.job.ready.eq(~active)
         with m.If(self.job.valid & self.job.ready):
@@ -64,16 +86,13 @@ class WeightLoader(wiring.Component):
                 job.eq(self.job.payload),
                 active.eq(1),
                 self.address.eq(self.job.payload.base),
-                self.column.eq(0),
                 *(left.eq(self.job.payload.counts[i] - 1) for i, left in enumerate(tiles_left)),
             ]
 
-        m.d.comb += self.read.eq(active & ~self.loaded & (hold == 0))
         with m.If(self.read):
-            m.d.sync += self.address.eq(self.address + 1)
-            m.d.sync += self.column.eq(self.column + 1)
-            with m.If(self.column == job.words - 1):
-                m.d.sync += [self.loaded.eq(1), self.column.eq(0)]
+            m.d.sync += [self.address.eq(self.address + 1), self.index.eq(self.index + 1), self.reading.eq(1)]
+            with m.If(self.index == job.words - 1):
+                m.d.sync += [self.reading.eq(0), self.index.eq(0)]
                 with m.If(tiles_left[2] != 0):
                     m.d.sync += tiles_left[2].eq(tiles_left[2] - 1)
                 with m.Else():

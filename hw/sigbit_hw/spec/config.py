@@ -42,6 +42,9 @@ class AcceleratorConfig:
         Multipliers in a cell; ``rows * lanes`` activations enter per cycle and plane.
     columns : int
         Output channels computed at once.
+    weight_columns : int
+        Columns that one word of weight memory holds and that load in one cycle: 1, 2, 4, 8 or 16; divides
+        ``post_lanes``.
     planes : int
         Output pixels computed at once with the same weights.
     post_lanes : int
@@ -70,6 +73,7 @@ class AcceleratorConfig:
     rows: int
     lanes: int
     columns: int
+    weight_columns: int = 1
     planes: int = 1
     post_lanes: int
     strip_depth: int
@@ -112,6 +116,11 @@ class AcceleratorConfig:
             raise ConfigError(
                 f"post_lanes must divide columns ({self.columns}) and rows * lanes ({self.vector}), "
                 f"not {self.post_lanes}"
+            )
+        if self.weight_columns not in (1, 2, 4, 8, 16) or self.post_lanes % self.weight_columns:
+            raise ConfigError(
+                f"weight_columns must be 1, 2, 4, 8 or 16 and divide post_lanes ({self.post_lanes}), "
+                f"not {self.weight_columns}"
             )
         if self.accumulator_bits > RAW_BITS:
             raise ConfigError(
@@ -160,8 +169,8 @@ class AcceleratorConfig:
 
     @property
     def weight_word_bits(self):
-        """One weight memory word: the ``vector`` weight codes of one column, lane 0 in the low bits."""
-        return self.vector * self.weight_format.bits
+        """One weight memory word: ``vector`` weight codes of each of ``weight_columns`` columns, the first lowest."""
+        return self.weight_columns * self.vector * self.weight_format.bits
 
     @property
     def parameter_word_bits(self):
@@ -244,11 +253,12 @@ PRESETS = {
         rows=1,
         lanes=64,
         columns=64,
+        weight_columns=2,
         planes=2,
         post_lanes=16,
         strip_depth=512,
         feature_depth=32768,
-        weight_depth=8192,
+        weight_depth=4096,
         parameter_depth=1024,
         instruction_depth=64,
         stream_bits=512,

@@ -69,7 +69,7 @@ INSTRUCTIONS = {
         INSTRUCTION_BITS,
         *_READER,
         ("weight_base", 20),  # first weight word; tiles follow each other
-        ("weight_words", 12),  # columns loaded per tile, column 0 first
+        ("weight_words", 12),  # words loaded per tile, `weight_columns` columns each, column 0 first
         ("clear", 1),  # the first tile overwrites the accumulators
         ("shift", 1),  # the first tile shifts them left by part_shift_bits
     ),

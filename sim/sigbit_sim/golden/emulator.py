@@ -84,7 +84,7 @@ class Emulator:
         # One more word than there are addresses: what is read outside the map.
         self._codes = np.zeros((config.feature_depth + 1, config.vector), dtype=np.uint8)
         self._levels = np.zeros(self._codes.shape, dtype=np.float32)
-        self._weights = np.zeros((config.weight_depth, config.vector), dtype=np.uint8)
+        self._weights = np.zeros((config.weight_depth, config.weight_columns * config.vector), dtype=np.uint8)
         self._parameters = {
             name: np.zeros((config.parameter_depth, config.post_lanes), np.int64) for name in _PARAMETERS
         }
@@ -277,7 +277,7 @@ class Emulator:
             self._session = self._draining = False
         elif kind == Kind.WEIGHTS:
             self._weights[start : start + count] = unpack_codes(
-                config, payload, config.vector, config.weight_format.bits
+                config, payload, config.weight_columns * config.vector, config.weight_format.bits
             )
             self._weight_cache = {}
         elif kind == Kind.INPUT:
@@ -393,7 +393,7 @@ class Emulator:
         key = base, words, tiles
         if key not in self._weight_cache:
             self._check("weight", np.array([base, base + tiles * words - 1]), config.weight_depth)
-            codes = self._weights[base : base + tiles * words].reshape(tiles, words, config.vector)
+            codes = self._weights[base : base + tiles * words].reshape(tiles, -1, config.vector)
             codes = codes[:, : config.columns]
             bits = config.weight_format.bits
             sign = codes >> (bits - 1)
