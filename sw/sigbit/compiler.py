@@ -114,7 +114,7 @@ class _Map:
 
 @dataclass(frozen=True)
 class _ColumnTile:
-    """Output channels ``start`` to ``start + used`` as ``columns``, ``words`` of weights, reading blocks from ``block``."""
+    """Output channels ``start`` to ``start + used`` in ``columns`` (``words`` of weights), reading from ``block`` on."""
 
     start: int
     used: int

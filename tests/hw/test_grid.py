@@ -59,7 +59,7 @@ def random_tile(rng, case, *, extreme):
 
 
 def run_tiles(case, tiles, *, hold=0, lead=0):
-    """Feed tiles as early as allowed, less ``hold`` and ``lead`` cycles; what every column and plane gave for every step."""
+    """Feed tiles ``hold`` and ``lead`` cycles before they may; what every column and plane gave for every step."""
     weights, *_, columns, planes, weight_columns = case
     grid = build(case)
     bits = Format.parse(weights).bits

@@ -58,7 +58,7 @@ def test_all_words_are_read_in_order_and_not_before_the_hold_is_over(hold_cycles
     ]
     assert [(address, column) for _, address, column in reads] == [word for tile in tiles for word in tile]
     assert len(swaps) == len(tiles)
-    position = 0
+    position = ended = 0
     for tile, swap, previous in zip(tiles, swaps, [None, *swaps], strict=False):
         cycles = [cycle for cycle, _, _ in reads[position : position + len(tile)]]
         position += len(tile)
