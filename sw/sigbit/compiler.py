@@ -48,11 +48,20 @@ def compile(network, config):
         If a layer, a memory, an accumulator or an instruction field does not fit, naming what was found, what there is
         and what to change.
     """
-    layers, layout = _lower(network, config)
-    for layer in layers:
-        if not isinstance(layer, _Maximum):
-            _check_accumulators(layer, config)
-    return _Emitter(network, config, layers, layout, _place(network, config, layers)).program()
+    layouts = _input_layouts(network, config)
+    for layout in layouts:
+        layers = _lower(network, config, layout)
+        for layer in layers:
+            if not isinstance(layer, _Maximum):
+                _check_accumulators(layer, config)
+        try:
+            placement = _place(network, config, layers)
+        except CompileError:
+            if layout is layouts[-1]:
+                raise
+        else:
+            break
+    return _Emitter(network, config, layers, layout, placement).program()
 
 
 def fit(network, config):
@@ -67,7 +76,7 @@ def fit(network, config):
     :exc:`CompileError`
         If a layer needs more than 32 bits, or cannot run on the configuration's formats.
     """
-    layers, _ = _lower(network, config)
+    layers = _lower(network, config, _input_layouts(network, config)[0])
     wide = INT(8).magnitude_max * UINT(8).magnitude_max
     bits = max(config.sum_bits, accumulator_width(1, wide))
     for layer in layers:
@@ -114,7 +123,7 @@ class _Map:
 
 @dataclass(frozen=True)
 class _ColumnTile:
-    """Output channels ``start`` to ``start + used`` in ``columns`` (``words`` of weights), reading from ``block`` on."""
+    """Output channels ``start`` to ``start + used`` in ``columns`` (``words`` of weights), from ``block`` on."""
 
     start: int
     used: int
@@ -213,8 +222,13 @@ def _encoding(layer, does, tensor, config):
     )
 
 
-def _folded_input(network, config):
-    """Layout of the input. Kernel positions are folded into channels where they fit in one feature word."""
+def _input_layouts(network, config):
+    """Layouts of the input, the fastest first: kernel positions may be folded into channels, none, those of x or all.
+
+    The first layer and the stream that brings the input overlap, so the longer of the two counts.
+    """
+    if not network.layers:
+        raise CompileError(f"Network {network.name} has no layers; there is nothing to run")
     tensor = network.tensors[network.input]
     plain = InputLayout(
         tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit,
@@ -222,30 +236,44 @@ def _folded_input(network, config):
     )  # fmt: skip
     readers = [layer for layer in network.layers if layer.input == network.input]
     if len(readers) != 1 or not isinstance(readers[0], Convolution) or readers[0].groups > 1:
-        return plain
+        return (plain,)
     layer = readers[0]
     if any(isinstance(other, Convolution) and other.residual == network.input for other in network.layers):
-        return plain
+        return (plain,)
     kh, kw = layer.weights.shape[2:]
     target = network.tensors[layer.output]
-    if kh * kw > 1 and tensor.channels * kh * kw <= config.vector:
-        return replace(
-            plain, kernel=(kh, kw), stride=layer.stride, dilation=layer.dilation, pads=layer.pads[:2],
-            rows=target.height, columns=target.width,
-        )  # fmt: skip
-    if kw > 1 and tensor.channels * kw <= config.vector:
-        return replace(
-            plain, kernel=(1, kw), stride=(1, layer.stride[1]), dilation=(1, layer.dilation[1]),
-            pads=(0, layer.pads[1]), columns=target.width,
-        )  # fmt: skip
-    return plain
+    along_x = replace(
+        plain, kernel=(1, kw), stride=(1, layer.stride[1]), dilation=(1, layer.dilation[1]), pads=(0, layer.pads[1]),
+        columns=target.width,
+    )  # fmt: skip
+    whole = replace(
+        plain, kernel=(kh, kw), stride=layer.stride, dilation=layer.dilation, pads=layer.pads[:2],
+        rows=target.height, columns=target.width,
+    )  # fmt: skip
+    column_tiles = -(-target.channels // config.columns)
+    weight_passes = len(_weight_parts(layer, config).shifts)
+
+    def cycles(layout):
+        """Per part of the input: whatever takes longer, then the words to send."""
+        blocks = _blocks(layout.stored_channels, config)
+        steps = blocks * kh * kw // (layout.kernel[0] * layout.kernel[1])
+        compute = steps * -(-target.height // config.planes) * target.width * column_tiles * weight_passes
+        words = blocks * layout.rows * layout.columns
+        return max(compute, words * config.beats_per_word(config.feature_word_bits)), words
+
+    layouts = [plain, *([along_x] if kh > 1 and kw > 1 else []), *([whole] if kh * kw > 1 else [])]
+    return tuple(sorted(layouts, key=cycles))
 
 
-def _lower(network, config):
-    """Layers in the accelerator's terms, and the layout of the input."""
-    if not network.layers:
-        raise CompileError(f"Network {network.name} has no layers; there is nothing to run")
-    layout = _folded_input(network, config)
+def _weight_parts(layer, config):
+    try:
+        return weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
+    except FormatError as error:
+        raise CompileError(f"Layer {layer.name}: {error}") from error
+
+
+def _lower(network, config, layout):
+    """Layers in the accelerator's terms."""
     maps = {name: _feature_map(tensor, config) for name, tensor in network.tensors.items()}
     maps[network.input] = replace(
         maps[network.input],
@@ -270,7 +298,7 @@ def _lower(network, config):
         else:
             folded = layout if layer.input == network.input and isinstance(layer, Convolution) else None
             layers.append(_lower_reduction(layer, network.tensors, maps, folded, config))
-    return tuple(layers), layout
+    return tuple(layers)
 
 
 def _lower_reduction(layer, tensors, maps, folded, config):
@@ -283,10 +311,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         bias = np.zeros(source.channels, dtype=np.int64)
         multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, layer.shift))
     else:
-        try:
-            parts = weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
-        except FormatError as error:
-            raise CompileError(f"Layer {layer.name}: {error}") from error
+        parts = _weight_parts(layer, config)
         weights, shifts, groups, dilation = layer.weights, parts.shifts, layer.groups, layer.dilation
         levels = np.array(sorted(parts.table))
         rows = np.array([parts.table[level] for level in levels])
@@ -585,7 +610,7 @@ class _Emitter:
         self._feature_posts = np.full(config.feature_depth, -1, dtype=np.int64)
         self._feature_users = np.full(config.feature_depth, -1, dtype=np.int64)
         self._payloads = {}
-        self._wait = False
+        self._fresh = ()  # spans that the latest POST writes, if nothing has waited for it since
 
     # -- whole program -------------------------------------------------------------------------------------------------
 
@@ -671,7 +696,6 @@ class _Emitter:
         reports = []
         for index, layer in enumerate(self._layers):
             start = len(self._log) - first
-            self._wait = True
             try:
                 if isinstance(layer, _Maximum):
                     report = self._maximum(layer, bases)
@@ -713,6 +737,7 @@ class _Emitter:
             Opcode.POOL,
             reads=(bases[source.name], source.words),
             writes=(bases[target.name], target.words),
+            wait_post=True,
             base=(bases[source.name] - layer.pads[0] * source.width - layer.pads[1]) & _ADDRESS_MASK,
             y0=-layer.pads[0],
             x0=-layer.pads[1],
@@ -787,7 +812,37 @@ class _Emitter:
                 )
 
     def _compute(self, layer, source, base, first_row, column_tile, strip, part, ranges, address, *, clear, shift):
-        """One part pass over ``source``, the layer's source or its rows from ``first_row``, at ``base``."""
+        """One part pass over ``source``, the layer's source or its rows from ``first_row``, at ``base``.
+
+        Channel blocks that the latest POST is still writing come after those that are there.
+        """
+        (first, end), rows, columns = ranges
+        settled = first
+        while settled < end and not self._is_fresh(layer, source, base, first_row, strip, part, settled):
+            settled += 1
+        tiles = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        for wait, blocks in ((False, (first, settled)), (True, (settled, end))):
+            if blocks[0] < blocks[1]:
+                start = blocks[0] == first
+                self._compute_blocks(
+                    layer, source, base, first_row, column_tile, strip, part, (blocks, rows, columns),
+                    address + (blocks[0] - first) * tiles * column_tile.words,
+                    wait_post=wait, clear=clear and start, shift=shift and start,
+                )  # fmt: skip
+        return (end - first) * tiles
+
+    def _is_fresh(self, layer, source, base, first_row, strip, part, block):
+        """Whether a strip reads words of a channel block that the latest POST may not have written yet."""
+        low = strip.y * layer.stride[0] - layer.pads[0] - first_row
+        high = (strip.y + strip.rows * self._config.planes - 1) * layer.stride[0] - layer.pads[0] - first_row
+        high += (layer.kernel[0] - 1) * layer.dilation[0] + 1
+        start = base + (part * source.blocks + block) * source.plane_words
+        span = start + max(low, 0) * source.width, start + min(high, source.height) * source.width
+        return any(begin < span[1] and span[0] < end for begin, end in self._fresh)
+
+    def _compute_blocks(
+        self, layer, source, base, first_row, column_tile, strip, part, ranges, address, *, wait_post, clear, shift
+    ):
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         (sy, sx), (dy, dx) = layer.stride, layer.dilation
         y0 = strip.y * sy - layer.pads[0] + ky0 * dy - first_row
@@ -797,6 +852,7 @@ class _Emitter:
             Opcode.COMPUTE,
             reads=(base, source.words),
             weights=(address, (b1 - b0) * (ky1 - ky0) * (kx1 - kx0) * column_tile.words),
+            wait_post=wait_post,
             base=(start + y0 * source.width + x0) & _ADDRESS_MASK,
             y0=y0,
             x0=x0,
@@ -817,7 +873,6 @@ class _Emitter:
             clear=clear,
             shift=shift,
         )
-        return (b1 - b0) * (ky1 - ky0) * (kx1 - kx0)
 
     def _post(self, index, layer, bases, column_tile, strip):
         config = self._config
@@ -855,6 +910,15 @@ class _Emitter:
             relu=layer.relu,
             **residual,
         )
+        blocks = range(
+            column_tile.start // config.vector, (column_tile.start + column_tile.used - 1) // config.vector + 1
+        )
+        starts = [
+            bases[target.name] + ((part * target.blocks + block) * target.height + strip.y) * target.width
+            for part in range(target.parts)
+            for block in blocks
+        ]
+        self._fresh = tuple((start, start + strip.valid_rows * target.width) for start in starts)
 
     # -- weights and parameters ----------------------------------------------------------------------------------------
 
@@ -985,9 +1049,8 @@ class _Emitter:
     def _issue(self, opcode, *, reads=None, writes=None, weights=None, parameters=None, **fields):
         number = len(self._log)
         is_post = opcode == Opcode.POST
-        if not is_post:
-            fields["wait_post"] = self._wait
-            self._wait = False
+        if fields.get("wait_post"):
+            self._fresh = ()
         for ring, span in ((self._weights, weights), (self._parameters, parameters)):
             if span:
                 ring.readers[span[0] : sum(span)] = number

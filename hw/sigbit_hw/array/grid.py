@@ -138,7 +138,7 @@ class GridTiming:
             LOAD_CYCLES + column // BUS_COLUMNS * bus_cycles(weight_columns) + column // weight_columns - column
             for column in range(columns)
         ]
-        # When the last stage of the last row has the old weights, and when the first stage and the constant take new ones.
+        # When the last stage of the last row has the old weights; when the first stage and the constant take new ones.
         freed = edge + rows - 1 + stages - 1
         needed = edge + min(-1, stages - 2 - constant)
         return cls(edge, edge + rows + stages, freed - min(late), max(0, max(late) - needed))
