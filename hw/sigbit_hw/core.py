@@ -84,7 +84,9 @@ class Accelerator(wiring.Component):
             parameter_latency_cycles=WordMemory.read_latency_cycles,
             feature_latency_cycles=WordMemory.read_latency_cycles,
         )
-        pool_unit = PoolUnit(config)
+        pool_units = [PoolUnit(config) for _ in range(config.planes)]
+        # Results of planes that end together are stored in turn.
+        pool_cycles = _FEATURE_CYCLES + PoolUnit.latency_cycles
         m.submodules.sequencer = sequencer = stoppable(
             Sequencer(
                 planes=config.planes,
@@ -94,11 +96,10 @@ class Accelerator(wiring.Component):
                 weight_lead_cycles=max(
                     1, array.weight_lead_cycles - (_FEATURE_CYCLES - WordMemory.read_latency_cycles)
                 ),
-                pool_drain_cycles=_FEATURE_CYCLES + pool_unit.latency_cycles + 2,
+                pool_drain_cycles=pool_cycles + config.planes + 1,
             )
         )
         m.submodules.post = post = stoppable(post_unit)
-        m.submodules.pool = pool = stoppable(pool_unit)
         m.submodules.output = output = OutputFormatter(config, WordMemory.read_latency_cycles)
 
         connect(m, flipped(self.s_axis), stream_in.i)
@@ -169,8 +170,19 @@ class Accelerator(wiring.Component):
                 {"enable": granules, "address": range(config.feature_depth), "data": config.feature_word_bits}
             )
         )
-        pool_cycles = _FEATURE_CYCLES + pool_unit.latency_cycles
-        pool_address = delayed(m, sequencer.pool.address, pool_cycles, name="pool_address")
+        pools = []
+        for p, unit in enumerate(pool_units):
+            m.submodules[f"pool_{p}"] = pool = stoppable(unit)
+            wanted = pool.o.valid & (sequencer.pool_planes | (p == 0))
+            address = delayed(m, sequencer.pool.address, pool_cycles + p, name=f"pool_address_{p}")
+            pools.append(
+                (
+                    pool.i,
+                    delayed(m, wanted, p, name=f"pool_valid_{p}", clear=True),
+                    delayed(m, pool.o.codes, p, name=f"pool_codes_{p}"),
+                    (address + p * sequencer.pool_plane_step)[: len(address)],
+                )
+            )
         m.d.sync += write.enable.eq(0)
         with m.If(post.write.en):
             m.d.sync += [
@@ -178,12 +190,9 @@ class Accelerator(wiring.Component):
                 write.address.eq(post.write.address),
                 write.data.eq(post.write.data.as_value().replicate(granules)),
             ]
-        with m.Elif(pool.o.valid):
-            m.d.sync += [
-                write.enable.eq(~0),
-                write.address.eq(pool_address),
-                write.data.eq(pool.o.codes),
-            ]
+        for _, valid, codes, address in pools:
+            with m.Elif(valid):
+                m.d.sync += [write.enable.eq(~0), write.address.eq(address), write.data.eq(codes)]
         with m.Else():
             m.d.comb += parser.features.ready.eq(1)
             m.d.sync += [
@@ -210,6 +219,12 @@ class Accelerator(wiring.Component):
             ]
             m.d.sync += codes.eq(Mux(inside, memory.read_data, pad_code.replicate(config.vector)))
             m.d.comb += Cat(array.i.codes[p * config.vector + lane] for lane in range(config.vector)).eq(codes)
+            pool = pools[p][0]
+            m.d.comb += [
+                pool.codes.eq(codes),
+                pool.inside.eq(delayed(m, inside, 1, name=f"pool_inside_{p}")),
+                *(getattr(pool, name).eq(pool_tag[name]) for name in ("valid", "first", "last")),
+            ]
             if p == 0:
                 with m.If(sequencer.output_busy):
                     m.d.comb += memory.read_address.eq(output.read.payload)
@@ -220,10 +235,8 @@ class Accelerator(wiring.Component):
                     output.read_data.eq(memory.read_data),
                     post.residual.data.eq(memory.read_data),
                 ]
-                m.d.comb += [pool.i.codes.eq(codes), pool.i.inside.eq(delayed(m, inside, 1, name="pool_inside"))]
         m.d.comb += [
             *(array.i[name].eq(compute[name]) for name in ("valid", "swap", "clear", "shift", "bank", "address")),
-            *(getattr(pool.i, name).eq(pool_tag[name]) for name in ("valid", "first", "last")),
             *(array.read[name].eq(getattr(post.accumulator, name)) for name in ("bank", "plane", "address", "group")),
             post.accumulator.data.eq(array.read_data),
         ]

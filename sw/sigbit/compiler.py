@@ -553,6 +553,19 @@ def _bands(layer, config, strip_rows):
     return tuple(bands)
 
 
+def _plane_rows(height, planes, positions):
+    """Rows that every plane pools, and the step from one plane's to the next's; some rows may come twice.
+
+    The planes store one after the other, so a window must have at least as many positions.
+    """
+    if planes > 1 and positions >= planes:
+        for rows in range(-(-height // planes), height):
+            step, rest = divmod(height - rows, planes - 1)
+            if rest == 0 and step <= rows:
+                return rows, step
+    return height, 0
+
+
 def _passes(layer):
     """Part passes ``(weight part, activation part, shift)`` in Horner order; weight part None: shift only."""
     pairs = sorted(
@@ -732,26 +745,34 @@ class _Emitter:
     def _maximum(self, layer, bases):
         source, target = layer.source, layer.target
         self._check_coordinates(layer, target.height, (1, 1))
-        cycles = source.blocks * target.plane_words * layer.kernel[0] * layer.kernel[1]
-        self._issue(
-            Opcode.POOL,
-            reads=(bases[source.name], source.words),
-            writes=(bases[target.name], target.words),
-            wait_post=True,
-            base=(bases[source.name] - layer.pads[0] * source.width - layer.pads[1]) & _ADDRESS_MASK,
-            y0=-layer.pads[0],
-            x0=-layer.pads[1],
-            height=source.height,
-            width=source.width,
-            **_loops(
-                (source.blocks, source.plane_words, 0, 0),
-                (target.height, layer.stride[0] * source.width, layer.stride[0], 0),
-                (target.width, layer.stride[1], 0, layer.stride[1]),
-                (layer.kernel[0], source.width, 1, 0),
-                (layer.kernel[1], 1, 0, 1),
-            ),
-            output_base=bases[target.name],
-        )
+        rows, step = _plane_rows(target.height, self._config.planes, layer.kernel[0] * layer.kernel[1])
+        for block in range(source.blocks):
+            start = bases[source.name] + block * source.plane_words
+            output = bases[target.name] + block * target.plane_words
+            self._issue(
+                Opcode.POOL,
+                reads=(start, source.plane_words),
+                writes=(output, target.plane_words),
+                wait_post=True,
+                base=(start - layer.pads[0] * source.width - layer.pads[1]) & _ADDRESS_MASK,
+                y0=-layer.pads[0],
+                x0=-layer.pads[1],
+                height=source.height,
+                width=source.width,
+                **_loops(
+                    (1, 0, 0, 0),
+                    (rows, layer.stride[0] * source.width, layer.stride[0], 0),
+                    (target.width, layer.stride[1], 0, layer.stride[1]),
+                    (layer.kernel[0], source.width, 1, 0),
+                    (layer.kernel[1], 1, 0, 1),
+                ),
+                plane_step=step * layer.stride[0] * source.width,
+                plane_ystep=step * layer.stride[0],
+                output_base=output,
+                all_planes=step > 0,
+                output_plane_step=step * target.width,
+            )
+        cycles = source.blocks * rows * target.width * layer.kernel[0] * layer.kernel[1]
         return {
             "macs": 0,
             "part_products": 0,

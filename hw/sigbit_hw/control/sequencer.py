@@ -56,6 +56,9 @@ class Sequencer(wiring.Component):
         Tags of the position that is read.
     weight_read, weight_address, weight_index : Out
         The word at an address goes to the grid as the ``weight_index``-th of its tile.
+    pool_planes, pool_plane_step : Out
+        Whether all planes pool, and by how much the addresses of a plane's results are above those of the one before;
+        like ``pad_code``.
     post : Out(stream.Signature(post_job_layout()))
     hold : In(1)
         COMPUTE reads no position in this cycle: feature memory is read for the post-processor.
@@ -86,6 +89,8 @@ class Sequencer(wiring.Component):
                 "pad_code": Out(8),
                 "compute": Out(ComputeTag(strip_depth)),
                 "pool": Out(PoolTag()),
+                "pool_planes": Out(1),
+                "pool_plane_step": Out(20),
                 "weight_read": Out(1),
                 "weight_address": Out(20),
                 "weight_index": Out(12),
@@ -190,7 +195,10 @@ class Sequencer(wiring.Component):
             loader.swap.eq(self.compute.swap),
         ]
         output_address = Signal(20)
+        pooling = data.View(_LAYOUTS[Opcode.POOL], current_bits)
         m.d.comb += [
+            self.pool_planes.eq(pooling.all_planes),
+            self.pool_plane_step.eq(pooling.output_plane_step),
             self.pool.first.eq(reader.tile_first),
             self.pool.last.eq(reader.tile_last),
             self.pool.address.eq(output_address),
@@ -219,7 +227,7 @@ class Sequencer(wiring.Component):
                     m.next = "stopped"
             with m.State("load"):
                 m.d.comb += reader.load.eq(1)
-                m.d.sync += output_address.eq(data.View(_LAYOUTS[Opcode.POOL], current_bits).output_base)
+                m.d.sync += output_address.eq(pooling.output_base)
                 m.next = "compute"
                 with m.If(current.opcode == Opcode.POOL):
                     m.next = "pool"

@@ -100,6 +100,8 @@ INSTRUCTIONS = {
         INSTRUCTION_BITS,
         *_READER,
         ("output_base", 20),  # results are stored one after the other from here
+        ("all_planes", 1),  # every plane pools; else plane 0 alone
+        ("output_plane_step", 20),  # plane p stores its results p * output_plane_step further on
     ),
     Opcode.OUTPUT: BitTable(
         "OUTPUT",

@@ -519,19 +519,23 @@ class Emulator:
 
     def _pool(self, word, fields):
         config = self.config
-        indices = self._indices(word, {**fields, "plane_step": 0, "plane_ystep": 0}, 1)
+        planes = config.planes if fields["all_planes"] else 1
+        indices = self._indices(word, fields, planes)
         windows = prod(fields[f"count{i}"] for i in range(3))
-        indices = indices.reshape(windows, -1)
-        start = fields["output_base"]
-        self._check("feature", np.array([start, start + windows - 1]), config.feature_depth)
+        if planes > 1 and fields["count3"] * fields["count4"] < planes:
+            raise EmulatorError(f"POOL of all {planes} planes must have windows of at least as many positions")
+        indices = indices.reshape(planes * windows, -1)
+        steps = fields["output_plane_step"] * np.arange(planes).reshape(-1, 1)
+        where = (fields["output_base"] + steps + np.arange(windows)).reshape(-1) & _ADDRESS_MASK
+        self._check("feature", where, config.feature_depth)
         keys = self._keys[self._codes[indices]]
         outside = indices == config.feature_depth
         keys[outside] = np.iinfo(keys.dtype).min
         codes = self._codes_by_key[np.maximum(keys.max(axis=1), self._keys.min()) - self._keys.min()]
         codes[outside.all(axis=1)] = 0
-        self._codes[start : start + windows] = codes
-        self._levels[start : start + windows] = self._code_levels[codes]
-        self._counters[Register.POOL_CYCLES] += indices.size
+        self._codes[where] = codes
+        self._levels[where] = self._code_levels[codes]
+        self._counters[Register.POOL_CYCLES] += indices.size // planes
 
     def _output(self, _word, fields):
         config = self.config
