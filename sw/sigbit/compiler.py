@@ -22,6 +22,8 @@ __all__ = ["CompileError", "compile", "fit"]
 _ADDRESS_MASK = (1 << 20) - 1
 #: Coordinates are 13-bit signed numbers in the feature reader.
 _COORDINATE_MAX = (1 << 12) - 1
+#: Streamed weights come in pieces of this part of the weight memory.
+_PIECES = 8
 #: Wait for nothing.
 _NO_FENCE = (1 << 16) - 1
 
@@ -146,6 +148,7 @@ class _Reduction:
     residual: _Map | None
     digits: tuple
     groups: int
+    keep: bool  # every kernel position has the same weights
     tiles: tuple
     shifts: tuple  # of weight parts, in steps
     kernel: tuple
@@ -346,6 +349,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         residual=None if residual is None else maps[residual],
         digits=digits,
         groups=groups,
+        keep=isinstance(layer, AveragePool),
         tiles=_column_tiles(digits, groups, maps[layer.input].blocks, config),
         shifts=shifts,
         kernel=tuple(kernel),
@@ -842,12 +846,13 @@ class _Emitter:
         while settled < end and not self._is_fresh(layer, source, base, first_row, strip, part, settled):
             settled += 1
         tiles = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        block_words = (1 if layer.keep else tiles) * column_tile.words
         for wait, blocks in ((False, (first, settled)), (True, (settled, end))):
             if blocks[0] < blocks[1]:
                 start = blocks[0] == first
                 self._compute_blocks(
                     layer, source, base, first_row, column_tile, strip, part, (blocks, rows, columns),
-                    address + (blocks[0] - first) * tiles * column_tile.words,
+                    address + (blocks[0] - first) * block_words, block_words,
                     wait_post=wait, clear=clear and start, shift=shift and start,
                 )  # fmt: skip
         return (end - first) * tiles
@@ -862,8 +867,9 @@ class _Emitter:
         return any(begin < span[1] and span[0] < end for begin, end in self._fresh)
 
     def _compute_blocks(
-        self, layer, source, base, first_row, column_tile, strip, part, ranges, address, *, wait_post, clear, shift
-    ):
+        self, layer, source, base, first_row, column_tile, strip, part, ranges, address, block_words,
+        *, wait_post, clear, shift,
+    ):  # fmt: skip
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         (sy, sx), (dy, dx) = layer.stride, layer.dilation
         y0 = strip.y * sy - layer.pads[0] + ky0 * dy - first_row
@@ -872,7 +878,7 @@ class _Emitter:
         self._issue(
             Opcode.COMPUTE,
             reads=(base, source.words),
-            weights=(address, (b1 - b0) * (ky1 - ky0) * (kx1 - kx0) * column_tile.words),
+            weights=(address, (b1 - b0) * block_words),
             wait_post=wait_post,
             base=(start + y0 * source.width + x0) & _ADDRESS_MASK,
             y0=y0,
@@ -890,6 +896,7 @@ class _Emitter:
             plane_ystep=strip.rows * sy,
             pad_code=layer.pad_digits[part],
             weight_base=address,
+            keep=layer.keep,
             weight_words=column_tile.words,
             clear=clear,
             shift=shift,
@@ -951,21 +958,27 @@ class _Emitter:
         return (tile.block, tile.block + tile.blocks), (0, layer.kernel[0]), (0, layer.kernel[1])
 
     def _pieces(self, layer, tile, part):
-        """Ranges of a pass, cut so that a piece is at most half of the weight memory when weights are streamed."""
+        """Ranges of a pass, cut into pieces that are small against the weight memory when weights are streamed.
+
+        While one is used, the stream can fill the memory but for that one.
+        """
         blocks, rows, columns = self._whole(layer, tile, part)
-        limit = self._config.weight_depth // 2
         if not self._stream_weights:
             return [(blocks, rows, columns)]
-        if tile.words > limit:
+        half = self._config.weight_depth // 2
+        limit = max(self._config.weight_depth // _PIECES, tile.words)
+        if tile.words > half:
             raise CompileError(
                 f"Layer {layer.name}: one tile of weights has {tile.words} words, half of the weight memory has "
-                f"{limit}; raise weight_depth to at least {2 << (tile.words - 1).bit_length()} or lower columns"
+                f"{half}; raise weight_depth to at least {2 << (tile.words - 1).bit_length()} or lower columns"
             )
 
         def cut(bounds, size):
             step = max(limit // size, 1)
             return [(low, min(low + step, bounds[1])) for low in range(bounds[0], bounds[1], step)]
 
+        if layer.keep:
+            return [(b, rows, columns) for b in cut(blocks, tile.words)]
         column_words = (columns[1] - columns[0]) * tile.words
         row_words = (rows[1] - rows[0]) * column_words
         block_cuts = cut(blocks, row_words)
@@ -975,6 +988,8 @@ class _Emitter:
 
     def _weight_piece(self, index, tile, part, ranges):
         layer = self._layers[index]
+        if layer.keep:
+            ranges = ranges[0], (0, 1), (0, 1)
         count = int(np.prod([high - low for low, high in ranges])) * tile.words
         if part is None:
             key: tuple = ("zero", tile.words)

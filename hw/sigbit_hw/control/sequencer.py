@@ -132,7 +132,11 @@ class Sequencer(wiring.Component):
             self.fault_packet.eq(head_bits[-PACKET_NUMBER_BITS:]),
             loader.job.payload.base.eq(head[Opcode.COMPUTE].weight_base),
             loader.job.payload.words.eq(head[Opcode.COMPUTE].weight_words),
-            *(loader.job.payload.counts[i].eq(head[Opcode.COMPUTE][f"count{i}"]) for i in range(3)),
+            loader.job.payload.counts[0].eq(head[Opcode.COMPUTE].count0),
+            *(
+                loader.job.payload.counts[i].eq(Mux(head[Opcode.COMPUTE].keep, 1, head[Opcode.COMPUTE][f"count{i}"]))
+                for i in (1, 2)
+            ),
             self.weight_read.eq(loader.read),
             self.weight_address.eq(loader.address),
             self.weight_index.eq(loader.index),
@@ -179,6 +183,7 @@ class Sequencer(wiring.Component):
         interval = Signal(range(MIN_TILE_CYCLES))
         address = Signal(range(self._strip_depth))
         issue = Signal()
+        takes_weights = reader.tile_first & (reader.first_of_block | ~current.keep)
         with m.If(interval != 0):
             m.d.sync += interval.eq(interval - 1)
         with m.If(issue):
@@ -187,7 +192,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += interval.eq(MIN_TILE_CYCLES - 1)
         m.d.comb += [
             self.compute.valid.eq(issue),
-            self.compute.swap.eq(issue & reader.tile_first),
+            self.compute.swap.eq(issue & takes_weights),
             self.compute.clear.eq(reader.first_tile & current.clear),
             self.compute.shift.eq(reader.first_tile & current.shift),
             self.compute.bank.eq(bank),
@@ -234,8 +239,9 @@ class Sequencer(wiring.Component):
             with m.State("compute"):
                 m.d.comb += pop.eq(take_post)
                 # To retire gives the weight words of the last tile free, so they must have been read.
-                unread = loader.reading & (reader.tile_first | ~loader.ahead)
-                ready = (~reader.tile_first | (loader.loaded & (interval == 0))) & ~(reader.last & unread)
+                unread = loader.reading & (takes_weights | ~loader.ahead)
+                spaced = ~reader.tile_first | (interval == 0)
+                ready = spaced & (~takes_weights | loader.loaded) & ~(reader.last & unread)
                 m.d.comb += issue.eq(ready & ~self.hold)
                 m.d.comb += reader.advance.eq(issue)
                 m.d.comb += self.weight_stall.eq(~ready)

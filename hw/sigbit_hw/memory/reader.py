@@ -39,6 +39,8 @@ class FeatureReader(wiring.Component):
         Consume the position.
     first_tile : Out(1)
         The position belongs to the first tile (levels 0 to 2 at 0).
+    first_of_block : Out(1)
+        The position belongs to the first tile of its block (levels 1 and 2 at 0).
     tile_first, tile_last : Out(1)
         First and last position of levels 3 and 4.
     last : Out(1)
@@ -55,6 +57,7 @@ class FeatureReader(wiring.Component):
                 "load": In(1),
                 "advance": In(1),
                 "first_tile": Out(1),
+                "first_of_block": Out(1),
                 "tile_first": Out(1),
                 "tile_last": Out(1),
                 "last": Out(1),
@@ -77,7 +80,7 @@ class FeatureReader(wiring.Component):
             for i in _LEVELS:
                 rewind(i)
                 m.d.sync += [address[i].eq(instruction.base), y[i].eq(instruction.y0), x[i].eq(instruction.x0)]
-            m.d.sync += [self.first_tile.eq(1), self.tile_first.eq(1)]
+            m.d.sync += [self.first_tile.eq(1), self.first_of_block.eq(1), self.tile_first.eq(1)]
         with m.Elif(self.advance):
             m.d.sync += self.tile_first.eq(0)
             # The innermost loop with iterations left steps; the loops inside it start over from there.
@@ -98,7 +101,7 @@ class FeatureReader(wiring.Component):
                                 x[inner].eq(x[i] + instruction[f"xstep{i}"]),
                             ]
                         if i <= 2:
-                            m.d.sync += [self.first_tile.eq(0), self.tile_first.eq(1)]
+                            m.d.sync += [self.first_tile.eq(0), self.first_of_block.eq(i == 0), self.tile_first.eq(1)]
         exhausted = [remaining[i] == 0 for i in _LEVELS]
         m.d.comb += self.tile_last.eq(exhausted[3] & exhausted[4])
         m.d.comb += self.last.eq(Cat(exhausted).all())

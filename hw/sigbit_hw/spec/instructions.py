@@ -69,6 +69,7 @@ INSTRUCTIONS = {
         INSTRUCTION_BITS,
         *_READER,
         ("weight_base", 20),  # first weight word; tiles follow each other
+        ("keep", 1),  # all tiles of a block (level 0) use the same weights, which are stored once
         ("weight_words", 12),  # words loaded per tile, `weight_columns` columns each, column 0 first
         ("clear", 1),  # the first tile overwrites the accumulators
         ("shift", 1),  # the first tile shifts them left by part_shift_bits

@@ -388,18 +388,20 @@ class Emulator:
     def _tile_weights(self, fields):
         """Weights of all tiles as ``(tiles * vector, columns used)`` levels, and set sign bits of every column."""
         config = self.config
-        tiles = fields["count0"] * fields["count1"] * fields["count2"]
+        taps = fields["count1"] * fields["count2"]
+        repeats = taps if fields["keep"] else 1
+        tiles = fields["count0"] * taps // repeats
         words, base = fields["weight_words"], fields["weight_base"]
-        key = base, words, tiles
+        key = base, words, tiles, repeats
         if key not in self._weight_cache:
             self._check("weight", np.array([base, base + tiles * words - 1]), config.weight_depth)
             codes = self._weights[base : base + tiles * words].reshape(tiles, -1, config.vector)
-            codes = codes[:, : config.columns]
+            codes = codes[:, : config.columns].repeat(repeats, axis=0)
             bits = config.weight_format.bits
             sign = codes >> (bits - 1)
             magnitude = np.array(config.weight_format.magnitudes, dtype=np.float32)[codes & ((1 << bits - 1) - 1)]
             levels = np.where(sign, -magnitude, magnitude).transpose(0, 2, 1)
-            matrix = np.ascontiguousarray(levels).reshape(tiles * config.vector, -1)
+            matrix = np.ascontiguousarray(levels).reshape(len(levels) * config.vector, -1)
             self._weight_cache[key] = matrix, sign.sum(axis=(0, 2), dtype=np.int64)
         return self._weight_cache[key]
 
