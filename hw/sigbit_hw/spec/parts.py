@@ -57,7 +57,7 @@ class ActivationParts:
 def activation_parts(native, stored):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
-    ``stored`` is the native format itself, or has evenly spaced levels: a uniform format of any width, or an ESB kind
+    ``stored`` has the levels of the native format, which stands for it, or has evenly spaced levels: a uniform format of any width, or an ESB kind
     with one exponent bit. Signed levels are stored in excess ``2**(b-1)``.
 
     Raises
@@ -66,8 +66,8 @@ def activation_parts(native, stored):
         If ``stored`` is neither.
     """
     step = part_shift_bits(native)
-    if stored == native:
-        return ActivationParts(stored, 1, 0, step)
+    if stored.levels == native.levels:
+        return ActivationParts(native, 1, 0, step)
     if stored.exponent_bits > 1:
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
