@@ -13,6 +13,7 @@ from .graph import (
     AveragePool,
     Conv,
     Graph,
+    LeakyRelu,
     Linear,
     MaxPool,
     ModelError,
@@ -306,6 +307,24 @@ def _rectify(reader: _Reader, node: Any, limit: float | None) -> None:
 
 def _relu(reader: _Reader, node: Any) -> None:
     _rectify(reader, node, None)
+
+
+def _leak(reader: _Reader, node: Any, slope: np.ndarray) -> None:
+    reader.emit(LeakyRelu(**_ends(reader, node), slope=slope))
+    reader.keep_layout(node)
+
+
+def _leaky_relu(reader: _Reader, node: Any) -> None:
+    _leak(reader, node, np.array([_attributes(reader, node).get("alpha", 0.01)], np.float64))
+
+
+def _prelu(reader: _Reader, node: Any) -> None:
+    slope = reader.required(node, 1, "slope")
+    if slope.size > 1:
+        if any(node.input[0] in layouts for layouts in (reader.views, reader.orders)):
+            raise _UnsupportedError(_TRANSPOSED)
+        slope = _per_channel(slope, reader.shape(node), "slope")
+    _leak(reader, node, slope.reshape(-1))
 
 
 def _clip(reader: _Reader, node: Any) -> None:
@@ -623,12 +642,14 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "Identity": _identity,
+    "LeakyRelu": _leaky_relu,
     "LogSoftmax": _softmax,
     "MatMul": _matmul,
     "Max": _extremum,
     "MaxPool": _pool,
     "Min": _extremum,
     "Mul": _arithmetic,
+    "PRelu": _prelu,
     "Pad": _pad,
     "ReduceMean": _reduce_mean,
     "Relu": _relu,
@@ -647,11 +668,11 @@ _ARITHMETIC = (*_SUMS, "Div", "Mul", "Sub")
 #: Operators whose first input may be a constant.
 _CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
 #: Operators that are read on maps whose axes are in another order.
-_ANY_VIEW = ("Add", "Clip", "Dropout", "Flatten", "Identity", "Max", "Min", "ReduceMean", "Relu", "Reshape", "Squeeze",
-             "Sum", "Transpose")  # fmt: skip
+_ANY_VIEW = ("Add", "Clip", "Dropout", "Flatten", "Identity", "LeakyRelu", "Max", "Min", "PRelu", "ReduceMean", "Relu",
+             "Reshape", "Squeeze", "Sum", "Transpose")  # fmt: skip
 #: Operators that are read on vectors that were flattened from such maps.
-_ANY_ORDER = ("Add", "Clip", "Dropout", "Flatten", "Gemm", "Identity", "LogSoftmax", "MatMul", "Max", "Min", "Relu",
-              "Reshape", "Softmax", "Sum")  # fmt: skip
+_ANY_ORDER = ("Add", "Clip", "Dropout", "Flatten", "Gemm", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "Max",
+              "Min", "PRelu", "Relu", "Reshape", "Softmax", "Sum")  # fmt: skip
 
 #: Operators that the reader understands; any deterministic operator on constants alone is evaluated, too.
 SUPPORTED = tuple(_HANDLERS)
@@ -659,8 +680,6 @@ SUPPORTED = tuple(_HANDLERS)
 _HINTS = {
     "ArgMax": "cut it off; the classifier's logits are the output",
     "Concat": "add the parts instead, or cut the model before it",
-    "LeakyRelu": "the requantizer has one slope; use ReLU",
-    "PRelu": "the requantizer has one slope; use ReLU",
     "Resize": "maps do not grow; cut the model before it",
     "Upsample": "maps do not grow; cut the model before it",
 }

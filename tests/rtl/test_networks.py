@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from networks import Builder, random_dag, random_network, roomy
+from networks import Builder, mixed_network, random_dag, random_network, roomy
 from sigbit.compiler import compile
 from sigbit.device import RtlDevice
 from sigbit.session import Session
@@ -89,6 +89,29 @@ def test_random_networks_with_residuals_and_groups_equal_the_golden_model(name, 
     config = device(name).config
     builder = random_dag(seed, config.weight_format, config.activation_format)
     check(name, builder, builder.images(2))
+
+
+#: Of :func:`mixed_network`: together they store, add and pool uniform formats of all widths, and leak.
+MIXED_SEEDS = (1, 4, 18, 27)
+
+
+@pytest.mark.parametrize("seed", MIXED_SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_format_of_its_own_in_every_layer_equals_the_golden_model(name, seed):
+    config = device(name).config
+    builder = mixed_network(seed, config.weight_format, config.activation_format)
+    check(name, builder, builder.images(2))
+
+
+def test_the_mixed_networks_have_uniform_formats_of_all_widths():
+    builders = [mixed_network(seed, ESB(4, 2), ESBU(4, 2)) for seed in MIXED_SEEDS]
+    layers = [(builder.tensors, layer) for builder in builders for layer in builder.layers]
+    written = {tensors[layer.output].format for tensors, layer in layers}
+    uniform = {make(bits) for make in (UINT, INT) for bits in range(2, 9)}
+    assert uniform <= written
+    residuals = {tensors[layer.residual].format for tensors, layer in layers if getattr(layer, "residual", None)}
+    assert {format.kind for format in residuals} == {"esbu", "uint", "int"}
+    assert any(getattr(layer, "negative_multiplier", None) is not None for _, layer in layers)
 
 
 def test_the_random_networks_add_every_stored_format_and_have_groups():
