@@ -339,7 +339,8 @@ def lower_linear(graph: Graph) -> Graph:
         flattened = any(
             maps[found] != as_map(graph.shapes[name]) for found, name in zip(sources, node.inputs, strict=True)
         )
-        element_by_element = isinstance(node, Add | LeakyRelu | Relu) and len({maps[found] for found in sources}) == 1
+        alike = isinstance(node, Add | Relu) or (isinstance(node, LeakyRelu) and node.slope.size == 1)
+        element_by_element = alike and len({maps[found] for found in sources}) == 1
         if isinstance(node, Linear):
             lowered: Node = Conv(
                 name=node.name,
