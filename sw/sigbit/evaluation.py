@@ -69,8 +69,8 @@ def configuration(name, weights=None, activations=None, network=None):
 def native_formats(network):
     """Formats of an array on which the network takes the fewest passes: keyword arguments for a configuration.
 
-    Native are the formats in which most values are multiplied and written. Evenly spaced activations run on every array,
-    so they count only where a network has no others, and those of 8 bits only where it has nothing else.
+    Native are the formats in which most values are multiplied and written. Evenly spaced activations run on every
+    array, so they count only where a network has no others; of uniform formats those of 8 bits count last.
     """
     weights: Counter = Counter()
     activations: Counter = Counter()

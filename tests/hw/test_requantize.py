@@ -15,7 +15,7 @@ MULTIPLIERS = (1, 2, 3, 32768, 51590, 65535)
 
 
 def run(dut, operands):
-    """Feed one operand set per cycle, without a residual and with one multiplier if it has no more; (half_units, field)."""
+    """Feed one operand set per cycle, by default without a residual and with one multiplier; (half_units, field)."""
     inputs = []
     for operand in operands:
         defaults = (0, 0, operand[2])[len(operand) - 4 :]

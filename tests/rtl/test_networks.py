@@ -31,7 +31,9 @@ SLOW = {
         TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
     ),
     "signed activations": roomy(TINY, ESB(4, 2), ESB(4, 2), rows=4, lanes=2, columns=8, parameter_depth=2),
-    "one lane": roomy(TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512),
+    "one lane": roomy(
+        TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512, feature_depth=4096
+    ),
 }
 
 

@@ -211,7 +211,9 @@ def test_a_negative_sum_is_multiplied_by_the_negative_multiplier(format):
     source = Tensor("input", 3, 6, 7, INT(8), 0.25)
     layer = convolution(rng, source, 5, (3, 2), ESB(4, 2))
     leaky = replace(layer, negative_multiplier=np.array([0, 1, 700, 30000, 65535]))
-    plain, result = (check(one_layer(each, source, 5, format, (3, 2)), np.random.default_rng(9)) for each in (layer, leaky))
+    plain, result = (
+        check(one_layer(each, source, 5, format, (3, 2)), np.random.default_rng(9)) for each in (layer, leaky)
+    )
     assert (result[plain > 0] == plain[plain > 0]).all()
     assert (result[:, 0] >= 0).all()
     assert (result[:, 2:4] < 0).any(axis=(0, 2, 3)).all()

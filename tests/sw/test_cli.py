@@ -314,7 +314,10 @@ CASES = {
     "no such format": (f"{EVALUATE} {CALIBRATED} --weights esb:3,2", "esb"),
     "unsigned weights": (f"{EVALUATE} {CALIBRATED} --weights uint:4", "weight_format must be signed"),
     "edge bits": (f"{QUANTIZE} {CALIBRATED} --edge-bits 9", "edge_bits must be None or 2 to 8"),
-    "layer formats missing": (f"{QUANTIZE} {CALIBRATED} --layer-formats none.json", "Cannot read the layer .* none.json"),
+    "layer formats missing": (
+        f"{QUANTIZE} {CALIBRATED} --layer-formats none.json",
+        "Cannot read the layer .* none.json",
+    ),
     "layer formats no JSON": (f"{QUANTIZE} {CALIBRATED} --layer-formats data.npz", "are not JSON"),
     "layer formats of no layer": (f"{QUANTIZE} {CALIBRATED} --layer-formats layers.json", "'first': no layer has this"),
     "layer formats no object": (f"{QUANTIZE} {CALIBRATED} --layer-formats list.json", "must be an object .* not list"),

@@ -112,7 +112,12 @@ def test_every_uniform_format_is_stored_and_added(native, stored):
 
 
 def test_formats_with_the_levels_of_others_run_as_these():
-    for native, stored in ((ESBU(4, 2), ESBU(3, 2)), (ESBU(4, 2), ESB(4, 2)), (UINT(4), ESBU(4, 3)), (INT(4), ESB(4, 2))):
+    for native, stored in (
+        (ESBU(4, 2), ESBU(3, 2)),
+        (ESBU(4, 2), ESB(4, 2)),
+        (UINT(4), ESBU(4, 3)),
+        (INT(4), ESB(4, 2)),
+    ):
         builder = Builder(3, 5, 5, 5, stored).conv(6, (2, 2), INT(4), stored, leaky=stored.signed)
         if stored.bits <= 3:
             builder.max_pool((2, 2), (1, 1))

@@ -114,8 +114,10 @@ LOWERED = {
         (conv(3, 4), average_pool, leaky(0.2), conv(4, 2)),
         ["Conv", "AveragePool", "Conv+leaky", "Conv"],
     ),
-    "leaky relu behind a copy": ((conv(3, 4), copy(4, stride=(2, 2)), leaky(0.2), conv(4, 2)),
-                                 ["Conv", "Conv", "Conv+leaky", "Conv"]),
+    "leaky relu behind a copy": (
+        (conv(3, 4), copy(4, stride=(2, 2)), leaky(0.2), conv(4, 2)),
+        ["Conv", "Conv", "Conv+leaky", "Conv"],
+    ),
     "leaky relu at the end": ((conv(3, 4), leaky(0.2)), ["Conv+leaky", "Conv"]),
     "leaky relu of a flattened map": ((conv(3, 4), reshape(144), leaky(0.2), linear(144, 2)), ["Conv+leaky", "Conv"]),
     "leaky relu of a vector": (

@@ -67,8 +67,9 @@ def _product(m, multiplicand, multiplier, name):
 class Requantizer(wiring.Component):
     """``q = floor(2 * ((acc + bias) * M + r * M1) / 2**sh)``, saturated; one result per cycle, no DSP block.
 
-    ``M`` is ``N0`` where ``acc + bias`` is negative, else ``M0``. Between two registers there is one LUT level and a carry chain, or two LUT levels. The multiplications add two bits
-    of one operand per cycle: 0, 1, 2 or 3 times the other, the selection sharing the adder's LUT.
+    ``M`` is ``N0`` where ``acc + bias`` is negative, else ``M0``. Between two registers there is one LUT level and a
+    carry chain, or two LUT levels. The multiplications add two bits of one operand per cycle: 0, 1, 2 or 3 times the
+    other, the selection sharing the adder's LUT.
 
     The shift drops bits (floor) and nothing rounds here; the encoder rounds once (``docs/numerics.md`` 6.3).
 

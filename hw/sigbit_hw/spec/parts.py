@@ -57,8 +57,8 @@ class ActivationParts:
 def activation_parts(native, stored):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
-    ``stored`` has the levels of the native format, which stands for it, or has evenly spaced levels: a uniform format of any width, or an ESB kind
-    with one exponent bit. Signed levels are stored in excess ``2**(b-1)``.
+    ``stored`` has the levels of the native format, which then stands for it, or evenly spaced ones: a uniform format of
+    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``.
 
     Raises
     ------
