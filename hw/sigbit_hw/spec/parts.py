@@ -31,7 +31,7 @@ class ActivationParts:
     Attributes
     ----------
     stored : :class:`Format`
-        Format of the tensor.
+        Format of the tensor; the native one if that has the same levels.
     count : int
         Native codes per value; part ``j`` has weight ``2**(j * step)``.
     offset : int
