@@ -247,32 +247,33 @@ class _Timeline:
         popped = max(popped, asked + 1)
         self._loaded = asked + 1
         # State "load", then tiles. `now` is the first cycle behind the tile before.
-        first = now = popped + 2
-        weight_stalls, left, ahead = 0, tiles, None
+        now = popped + 2
+        left, ahead = tiles, None
         while left:
             # Words are read when the grid has taken the tile before; then the grid may take this one.
             read = max(self._loaded, self._swap + 1 + timing.weight_hold_cycles)
             ready = max(now, read + timing.weight_lead_cycles, self._swap + MIN_TILE_CYCLES)
-            weight_stalls += ready - now
             swap = feature_reads.after(ready, 1) - 1
-            now = feature_reads.after(swap, positions)
-            period, self._swap, self._loaded = swap - self._swap, swap, read + words
+            end = feature_reads.after(swap, positions)
+            self._spend("weight_stalls", now, ready)
+            self._spend("compute_cycles", ready, end, positions)
+            self._spend("post_stalls", ready, end, end - ready - positions)
+            now, period, self._swap, self._loaded = end, swap - self._swap, swap, read + words
             left -= 1
             if ahead == swap - read and feature_reads.is_free_from(ready):
                 # Times depend on nothing else, so they go on as from the tile before to this one.
-                weight_stalls += left * (period - positions)
-                now, self._swap, self._loaded = (time + left * period for time in (now, self._swap, self._loaded))
+                end = now + left * period
+                self._spend("compute_cycles", now, end, left * positions)
+                self._spend("weight_stalls", now, end, left * (period - positions))
+                now, self._swap, self._loaded = end, self._swap + left * period, self._loaded + left * period
                 left = 0
             ahead = swap - read
         # The last position waits until the words of its tile have been read.
         late = max(self._loaded + 1 - now, 0)
-        weight_stalls += late
+        self._spend("weight_stalls", now, now + late)
         now += late
         if positions == 1:
             self._swap += late
-        self._spend("compute_cycles", first, now, tiles * positions)
-        self._spend("weight_stalls", first, now, weight_stalls)
-        self._spend("post_stalls", first, now, now - first - weight_stalls - tiles * positions)
         self._retire(now - 1)
         return popped
 
@@ -303,8 +304,9 @@ class _Timeline:
     # -- counters ------------------------------------------------------------------------------------------------------
 
     def _spend(self, reason, start, end, cycles=None):
-        if end > start:
-            self._spent[reason].append((start, end, end - start if cycles is None else cycles))
+        cycles = end - start if cycles is None else cycles
+        if end > start and cycles:
+            self._spent[reason].append((start, end, cycles))
 
     def _spend_idle(self, commit):
         """No instruction is outstanding from the last retirement on."""
