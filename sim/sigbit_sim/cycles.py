@@ -138,8 +138,8 @@ class _Timeline:
         self._popped = []  # per instruction: cycle in which the sequencer took it out of the queue
         # Sequencer: first cycle in which it looks for the next instruction.
         self._free = 0
-        # Last tile: its first position, and the cycle in which all its weights have been read.
-        self._swap = -self._timing.weight_hold_cycles - 1
+        # First positions of the last tile and of the first one with the same weights; all of these have been read then.
+        self._tile = self._swap = -self._timing.weight_hold_cycles - MIN_TILE_CYCLES
         self._loaded = 0
         # Post-processor: the last job's acceptance and end. What it keeps from the reader and from the input.
         self._accepted = self._done = -1
@@ -241,40 +241,50 @@ class _Timeline:
     def _compute(self, fields, known, popped):
         timing, feature_reads = self._timing, self._feature_reads
         words = fields["weight_words"]
-        tiles, positions = _product(fields, range(3)), _product(fields, range(3, 5))
-        # The loader takes the job when it has read the last tile before, and the sequencer the instruction after that.
+        positions = _product(fields, range(3, 5))
+        # Tiles with the same weights are a set.
+        tiles = _product(fields, range(1, 3)) if fields["keep"] else 1
+        left = _product(fields, range(3)) // tiles
+        # The loader takes the job when it has read the last set before, and the sequencer the instruction after that.
         asked = max(known, self._loaded)
         popped = max(popped, asked + 1)
         self._loaded = asked + 1
         # State "load", then tiles. `now` is the first cycle behind the tile before.
         now = popped + 2
-        left, ahead = tiles, None
+        before = None
         while left:
-            # Words are read when the grid has taken the tile before; then the grid may take this one.
+            # Words are read when the grid has taken the set before; then the grid may take this one.
             read = max(self._loaded, self._swap + 1 + timing.weight_hold_cycles)
-            ready = max(now, read + timing.weight_lead_cycles, self._swap + MIN_TILE_CYCLES)
-            swap = feature_reads.after(ready, 1) - 1
-            end = feature_reads.after(swap, positions)
-            self._spend("weight_stalls", now, ready)
-            self._spend("compute_cycles", ready, end, positions)
-            self._spend("post_stalls", ready, end, end - ready - positions)
-            now, period, self._swap, self._loaded = end, swap - self._swap, swap, read + words
+            usable, swap = read + timing.weight_lead_cycles, None
+            for _ in range(tiles):
+                ready = max(now, usable, self._tile + MIN_TILE_CYCLES)
+                self._tile = feature_reads.after(ready, 1) - 1
+                end = feature_reads.after(self._tile, positions)
+                self._spend("weight_stalls", now, ready)
+                self._spend("compute_cycles", ready, end, positions)
+                self._spend("post_stalls", ready, end, end - ready - positions)
+                swap = self._tile if swap is None else swap
+                now = end
+            period, self._swap, self._loaded = swap - self._swap, swap, read + words
             left -= 1
-            if ahead == swap - read and feature_reads.is_free_from(ready):
-                # Times depend on nothing else, so they go on as from the tile before to this one.
-                end = now + left * period
-                self._spend("compute_cycles", now, end, left * positions)
-                self._spend("weight_stalls", now, end, left * (period - positions))
-                now, self._swap, self._loaded = end, self._swap + left * period, self._loaded + left * period
+            state = swap - read, now - swap
+            if state == before and feature_reads.is_free_from(swap):
+                # Times depend on nothing else, so they go on as from the set before to this one.
+                rest = left * period
+                self._spend("compute_cycles", now, now + rest, left * tiles * positions)
+                self._spend("weight_stalls", now, now + rest, left * (period - tiles * positions))
+                now, self._tile, self._swap, self._loaded = (
+                    time + rest for time in (now, self._tile, self._swap, self._loaded)
+                )
                 left = 0
-            ahead = swap - read
-        # The last position waits until the words of its tile have been read.
+            before = state
+        # The last position waits until the words of its set have been read.
         late = max(self._loaded + 1 - now, 0)
         self._spend("weight_stalls", now, now + late)
-        now += late
         if positions == 1:
-            self._swap += late
-        self._retire(now - 1)
+            self._tile += late
+            self._swap += late if tiles == 1 else 0
+        self._retire(now + late - 1)
         return popped
 
     def _post(self, fields, known):
