@@ -86,7 +86,7 @@ class _Port:
     """A memory port that others take in some cycles, in a pattern that repeats."""
 
     def __init__(self):
-        self._uses = deque()  # start, end, period, offsets in the period that are free; ascending
+        self._uses: deque = deque()  # start, end, period, offsets in the period that are free; ascending
         self._end = 0
 
     def take(self, start, cycles, period, taken):
