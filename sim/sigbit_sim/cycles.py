@@ -9,7 +9,7 @@ takes is written here where it is used. The host is taken to be faster than the 
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle
 
 import numpy as np
 from sigbit_hw.control.queue import InstructionQueue
@@ -34,7 +34,7 @@ class Prediction:
     layers : tuple of dict
         By layer of the program, summed over the images: the counters by register name, and ``stream_waits``, the cycles
         in which the sequencer waits for an instruction that has not arrived (most of them are idle cycles). A layer
-        lasts from the retirement of the last instruction before it to that of its own last one.
+        lasts from the retirement of the last instruction before its own to that of its own last one.
     output : dict
         The same for sending the results.
     total : dict
@@ -46,11 +46,22 @@ class Prediction:
     total: dict
 
 
+def _stages(program):
+    """Runs of instructions of one layer within an image: ``(layer, end)``; layer -1 sends results."""
+    count = sum(packet.count for packet in program.image[0] if packet.kind in (Kind.RUN, Kind.OUTPUT))
+    owners = np.full(count, -1)
+    for index, layer in enumerate(program.layers):
+        for start, end in np.reshape(layer["instructions"], (-1, 2)).astype(int):
+            owners[start:end] = index
+    ends = [*(np.flatnonzero(np.diff(owners)) + 1).tolist(), count]
+    return [(int(owners[end - 1]), end) for end in ends]
+
+
 def marks(program, images=1):
-    """Numbers of retired instructions at which layers end: per image that of every layer, then that of its OUTPUT."""
-    ends = [layer["instructions"][1] for layer in program.layers]
-    count = ends[-1] + 1
-    return [image * count + end for image in range(images) for end in (*ends, count)]
+    """Numbers of retired instructions at which the layers of all images end, or give way to another one."""
+    stages = _stages(program)
+    count = stages[-1][1]
+    return [image * count + end for image in range(images) for _, end in stages]
 
 
 def predict(program, images=1):
@@ -70,16 +81,18 @@ def predict(program, images=1):
         for packet in program.image[image % len(program.image)]:
             timeline.packet(packet)
     retired = [0, *(timeline.retired[mark - 1] + 1 for mark in marks(program, images))]
-    return attribute(program, timeline.counters(retired), images)
+    return attribute(program, timeline.counters(retired))
 
 
-def attribute(program, snapshots, images=1):
-    """Differences of snapshots of counters (dicts; at the start, then at :func:`marks`) as a :class:`Prediction`."""
-    rows = [{key: later[key] - row[key] for key in row} for row, later in pairwise(snapshots)]
-    stages = len(program.layers) + 1
-    sums = [{key: sum(row[key] for row in rows[stage::stages]) for key in rows[0]} for stage in range(stages)]
-    total = {key: sum(row[key] for row in sums) for key in rows[0]}
-    return Prediction(tuple(sums[:-1]), sums[-1], total)
+def attribute(program, snapshots):
+    """What happened between snapshots of counters (dicts; at the start, then at :func:`marks`), by layer."""
+    names = list(snapshots[0])
+    rows = np.zeros((len(program.layers) + 1, len(names)), dtype=np.int64)
+    stages = cycle(_stages(program))
+    for (layer, _), earlier, later in zip(stages, snapshots, snapshots[1:], strict=False):
+        rows[layer] += [later[name] - earlier[name] for name in names]
+    *layers, output, total = (dict(zip(names, row, strict=True)) for row in (*rows.tolist(), rows.sum(axis=0).tolist()))
+    return Prediction(tuple(layers), output, total)
 
 
 class _Port:

@@ -65,8 +65,8 @@ def check(name, builder, images, stalls=(0, 0)):
 
 def check_cycles(program, images, snapshots):
     """The cycle model agrees with the counters in every layer."""
-    assert len(snapshots) == images * (len(program.layers) + 1)
-    measured = cycles.attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots], images)
+    assert len(snapshots) == len(cycles.marks(program, images))
+    measured = cycles.attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots])
     predicted = cycles.predict(program, images)
     for layer in range(len(program.layers)):
         found, expected = predicted.layers[layer], measured.layers[layer]

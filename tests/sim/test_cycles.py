@@ -1,5 +1,7 @@
 """The cycle model: port patterns, tiles, and what a program's packets cost. RTL is compared in tests/rtl."""
 
+from dataclasses import replace
+
 import pytest
 from networks import Builder, random_network
 from sigbit.compiler import compile
@@ -83,3 +85,20 @@ def test_marks_are_the_ends_of_layers_and_images():
     ends = [row["instructions"][1] for row in program.layers]
     assert marks(program) == [*ends, ends[-1] + 1]
     assert marks(program, 2) == [*ends, ends[-1] + 1, *(ends[-1] + 1 + end for end in ends), 2 * ends[-1] + 2]
+
+
+def test_layers_that_take_turns_are_added_up():
+    program = compile(random_network(1, ESB(4, 2), ESBU(4, 2)).network(), TINY)
+    (start, end), middle = program.layers[1]["instructions"], program.layers[1]["instructions"][0] + 2
+    layers = list(program.layers)
+    # The first two instructions of layer 1 count as if they were of layer 0, behind a part of layer 1.
+    layers[0] = {**layers[0], "instructions": ((0, start - 1), (start, middle))}
+    layers[1] = {**layers[1], "instructions": ((start - 1, start), (middle, end))}
+    turns = replace(program, layers=tuple(layers))
+    assert marks(turns)[:4] == [start - 1, start, middle, end]
+    one, other = predict(program), predict(turns)
+    for key, value in one.total.items():
+        assert other.total[key] == value
+        assert other.layers[0][key] + other.layers[1][key] == one.layers[0][key] + one.layers[1][key]
+    assert other.layers[0] != one.layers[0]
+    assert other.layers[2:] == one.layers[2:]
