@@ -44,6 +44,7 @@ test-all: lint
 bench: setup
 	$(BIN)/sigbit bench lut --write docs/results.md
 	$(BIN)/sigbit bench sim --write docs/results.md
+	$(BIN)/sigbit bench networks --device rtl --write docs/results.md
 
 clean:
 	rm -rf .venv build sim_build *.egg-info hw/*.egg-info sim/*.egg-info sw/*.egg-info

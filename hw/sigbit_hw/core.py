@@ -1,6 +1,8 @@
 # amaranth: UnusedElaboratable=no
 """The accelerator without clocks and pins: parser, sequencer, memories, array and post-processor behind AXI ports."""
 
+from dataclasses import dataclass
+
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -21,10 +23,76 @@ from .memory.word_memory import WordMemory
 from .spec.packets import Fault
 from .spec.registers import Register
 
-__all__ = ["Accelerator"]
+__all__ = ["Accelerator", "Timing"]
 
 #: Cycles from a position of the reader to its activation codes at the array: address, memory (2), padding.
 _FEATURE_CYCLES = 2 + WordMemory.read_latency_cycles
+
+
+def _post_processor(config, array):
+    return PostProcessor(
+        config,
+        start_delay_cycles=_FEATURE_CYCLES + array.latency_cycles,
+        accumulator_latency_cycles=array.read_latency_cycles,
+        parameter_latency_cycles=WordMemory.read_latency_cycles,
+        feature_latency_cycles=WordMemory.read_latency_cycles,
+    )
+
+
+def _output_formatter(config):
+    return OutputFormatter(config, WordMemory.read_latency_cycles)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cycles that decide how long instructions take.
+
+    Attributes
+    ----------
+    weight_hold_cycles, weight_lead_cycles : int
+        See :class:`~.control.weight_loader.WeightLoader`.
+    post_start_cycles : int
+        From a job's acceptance by the post-processor to its first token.
+    post_latency_cycles : int
+        From a token to its write.
+    post_reserve_cycles : int
+        From a token to the cycle in which it keeps the reader from feature memory.
+    pool_store_cycles : int
+        From the last position of a window to the write of its result, for plane 0; then one plane per cycle.
+    pool_drain_cycles : int
+        From the last position of POOL to its retirement.
+    """
+
+    weight_hold_cycles: int
+    weight_lead_cycles: int
+    post_start_cycles: int
+    post_latency_cycles: int
+    post_reserve_cycles: int
+    pool_store_cycles: int
+    pool_drain_cycles: int
+
+    @classmethod
+    def of(cls, config):
+        """Timing of an :class:`Accelerator`."""
+        array = Array(config)
+        post = _post_processor(config, array)
+        # A word of weights is at the array after its memory, a swap after the activations' longer way.
+        longer = _FEATURE_CYCLES - WordMemory.read_latency_cycles
+        pool_store_cycles = _FEATURE_CYCLES + PoolUnit.latency_cycles
+        return cls(
+            weight_hold_cycles=longer + array.weight_hold_cycles - 1,
+            weight_lead_cycles=max(1, array.weight_lead_cycles - longer),
+            post_start_cycles=post.start_cycles,
+            post_latency_cycles=post.latency_cycles,
+            post_reserve_cycles=post.residual_reserve_cycles,
+            pool_store_cycles=pool_store_cycles,
+            pool_drain_cycles=pool_store_cycles + config.planes + 1,
+        )
+
+    @staticmethod
+    def output_cycles(config, words):
+        """From the acceptance of a job by the output formatter to its retirement, if every beat is taken at once."""
+        return _output_formatter(config).packet_cycles(words)
 
 
 class Accelerator(wiring.Component):
@@ -77,30 +145,20 @@ class Accelerator(wiring.Component):
         m.submodules.input = stream_in = ResetInserter(clear)(StreamRegister(axi_stream_layout(config.stream_bits)))
         m.submodules.parser = parser = PacketParser(config)
         m.submodules.queue = queue = InstructionQueue(config.instruction_depth)
-        post_unit = PostProcessor(
-            config,
-            start_delay_cycles=_FEATURE_CYCLES + array.latency_cycles,
-            accumulator_latency_cycles=array.read_latency_cycles,
-            parameter_latency_cycles=WordMemory.read_latency_cycles,
-            feature_latency_cycles=WordMemory.read_latency_cycles,
-        )
+        timing = Timing.of(config)
+        post_unit = _post_processor(config, array)
         pool_units = [PoolUnit(config) for _ in range(config.planes)]
-        # Results of planes that end together are stored in turn.
-        pool_cycles = _FEATURE_CYCLES + PoolUnit.latency_cycles
         m.submodules.sequencer = sequencer = stoppable(
             Sequencer(
                 planes=config.planes,
                 strip_depth=config.strip_depth,
-                # A word of weights is at the array after its memory, a swap after the activations' longer way.
-                weight_hold_cycles=_FEATURE_CYCLES - WordMemory.read_latency_cycles + array.weight_hold_cycles - 1,
-                weight_lead_cycles=max(
-                    1, array.weight_lead_cycles - (_FEATURE_CYCLES - WordMemory.read_latency_cycles)
-                ),
-                pool_drain_cycles=pool_cycles + config.planes + 1,
+                weight_hold_cycles=timing.weight_hold_cycles,
+                weight_lead_cycles=timing.weight_lead_cycles,
+                pool_drain_cycles=timing.pool_drain_cycles,
             )
         )
         m.submodules.post = post = stoppable(post_unit)
-        m.submodules.output = output = OutputFormatter(config, WordMemory.read_latency_cycles)
+        m.submodules.output = output = _output_formatter(config)
 
         connect(m, flipped(self.s_axis), stream_in.i)
         connect(m, stream_in.o, parser.i)
@@ -170,11 +228,12 @@ class Accelerator(wiring.Component):
                 {"enable": granules, "address": range(config.feature_depth), "data": config.feature_word_bits}
             )
         )
+        # Results of planes that end together are stored in turn.
         pools = []
         for p, unit in enumerate(pool_units):
             m.submodules[f"pool_{p}"] = pool = stoppable(unit)
             wanted = pool.o.valid & (sequencer.pool_planes | (p == 0))
-            address = delayed(m, sequencer.pool.address, pool_cycles + p, name=f"pool_address_{p}")
+            address = delayed(m, sequencer.pool.address, timing.pool_store_cycles + p, name=f"pool_address_{p}")
             pools.append(
                 (
                     pool.i,

@@ -2,6 +2,7 @@
 // Built together with the emitted Verilog by sigbit_sim.rtl; loaded with ctypes.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "Vsigbit.h"
+#include "Vsigbit___024root.h"
 #include "verilated.h"
 
 namespace {
@@ -21,6 +23,9 @@ struct Transfer {
     bool last;
 };
 
+// Instructions retired, then the performance counters in the order of their registers.
+using Counters = std::array<uint32_t, SIGBIT_COUNTERS + 1>;
+
 struct Accelerator {
     std::unique_ptr<VerilatedContext> context{new VerilatedContext};
     std::unique_ptr<Vsigbit> top{new Vsigbit{context.get()}};
@@ -31,6 +36,8 @@ struct Accelerator {
     uint64_t cycles = 0;
     uint64_t random = 0;
     uint32_t idle_percent = 0, backpressure_percent = 0;
+    std::deque<uint32_t> marks;
+    std::vector<Counters> snapshots;
 
     bool chance(uint32_t percent) {
         if (!percent) return false;
@@ -38,6 +45,13 @@ struct Accelerator {
         random ^= random >> 7;
         random ^= random << 17;
         return random % 100 < percent;
+    }
+
+    Counters registers() const {
+        Counters values;
+        values[0] = top->rootp->sigbit__DOT__core__DOT__registers__DOT__instructions;
+        for (size_t i = 0; i < SIGBIT_COUNTERS; ++i) values[i + 1] = top->rootp->sigbit__DOT__core__DOT__registers__DOT__counters[i];
+        return values;
     }
 
     // One clock cycle; the handshakes of the cycle are seen before its rising edge.
@@ -66,6 +80,10 @@ struct Accelerator {
         top->aclk = 1;
         top->eval();
         ++cycles;
+        while (!marks.empty() && registers()[0] >= marks.front()) {
+            snapshots.push_back(registers());
+            marks.pop_front();
+        }
         if (taken) {
             top->s_axis_tvalid = 0;
             sent_bytes += kBeatBytes;
@@ -127,6 +145,18 @@ void sigbit_discard(Accelerator* a) {
 void sigbit_run(Accelerator* a, uint64_t max_cycles, int until_sent) {
     const uint64_t end = a->cycles + max_cycles;
     while (a->cycles < end && a->received.empty() && !a->top->irq && !(until_sent && a->to_send.empty())) a->tick();
+}
+
+// From now on the counters are kept as they are when so many instructions have been retired; numbers ascend.
+void sigbit_mark(Accelerator* a, const uint32_t* instructions, size_t count) {
+    a->marks.assign(instructions, instructions + count);
+    a->snapshots.clear();
+}
+
+size_t sigbit_snapshots(Accelerator* a) { return a->snapshots.size(); }
+
+void sigbit_snapshot(Accelerator* a, size_t index, uint32_t* values) {
+    std::copy(a->snapshots[index].begin(), a->snapshots[index].end(), values);
 }
 
 size_t sigbit_received_bytes(Accelerator* a) { return a->received.empty() ? 0 : a->received.front().size(); }

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.registers import COUNTERS
 
 from .cache import cache_folder
 
@@ -90,9 +91,15 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
         If a tool is missing or the build fails, with the tool's last lines.
     """
     harness = _HARNESS.read_text()
-    blocks = "`verilator_config\n" + "".join(f'hier_block -module "{module}"\n' for module in separate)
-    options = (*_VERILATOR_OPTIONS, *(["--hierarchical", "blocks.vlt"] if separate else []))
-    identity = hashlib.sha256(repr((verilog, harness, stream_bits, options, blocks)).encode()).hexdigest()[:24]
+    settings = "".join(
+        [
+            "`verilator_config\n",
+            *(f'public_flat_rd -module "*registers" -var "{name}"\n' for name in ("instructions", "counters")),
+            *(f'hier_block -module "{module}"\n' for module in separate),
+        ]
+    )
+    options = (*_VERILATOR_OPTIONS, *(["--hierarchical"] if separate else []), "settings.vlt")
+    identity = hashlib.sha256(repr((verilog, harness, stream_bits, options, settings)).encode()).hexdigest()[:24]
     library = cache_folder() / "rtl" / f"{identity}.so"
     if library.exists():
         return library
@@ -104,9 +111,10 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
         if library.exists():
             return library
         (Path(folder) / "sigbit.v").write_text(verilog)
-        (Path(folder) / "blocks.vlt").write_text(blocks)
+        (Path(folder) / "settings.vlt").write_text(settings)
+        flags = f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits} -DSIGBIT_COUNTERS={len(COUNTERS)}"
         command = [
-            "verilator", *options, "-CFLAGS", f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits}",
+            "verilator", *options, "-CFLAGS", flags,
             "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(_HARNESS),
         ]  # fmt: skip
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -129,6 +137,9 @@ def _load(library):
         ("send", None, (handle, ctypes.c_char_p, size, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("run", None, (handle, u64, ctypes.c_int)),
+        ("mark", None, (handle, ctypes.POINTER(u32), size)),
+        ("snapshots", size, (handle,)),
+        ("snapshot", None, (handle, size, ctypes.POINTER(u32))),
         ("received_bytes", size, (handle,)),
         ("receive", None, (handle, ctypes.c_char_p)),
         ("write", ctypes.c_int, (handle, u32, u32)),
@@ -189,6 +200,19 @@ class RtlModel:
     def run(self, max_cycles, until_sent=False):
         """Run until a packet was received, an interrupt is raised, all is sent (if asked) or the limit is reached."""
         self._api.sigbit_run(self._handle, max_cycles, until_sent)
+
+    def mark(self, instructions):
+        """Take a snapshot of the counters whenever so many instructions have been retired; the numbers must ascend."""
+        self._api.sigbit_mark(self._handle, (ctypes.c_uint32 * len(instructions))(*instructions), len(instructions))
+
+    def snapshots(self):
+        """Counters at the marks that were reached, as dicts by register name."""
+        values = (ctypes.c_uint32 * (len(COUNTERS) + 1))()
+        result = []
+        for index in range(self._api.sigbit_snapshots(self._handle)):
+            self._api.sigbit_snapshot(self._handle, index, values)
+            result.append({register.name.lower(): value for register, value in zip(COUNTERS, values[1:], strict=True)})
+        return result
 
     def receive(self):
         """Oldest received packet, or None."""

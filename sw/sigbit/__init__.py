@@ -18,6 +18,7 @@ from .float_model import run_float
 from .graph import Graph
 from .onnx_reader import read_onnx
 from .passes import lower
+from .performance import report
 from .quantize import input_levels, quantize, summary
 from .session import Session
 
@@ -44,6 +45,7 @@ __all__ = [
     "open_device",
     "quantize",
     "read_onnx",
+    "report",
     "run_float",
     "summary",
     "write_verilog",

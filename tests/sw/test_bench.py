@@ -2,12 +2,18 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from sigbit import bench
 from sigbit.cli import main
+from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
+
+DIGITS = Path(bench.__file__).parent / "models" / "digits.onnx"
+DIGITS_IMAGES = f"{DIGITS.with_suffix('.npz')}:x_calibration"
 
 PAGE = "# Results\n\n<!-- bench lut -->\nold\n<!-- end -->\n\n<!-- bench sim -->\nstays\n<!-- end -->\ntail\n"
 
@@ -101,3 +107,43 @@ def test_the_simulation_bench_measures_both_presets(monkeypatch):
         seconds = row["images"] / row["images_per_second"]
         assert row["cycles_per_second"] == pytest.approx(5000 / seconds)
     assert "`sigbit bench sim`" in text
+
+
+@pytest.fixture
+def _small_networks(monkeypatch, tmp_path):
+    """A network of one pooled convolution in place of the well-known ones, on the accelerator for tests."""
+    monkeypatch.setattr(bench, "ARCHITECTURES", {"one": None})
+    monkeypatch.setattr(bench, "write_architecture", lambda name, path: shutil.copy(DIGITS, path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_small_networks")
+def test_the_network_bench_predicts_cycles(capsys):
+    arguments = ["bench", "networks", "--networks", "one", str(DIGITS), "--config", "tiny"]
+    assert main([*arguments, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["network"] for row in rows] == ["one", "digits"]
+    for row in rows:
+        assert row["cycles"] == row["predicted_cycles"] == row["counters"]["total"]
+        assert row["rtl_cycles"] is row["mismatches"] is None
+        assert row["fps_200"] == 200e6 / row["cycles"]
+        assert row["utilisation"] == row["part_products"] / (row["cycles"] * PRESETS["tiny"].mac_lanes)
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"\| one \| 0\.\d+ \| {rows[0]['cycles']} \| .* \| only \| - \|", text)
+    assert "arithmetic at these clocks, not timing" in text
+    assert f"`sigbit bench networks --networks one {DIGITS} --config tiny`" in text
+
+
+@pytest.mark.usefixtures("_small_networks")
+def test_the_network_bench_measures_in_rtl():
+    rows, text = bench.run_bench("networks", networks=[str(DIGITS)], config="tiny", device="rtl", data=DIGITS_IMAGES)
+    (row,) = rows
+    assert row["mismatches"] == 0
+    assert row["cycles"] == row["rtl_cycles"] == pytest.approx(row["predicted_cycles"], rel=0.02)
+    assert re.search(r"\| [+-]0\.\d\d% \| 0 \|", text)
+
+
+def test_options_of_another_bench_are_refused(capsys):
+    assert main(["bench", "sim", "--device", "rtl"]) == 2
+    assert "--device has no effect on bench sim" in capsys.readouterr().err

@@ -170,6 +170,18 @@ def test_report_of_a_model_has_errors_and_of_a_network_has_none(built, capsys):
     assert "SQNR" not in run(capsys, "report", built / "digits.npz")
 
 
+def test_report_says_where_the_cycles_go(built, capsys):
+    result = run_json(capsys, "report", built / "digits.npz", "--config", "tiny", "--device", "rtl", "--images", "2")
+    assert (result["images"], result["mismatches"]) == (2, 0)
+    text = run(capsys, "report", built / "digits.npz", "--config", "tiny", "--device", "rtl", "--images", "2")
+    last = result["layers"][-1]
+    line = next(line for line in text.splitlines() if line.startswith(last["name"]) and last["bound_by"] in line)
+    total = last["predicted"]["total"]
+    assert f"  {total:,}  ".replace(",", " ") in line
+    assert "frames per second at 200 / 250 / 300 MHz: arithmetic, not timing" in text
+    assert "0 of 2 images differ from the golden model; the prediction is" in text
+
+
 def test_verilog_writes_both_files(tmp_path, capsys):
     manifest = run_json(capsys, "verilog", "--config", "tiny", "--weights", "int:4", "-o", tmp_path / "out")
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -169,6 +169,16 @@ class PostProcessor(wiring.Component):
         """Cycles from a token to its write."""
         return self._operand_cycles + Requantizer.latency_cycles + Encoder.latency_cycles
 
+    @property
+    def start_cycles(self):
+        """Cycles from the acceptance of a job to its first token."""
+        return self._start_delay_cycles + 1
+
+    @property
+    def residual_reserve_cycles(self):
+        """Cycles from a token to ``residual.reserve``."""
+        return _RESIDUAL_ADDRESS_CYCLES - 1
+
     def elaborate(self, platform):
         m = Module()
         config = self._config
@@ -350,7 +360,7 @@ class PostProcessor(wiring.Component):
             ),
         ]
         fetch = walking & has_residual & ~word_held
-        reserve = delayed(m, fetch, _RESIDUAL_ADDRESS_CYCLES - 1, name="residual_reserve", clear=True)
+        reserve = delayed(m, fetch, self.residual_reserve_cycles, name="residual_reserve", clear=True)
         m.d.comb += self.residual.reserve.eq(reserve)
         m.d.sync += self.residual.en.eq(reserve)
         residual_words = [

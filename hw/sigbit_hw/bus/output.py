@@ -85,6 +85,13 @@ class OutputFormatter(wiring.Component):
             }
         )
 
+    def packet_cycles(self, words):
+        """Cycles from a transfer on ``job`` to ``done`` if ``read`` and ``o`` are always ready."""
+        config = self._config
+        header = 1 + config.beats_per_word(HEADER.width)
+        first_word = 3 + self._read_latency
+        return max(header, first_word) + words * config.beats_per_word(config.feature_word_bits) + 3
+
     def elaborate(self, platform):
         m = Module()
         config = self._config

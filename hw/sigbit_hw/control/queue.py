@@ -55,6 +55,11 @@ class InstructionQueue(wiring.Component):
         If ``depth`` is not a power of two of at least 2.
     """
 
+    #: Cycles from ``commit`` to the instruction at ``o``.
+    latency_cycles = 3
+    #: Instructions that wait in the output registers and take no word of the memory.
+    output_registers = 2
+
     def __init__(self, depth, width=INSTRUCTION_BITS):
         if not isinstance(depth, int) or depth < 2 or depth & (depth - 1):
             raise ValueError(f"depth must be a power of two of at least 2, not {depth!r}")
