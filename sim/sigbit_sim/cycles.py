@@ -316,10 +316,10 @@ class _Timeline:
         self._done = start + tokens - 1 + timing.post_latency_cycles
         insort(self.retired, self._done)
         if residual_parts:
-            # Every token reads; of values with one part, the first in every feature word.
+            # The first group in every feature word reads the word of every part.
             granules = self._config.vector // self._config.post_lanes
             groups = {0, *range(granules - fields["first_group"] % granules, fields["groups"], granules)}
-            reads = {group * group_tokens for group in groups} if residual_parts == 1 else set(range(pixel_tokens))
+            reads = {group * group_tokens + part for group in groups for part in range(residual_parts)}
             self._feature_reads.take(start + timing.post_reserve_cycles, tokens, pixel_tokens, reads)
         self._feature_writes.take(start + timing.post_latency_cycles, tokens, value_tokens, {value_tokens - 1})
         return taken
