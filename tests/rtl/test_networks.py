@@ -54,7 +54,7 @@ def check(name, builder, images, stalls=(0, 0)):
     layers = program.layers
     for key in ("compute_cycles", "pool_cycles"):
         assert counters[key] == len(images) * sum(layer[key] for layer in layers), key
-    instructions = 1 + sum(end - start for start, end in (layer["instructions"] for layer in layers))
+    instructions = 1 + sum(end - start for layer in layers for start, end in layer["instructions"])
     assert accelerator.read(Register.INSTRUCTIONS) == len(images) * instructions
     return program
 
