@@ -565,7 +565,7 @@ def _run_convolution(layer, source, target, values, residual=None):
 
 
 def _dense_products(weights, taps):
-    """Sums ``(groups, out, images and pixels)`` of weights ``(groups, out, in * taps)``; taps are ``(in, images, ...)``."""
+    """Sums ``(groups, out, images * pixels)`` of weights ``(groups, out, in * taps)``; taps: ``(in, images, y, x)``."""
     columns = np.stack(taps, axis=1) if len(taps) > 1 else taps[0]
     return weights @ columns.reshape(*weights.shape[::2], -1)
 
