@@ -109,7 +109,9 @@ def test_weights_that_fit_twice_are_loaded_while_computing():
     fences = [packet.fence for packet in program.image[0] if packet.kind.name == "WEIGHTS"]
     assert len(fences) > 3
     assert max(fences) > 0
-    assert max(packet.count for packet in program.image[0] if packet.kind.name == "WEIGHTS") == 16  # an eighth: two tiles
+    assert (
+        max(packet.count for packet in program.image[0] if packet.kind.name == "WEIGHTS") == 16
+    )  # an eighth: two tiles
 
 
 @pytest.mark.parametrize(
