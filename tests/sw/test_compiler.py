@@ -487,16 +487,25 @@ def test_what_fits_whole_runs_layer_by_layer(monkeypatch):
     assert len(program.image) == 2
 
 
-def test_sums_of_several_parts_stay_whole_in_a_chain(monkeypatch):
-    """POST reads and writes with one part step, so neither side of an addition may lie in a lower buffer."""
-    builder = Builder(0, 8, 32, 8, UINT(8)).conv(8, (1, 1), ESB(4, 2), INT(8))
-    builder.conv(32, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
-    builder.conv(8, (3, 3), ESB(4, 2), INT(8), pads=(1, 1, 1, 1), residual="layer0_out").conv(3, (32, 8), INT(8), None)
-    steps = _steps(monkeypatch)
-    check(builder.network(), roomy(TINY, ESB(4, 2), ESBU(4, 2), feature_depth=2048), builder.images(2))
-    works = [step for step in steps[0] if isinstance(step, Work)]
-    assert {step.windows[name].plane_words for step in works for name in step.windows if name == "layer2_out"} == {256}
-    assert len({step.windows["layer1_out"].first for step in works if step.layer == 1}) > 1
+@pytest.mark.parametrize(("channels", "format"), [(8, INT(8)), (16, ESBU(4, 2))], ids=["parts", "blocks"])
+def test_both_sides_of_a_sum_with_several_parts_or_blocks_stay_whole(channels, format):
+    """POST reads and writes with the same steps, so neither may lie in a buffer of fewer rows."""
+    builder = Builder(0, 8, 64, 4, ESBU(4, 2)).conv(channels, (1, 1), ESB(4, 2), format)
+    builder.conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.conv(channels, (3, 3), ESB(4, 2), format, pads=(1, 1, 1, 1), residual="layer0_out")
+    builder.conv(8, (4, 1), ESB(4, 2), ESBU(4, 2), stride=(4, 1))
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), feature_depth=4096)
+    whole = 2 * builder.tensors["layer0_out"].height * 4 * (3 if channels == 8 else 2)
+    assert whole < check_in_smaller_memories(builder, config, 2) <= 2 * whole
+
+
+def test_a_tensor_that_is_only_added_comes_in_bands_too(monkeypatch):
+    builder = Builder(0, 8, 64, 8, ESBU(4, 2)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.last = "input"
+    builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.conv(8, (2, 1), ESB(4, 2), ESBU(4, 2), pads=(1, 0, 0, 0), residual="layer0_out").max_pool((2, 2), (2, 2))
+    program = check(builder.network(), replace(TINY, feature_depth=512), builder.images(2))
+    assert all(len(layer["instructions"]) > 1 for layer in program.layers)
 
 
 def test_tensors_are_placed_by_size_where_the_order_of_use_leaves_small_holes():
