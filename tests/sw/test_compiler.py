@@ -501,7 +501,8 @@ def test_both_sides_of_a_sum_with_several_parts_or_blocks_stay_whole(channels, f
 
 def test_what_a_chain_reads_stays_until_its_last_band():
     """Not only until the layer that reads it has run in the first one."""
-    builder = Builder(0, 8, 64, 4, ESBU(4, 2)).conv(8, (65, 1), ESB(4, 2), ESBU(4, 2), pads=(32, 0, 32, 0))
+    builder = Builder(0, 8, 64, 1, ESBU(4, 2))
+    builder.conv(8, (65, 1), ESB(4, 2), ESBU(4, 2), pads=(32, 1, 32, 2))
     builder.conv(32, (1, 1), ESB(4, 2), ESBU(4, 2)).conv(32, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
     builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
     config = roomy(TINY, ESB(4, 2), ESBU(4, 2), feature_depth=1024, weight_depth=4096)
