@@ -51,7 +51,7 @@ def _stages(program):
     count = sum(packet.count for packet in program.image[0] if packet.kind in (Kind.RUN, Kind.OUTPUT))
     owners = np.full(count, -1)
     for index, layer in enumerate(program.layers):
-        for start, end in np.reshape(layer["instructions"], (-1, 2)).astype(int):
+        for start, end in layer["instructions"]:
             owners[start:end] = index
     ends = [*(np.flatnonzero(np.diff(owners)) + 1).tolist(), count]
     return [(int(owners[end - 1]), end) for end in ends]

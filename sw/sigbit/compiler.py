@@ -5,17 +5,27 @@ strips of output pixels and column tiles of output channels, and written as pack
 result equals :func:`sigbit_sim.golden.network.run` bit for bit, or compiling fails with a message.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 from sigbit_hw.spec.config import ConfigError, accumulator_width
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import INT, UINT, FormatError
-from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, PARAMETER, Encoding, Opcode
+from sigbit_hw.spec.instructions import (
+    INSTRUCTION_BITS,
+    INSTRUCTIONS,
+    MIN_TILE_CYCLES,
+    PARAMETER,
+    Encoding,
+    Opcode,
+)
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Convolution, MaxPool
 from sigbit_sim.golden.program import InputLayout, OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
+
+from .memory_plan import Costs, MemoryPlan, Move, Send, plan_memory
 
 __all__ = ["CompileError", "compile", "fit"]
 
@@ -50,20 +60,22 @@ def compile(network, config):
         If a layer, a memory, an accumulator or an instruction field does not fit, naming what was found, what there is
         and what to change.
     """
-    layouts = _input_layouts(network, config)
-    for layout in layouts:
+    shortages = []
+    for layout in _input_layouts(network, config):
         layers = _lower(network, config, layout)
         for layer in layers:
             if not isinstance(layer, _Maximum):
                 _check_accumulators(layer, config)
-        try:
-            placement = _place(network, config, layers)
-        except CompileError:
-            if layout is layouts[-1]:
-                raise
-        else:
-            break
-    return _Emitter(network, config, layers, layout, placement).program()
+        plan = _plan(network, config, layers)
+        if isinstance(plan, MemoryPlan):
+            return _Emitter(network, config, layers, layout, plan).program()
+        shortages.append(plan)
+    least = min(shortages, key=lambda shortage: (shortage.enough, shortage.words))
+    raise CompileError(
+        f"Layer {layers[least.layer].name} takes at least {least.words} words of feature memory, with all that later "
+        f"layers wait for and with bands of rows as low as possible; there are {config.feature_depth} for all layers: "
+        f"raise feature_depth to at least {least.enough}, choose a larger preset or a smaller image"
+    )
 
 
 def fit(network, config):
@@ -114,13 +126,9 @@ class _Map:
     parts: int
 
     @property
-    def plane_words(self):
-        """Words of one part and block."""
-        return self.height * self.width
-
-    @property
-    def words(self):
-        return self.parts * self.blocks * self.plane_words
+    def planes(self):
+        """Pairs of part and block, of which each takes ``plane_words``."""
+        return self.parts * self.blocks
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,15 @@ class _Reduction:
         return (self.source,) if self.residual is None else (self.source, self.residual)
 
     @property
+    def weight_words(self):
+        """Distinct words of weights; passes that only shift share one tile of zeros."""
+        positions = 1 if self.keep else int(np.prod(self.kernel))
+        words = sum(tile.words * tile.blocks for tile in self.tiles) * positions * len(self.digits)
+        if any(part is None for part, _, _ in _passes(self)):
+            words += sum({tile.words for tile in self.tiles})
+        return words
+
+    @property
     def accumulator_bits(self):
         """Bits of two's complement that hold every final accumulator."""
         return 1 + max(int(max(self.high.max(), -1 - self.low.min(), 0)).bit_length(), 1)
@@ -187,6 +204,7 @@ class _Maximum:
     kernel: tuple
     stride: tuple
     pads: tuple
+    dilation: tuple = (1, 1)
 
     @property
     def reads(self):
@@ -431,75 +449,40 @@ def _check_accumulators(layer, config):
             raise CompileError(f"Layer {layer.name}: raw results can reach {worst}, which leaves {RAW_BITS} bits")
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """Where tensors lie: ``bases`` by name.
-
-    The input has ``copies`` regions, each for a whole image, or two of ``band_words`` that its ``bands`` take in turns.
-    """
-
-    bases: dict
-    copies: int
-    bands: tuple = ()
-    band_words: int = 0
-
-
-def _place(network, config, layers):
-    """Base address of every tensor; two regions for the input if there is space, bands if there is not even one."""
-    tensors = {layers[0].source.name: layers[0].source}
-    first, last = {network.input: -1}, {network.input: 0}
-    for index, layer in enumerate(layers):
-        tensors.setdefault(layer.source.name, layer.source)
-        tensors[layer.target.name] = layer.target
-        first[layer.target.name] = last[layer.target.name] = index
-        for tensor in layer.reads:
-            last[tensor.name] = index
-    last[network.output] = len(layers)
-
-    def allocate(input_words, kept):
-        """Bases if the input takes so many words, kept from image to image or only until they are read."""
-        words = {name: input_words if name == network.input else tensor.words for name, tensor in tensors.items()}
-        failures = []
-        # In order of use; where that leaves holes that are too small, large tensors first.
-        for order in (list(tensors), sorted(tensors, key=words.__getitem__, reverse=True)):
-            taken: list[tuple[int, int, int, int]] = []
-            bases = {}
-            for name in order:
-                own = (-1, len(layers)) if name == network.input and kept else (first[name], last[name])
-                base = 0
-                for low, high, born, dead in sorted(taken):
-                    if born <= own[1] and own[0] <= dead:
-                        if base + words[name] <= low:
-                            break
-                        base = max(base, high)
-                if base + words[name] > config.feature_depth:
-                    failures.append((base, words[name], name))
-                    break
-                taken.append((base, base + words[name], *own))
-                bases[name] = base
-            else:
-                return bases, None
-        return None, (*failures[0], min(base + size for base, size, _ in failures))
-
+def _plan(network, config, layers):
+    """Addresses of all tensors and the order of work, or the words that the feature memory lacks."""
     source = layers[0].source
-    for copies in (2, 1):
-        bases, failure = allocate(copies * source.words, kept=copies == 2)
-        if bases is not None:
-            return _Placement(bases, copies)
-    if isinstance(layers[0], _Reduction) and sum(tensor is source for layer in layers for tensor in layer.reads) == 1:
-        for kept in (True, False):
-            for strip_rows in reversed(range(1, _strip_rows(layers[0].target, config))):
-                bands = _bands(layers[0], config, strip_rows)
-                words = max(replace(source, height=band.end - band.first).words for band in bands)
-                bases, failure = allocate(2 * words, kept)
-                if bases is not None:
-                    return _Placement(bases, 1, bands, words)
-    used, size, name, needed = failure
-    raise CompileError(
-        f"Tensor {name} needs {size} words of feature memory, but {max(config.feature_depth - used, 0)} of "
-        f"{config.feature_depth} are free beside the tensors in use; raise feature_depth to at least "
-        f"{1 << (needed - 1).bit_length()}, or choose a larger preset"
+    words = tuple(0 if isinstance(layer, _Maximum) else layer.weight_words for layer in layers)
+    costs = Costs(
+        cycles=lambda index, rows: _row_cycles(layers[index], rows, config),
+        weight_words=words,
+        weight_depth=config.weight_depth,
+        weight_beats=config.beats_per_word(config.weight_word_bits),
+        input_cycles=source.planes * source.height * source.width * config.beats_per_word(config.feature_word_bits),
     )
+    return plan_memory(layers, source, {network.output}, config.feature_depth, costs)
+
+
+def _row_cycles(layer, rows, config):
+    """Cycles of so many output rows that nothing overlaps: one layer begins when the last one's results are stored."""
+    width = layer.target.width
+    if isinstance(layer, _Maximum):
+        positions = layer.kernel[0] * layer.kernel[1]
+        return layer.source.blocks * _plane_rows(rows, config.planes, positions)[0] * width * positions
+    total = post = 0
+    sizes = Counter(
+        (strip.rows * strip.pixels, strip.valid_rows * strip.pixels) for strip in _strips(rows, width, config)
+    )
+    values = max(layer.target.parts, layer.residual.parts if layer.residual else 1)
+    for tile in layer.tiles:
+        steps = sum(
+            1 if part is None else tile.blocks * layer.kernel[0] * layer.kernel[1] for part, _, _ in _passes(layer)
+        )
+        for (positions, results), count in sizes.items():
+            # Results are stored while the next strip is computed.
+            post = results * (tile.columns // config.post_lanes) * values
+            total += count * max(steps * max(positions, MIN_TILE_CYCLES), post)
+    return total + post + config.columns + config.rows
 
 
 @dataclass(frozen=True)
@@ -525,34 +508,6 @@ def _strips(height, width, config):
         for x in range(0, width, pixels):
             strips.append(_Strip(y, x, -(-valid // config.planes), min(pixels, width - x), valid))
     return strips
-
-
-@dataclass(frozen=True)
-class _Band:
-    """Strips that are computed from the input rows ``first`` to ``end``."""
-
-    strips: tuple
-    first: int
-    end: int
-
-
-def _strip_rows(target, config):
-    """Strips on top of each other."""
-    return sum(strip.x == 0 for strip in _strips(target.height, target.width, config))
-
-
-def _bands(layer, config, strip_rows):
-    """Cut a layer into bands of so many strips on top of each other, with the input rows that their kernels reach."""
-    strips = _strips(layer.target.height, layer.target.width, config)
-    tops = [strip.y for strip in strips if strip.x == 0][::strip_rows]
-    bands = []
-    for top, bottom in zip(tops, [*tops[1:], layer.target.height], strict=True):
-        # A band that sees only padding takes one row all the same: no instruction reads a map without rows.
-        first = min(max(top * layer.stride[0] - layer.pads[0], 0), layer.source.height - 1)
-        reach = (bottom - 1) * layer.stride[0] - layer.pads[0] + (layer.kernel[0] - 1) * layer.dilation[0] + 1
-        own = tuple(strip for strip in strips if top <= strip.y < bottom)
-        bands.append(_Band(own, first, max(min(reach, layer.source.height), first + 1)))
-    return tuple(bands)
 
 
 def _plane_rows(height, planes, positions):
@@ -615,9 +570,9 @@ class _Ring:
 class _Emitter:
     """Writes instructions and the packets around them, and knows which instruction uses which words."""
 
-    def __init__(self, network, config, layers, layout, placement):
+    def __init__(self, network, config, layers, layout, plan):
         self._network, self._config, self._layers, self._layout = network, config, layers, layout
-        self._placement = placement
+        self._plan = plan
         self._log = []  # per instruction: whether it cannot retire before the POST in front of it
         self._packets = []
         self._pending = []
@@ -625,7 +580,7 @@ class _Emitter:
         self._feature_posts = np.full(config.feature_depth, -1, dtype=np.int64)
         self._feature_users = np.full(config.feature_depth, -1, dtype=np.int64)
         self._payloads = {}
-        self._fresh = ()  # spans that the latest POST writes, if nothing has waited for it since
+        self._fresh: tuple = ()  # spans that the latest POST writes, if nothing has waited for it since
 
     # -- whole program -------------------------------------------------------------------------------------------------
 
@@ -643,12 +598,12 @@ class _Emitter:
         ):
             setup.extend(self._setup_packets(kind, pieces, ring))
         # The fences of an image depend on the images before it; after one round over the input regions they repeat.
-        copies = self._placement.copies
+        copies = len(self._plan.images)
         for index in range(2 * copies):
             if index == copies:
                 images = []
             self._start_image()
-            packets, reports = self._image(index % copies)
+            packets, reports = self._image(self._plan.images[index % copies])
             if index >= copies:
                 images.append(tuple(packets))
         tensor = self._network.tensors[self._network.output]
@@ -700,66 +655,122 @@ class _Emitter:
         if self._stream_parameters:
             self._parameters.start_image()
 
-    def _image(self, copy):
-        network = self._network
+    def _image(self, steps):
+        """Packets of an image, and the report of every layer."""
         first = len(self._log)
-        source = self._layers[0].source
-        bases = dict(self._placement.bases)
-        bases[network.input] += copy * source.words
-        if not self._placement.bands:
-            self._send_input(source, bases[network.input])
-        reports = []
-        for index, layer in enumerate(self._layers):
+        reports = [self._empty_report(layer) for layer in self._layers]
+        for step in steps:
+            if isinstance(step, Send):
+                self._send_input(step.window)
+                continue
+            layer, report = self._layers[step.layer], reports[step.layer]
             start = len(self._log) - first
             try:
-                if isinstance(layer, _Maximum):
-                    report = self._maximum(layer, bases)
+                if isinstance(step, Move):
+                    self._move(step, layer.target, report)
+                elif isinstance(layer, _Maximum):
+                    self._maximum(step, layer, report)
                 else:
-                    report = self._reduction(index, layer, bases)
+                    self._reduction(step, layer, report)
             except ValueError as error:
                 if isinstance(error, CompileError):
                     raise
                 # The only other ValueError is a field of an instruction that is too narrow.
                 raise CompileError(f"Layer {layer.name} does not fit an instruction: {error}") from error
-            reports.append({"name": layer.name, **report, "instructions": (start, len(self._log) - first)})
+            ranges = report["instructions"]
+            if ranges and ranges[-1][1] == start:
+                start, _ = ranges.pop()
+            ranges.append((start, len(self._log) - first))
         self._flush()
-        target = self._layers_target(network.output)
-        output = INSTRUCTIONS[Opcode.OUTPUT].pack(
-            opcode=Opcode.OUTPUT, wait_post=1, base=bases[network.output], words=target.words
-        )
-        self._feature_users[bases[network.output] : bases[network.output] + target.words] = len(self._log)
+        name = self._network.output
+        base, words = self._span(self._layers_target(name), self._plan.outputs[name])
+        output = INSTRUCTIONS[Opcode.OUTPUT].pack(opcode=Opcode.OUTPUT, wait_post=1, base=base, words=words)
+        self._feature_users[base : base + words] = len(self._log)
         self._log.append(True)
         self._packets.append(Packet(Kind.OUTPUT, 1, fence=_NO_FENCE, payload=self._instruction_payload(output)))
-        return self._packets, reports
+        return self._packets, [{**report, "instructions": tuple(report["instructions"])} for report in reports]
 
-    def _send_input(self, source, base, rows=()):
-        """Send the input, or a band of its rows, as soon as nobody uses the words that it takes."""
+    @staticmethod
+    def _empty_report(layer):
+        pool = isinstance(layer, _Maximum)
+        macs, words = (0, 0) if pool else (layer.macs, layer.weight_words)
+        products = 0 if pool else macs * sum(part is not None for part, _, _ in _passes(layer))
+        return {
+            "name": layer.name,
+            "macs": macs,
+            "part_products": products,
+            "tiles": 0,
+            "compute_cycles": 0,
+            "pool_cycles": 0,
+            "weight_words": words,
+            "instructions": [],
+        }
+
+    @staticmethod
+    def _span(tensor, window):
+        """First address of a window, and number of words up to its last."""
+        return window.base, (tensor.planes - 1) * window.plane_words + (window.end - window.first) * tensor.width
+
+    def _send_input(self, window):
+        """Send rows of the input as soon as nobody uses the words that they take."""
         self._flush()
-        span = slice(base, base + source.words)
+        source = self._layers[0].source
+        base, words = self._span(source, window)
+        span = slice(base, base + words)
         fence = self._fence(self._feature_posts[span], self._feature_users[span])
-        self._packets.append(Packet(Kind.INPUT, source.words, base, fence, rows=rows))
+        rows = () if window.end - window.first == source.height else (window.first, window.end)
+        self._packets.append(Packet(Kind.INPUT, words, base, fence, rows=rows))
 
     def _layers_target(self, name):
         return next(layer.target for layer in self._layers if layer.target.name == name)
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
-    def _maximum(self, layer, bases):
-        source, target = layer.source, layer.target
-        self._check_coordinates(layer, target.height, (1, 1))
-        rows, step = _plane_rows(target.height, self._config.planes, layer.kernel[0] * layer.kernel[1])
-        for block in range(source.blocks):
-            start = bases[source.name] + block * source.plane_words
-            output = bases[target.name] + block * target.plane_words
+    def _move(self, step, tensor, report):
+        """Copy rows: the maximum of single words. A word is read long before another one is written over it."""
+        words = step.rows * tensor.width
+        for plane in range(tensor.planes):
+            source, base = (address + plane * step.plane_words for address in (step.source, step.base))
             self._issue(
                 Opcode.POOL,
-                reads=(start, source.plane_words),
-                writes=(output, target.plane_words),
+                reads=(source, words),
+                writes=(base, words),
                 wait_post=True,
-                base=(start - layer.pads[0] * source.width - layer.pads[1]) & _ADDRESS_MASK,
-                y0=-layer.pads[0],
+                base=source,
+                y0=0,
+                x0=0,
+                height=1,
+                width=tensor.width,
+                **_loops(
+                    (1, 0, 0, 0),
+                    (step.rows, tensor.width, 0, 0),
+                    (tensor.width, 1, 0, 1),
+                    (1, 0, 0, 0),
+                    (1, 0, 0, 0),
+                ),
+                output_base=base,
+            )
+            report["pool_cycles"] += words
+
+    def _maximum(self, step, layer, report):
+        source, target = layer.source, layer.target
+        window, written = step.windows[source.name], step.windows[target.name]
+        self._check_coordinates(layer, window, step.end)
+        positions = layer.kernel[0] * layer.kernel[1]
+        rows, plane_rows = _plane_rows(step.end - step.first, self._config.planes, positions)
+        y0 = step.first * layer.stride[0] - layer.pads[0] - window.first
+        for block in range(source.blocks):
+            start = window.base + block * window.plane_words
+            output = written.base + block * written.plane_words + (step.first - written.first) * target.width
+            self._issue(
+                Opcode.POOL,
+                reads=(start, (window.end - window.first) * source.width),
+                writes=(output, (step.end - step.first) * target.width),
+                wait_post=True,
+                base=(start + y0 * source.width - layer.pads[1]) & _ADDRESS_MASK,
+                y0=y0,
                 x0=-layer.pads[1],
-                height=source.height,
+                height=window.end - window.first,
                 width=source.width,
                 **_loops(
                     (1, 0, 0, 0),
@@ -768,80 +779,56 @@ class _Emitter:
                     (layer.kernel[0], source.width, 1, 0),
                     (layer.kernel[1], 1, 0, 1),
                 ),
-                plane_step=step * layer.stride[0] * source.width,
-                plane_ystep=step * layer.stride[0],
+                plane_step=plane_rows * layer.stride[0] * source.width,
+                plane_ystep=plane_rows * layer.stride[0],
                 output_base=output,
-                all_planes=step > 0,
-                output_plane_step=step * target.width,
+                all_planes=plane_rows > 0,
+                output_plane_step=plane_rows * target.width,
             )
-        cycles = source.blocks * rows * target.width * layer.kernel[0] * layer.kernel[1]
-        return {
-            "macs": 0,
-            "part_products": 0,
-            "tiles": 0,
-            "compute_cycles": 0,
-            "weight_words": 0,
-            "pool_cycles": cycles,
-        }
+            report["pool_cycles"] += rows * target.width * positions
 
-    def _reduction(self, index, layer, bases):
+    def _reduction(self, step, layer, report):
         config = self._config
-        tiles = cycles = 0
-        used = {}
         passes = _passes(layer)
-        strips = _strips(layer.target.height, layer.target.width, config)
-        self._check_coordinates(layer, strips[-1].y + strips[-1].rows * config.planes, layer.dilation)
-        whole = _Band(tuple(strips), 0, layer.source.height)
-        banded = index == 0 and self._placement.bands
-        for turn, band in enumerate(banded or (whole,)):
-            source, base = layer.source, bases[layer.source.name]
-            if banded:
-                # A band is loaded while the one before is computed: two regions take turns.
-                source = replace(source, height=band.end - band.first)
-                base += turn % 2 * self._placement.band_words
-                self._send_input(source, base, (band.first, band.end))
-            for column_tile in layer.tiles:
-                for strip in band.strips:
-                    for number, (part, activation_part, shift) in enumerate(passes):
-                        pieces = self._pieces(layer, column_tile, part)
-                        for piece, ranges in enumerate(pieces):
-                            address, key, words = self._load_weights(index, column_tile, part, ranges)
-                            used[key] = words
-                            count = self._compute(
-                                layer, source, base, band.first, column_tile, strip, activation_part, ranges, address,
-                                clear=number == 0 and piece == 0, shift=shift and piece == 0,
-                            )  # fmt: skip
-                            tiles += count
-                            cycles += count * strip.rows * strip.pixels
-                    self._post(index, layer, bases, column_tile, strip)
-        return {
-            "macs": layer.macs,
-            "part_products": layer.macs * sum(part is not None for part, _, _ in passes),
-            "tiles": tiles,
-            "compute_cycles": cycles,
-            "pool_cycles": 0,
-            "weight_words": sum(used.values()),
-        }
+        window = step.windows[layer.source.name]
+        strips = [
+            replace(strip, y=step.first + strip.y)
+            for strip in _strips(step.end - step.first, layer.target.width, config)
+        ]
+        self._check_coordinates(layer, window, strips[-1].y + strips[-1].rows * config.planes)
+        for column_tile in layer.tiles:
+            for strip in strips:
+                for number, (part, activation_part, shift) in enumerate(passes):
+                    pieces = self._pieces(layer, column_tile, part)
+                    for piece, ranges in enumerate(pieces):
+                        address = self._load_weights(step.layer, column_tile, part, ranges)
+                        count = self._compute(
+                            layer, window, column_tile, strip, activation_part, ranges, address,
+                            clear=number == 0 and piece == 0, shift=shift and piece == 0,
+                        )  # fmt: skip
+                        report["tiles"] += count
+                        report["compute_cycles"] += count * strip.rows * strip.pixels
+                self._post(step, layer, column_tile, strip)
 
-    def _check_coordinates(self, layer, rows, dilation):
+    def _check_coordinates(self, layer, window, rows):
         """Input coordinates, padding and rows beyond the map included, must fit the reader's 13 signed bits."""
         columns = layer.target.width
-        for what, count, axis in (("row", rows, 0), ("column", columns, 1)):
-            reach = (count - 1) * layer.stride[axis] + (layer.kernel[axis] - 1) * dilation[axis]
+        for what, count, first, axis in (("row", rows, window.first, 0), ("column", columns, 0, 1)):
+            reach = (count - 1) * layer.stride[axis] - first + (layer.kernel[axis] - 1) * layer.dilation[axis]
             if reach > _COORDINATE_MAX or layer.pads[axis] > _COORDINATE_MAX:
                 raise CompileError(
                     f"Layer {layer.name} reaches input {what} {reach}; the feature reader counts to {_COORDINATE_MAX}: "
                     f"cut the image into smaller ones"
                 )
 
-    def _compute(self, layer, source, base, first_row, column_tile, strip, part, ranges, address, *, clear, shift):
-        """One part pass over ``source``, the layer's source or its rows from ``first_row``, at ``base``.
+    def _compute(self, layer, window, column_tile, strip, part, ranges, address, *, clear, shift):
+        """One part pass over a window of the layer's source.
 
         Channel blocks that the latest POST is still writing come after those that are there.
         """
         (first, end), rows, columns = ranges
         settled = first
-        while settled < end and not self._is_fresh(layer, source, base, first_row, strip, part, settled):
+        while settled < end and not self._is_fresh(layer, window, strip, part, settled):
             settled += 1
         tiles = (rows[1] - rows[0]) * (columns[1] - columns[0])
         block_words = (1 if layer.keep else tiles) * column_tile.words
@@ -849,42 +836,43 @@ class _Emitter:
             if blocks[0] < blocks[1]:
                 start = blocks[0] == first
                 self._compute_blocks(
-                    layer, source, base, first_row, column_tile, strip, part, (blocks, rows, columns),
+                    layer, window, column_tile, strip, part, (blocks, rows, columns),
                     address + (blocks[0] - first) * block_words, block_words,
                     wait_post=wait, clear=clear and start, shift=shift and start,
                 )  # fmt: skip
         return (end - first) * tiles
 
-    def _is_fresh(self, layer, source, base, first_row, strip, part, block):
+    def _is_fresh(self, layer, window, strip, part, block):
         """Whether a strip reads words of a channel block that the latest POST may not have written yet."""
-        low = strip.y * layer.stride[0] - layer.pads[0] - first_row
-        high = (strip.y + strip.rows * self._config.planes - 1) * layer.stride[0] - layer.pads[0] - first_row
+        width, rows = layer.source.width, window.end - window.first
+        low = strip.y * layer.stride[0] - layer.pads[0] - window.first
+        high = (strip.y + strip.rows * self._config.planes - 1) * layer.stride[0] - layer.pads[0] - window.first
         high += (layer.kernel[0] - 1) * layer.dilation[0] + 1
-        start = base + (part * source.blocks + block) * source.plane_words
-        span = start + max(low, 0) * source.width, start + min(high, source.height) * source.width
+        start = window.base + (part * layer.source.blocks + block) * window.plane_words
+        span = start + max(low, 0) * width, start + min(high, rows) * width
         return any(begin < span[1] and span[0] < end for begin, end in self._fresh)
 
     def _compute_blocks(
-        self, layer, source, base, first_row, column_tile, strip, part, ranges, address, block_words,
-        *, wait_post, clear, shift,
-    ):  # fmt: skip
+        self, layer, window, column_tile, strip, part, ranges, address, block_words, *, wait_post, clear, shift
+    ):
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         (sy, sx), (dy, dx) = layer.stride, layer.dilation
-        y0 = strip.y * sy - layer.pads[0] + ky0 * dy - first_row
+        source = layer.source
+        y0 = strip.y * sy - layer.pads[0] + ky0 * dy - window.first
         x0 = strip.x * sx - layer.pads[1] + kx0 * dx
-        start = base + (part * source.blocks + b0) * source.plane_words
+        start = window.base + (part * source.blocks + b0) * window.plane_words
         self._issue(
             Opcode.COMPUTE,
-            reads=(base, source.words),
+            reads=self._span(source, window),
             weights=(address, (b1 - b0) * block_words),
             wait_post=wait_post,
             base=(start + y0 * source.width + x0) & _ADDRESS_MASK,
             y0=y0,
             x0=x0,
-            height=source.height,
+            height=window.end - window.first,
             width=source.width,
             **_loops(
-                (b1 - b0, source.plane_words, 0, 0),
+                (b1 - b0, window.plane_words, 0, 0),
                 (ky1 - ky0, dy * source.width, dy, 0),
                 (kx1 - kx0, dx, 0, dx),
                 (strip.rows, sy * source.width, sy, 0),
@@ -900,33 +888,42 @@ class _Emitter:
             shift=shift,
         )
 
-    def _post(self, index, layer, bases, column_tile, strip):
+    def _post(self, step, layer, column_tile, strip):
         config = self._config
         target = layer.target
-        key, size, make = self._parameter_piece(index, column_tile)
+        key, size, make = self._parameter_piece(step.layer, column_tile)
         address = self._load(self._parameters, Kind.PARAMETERS, key, size, make, self._stream_parameters)
-        first = column_tile.start // config.vector * target.plane_words + strip.y * target.width + strip.x
+        first_block = column_tile.start // config.vector
+        end_block = (column_tile.start + column_tile.used - 1) // config.vector + 1
+
+        def first_word(window, plane):
+            return window.base + plane * window.plane_words + (strip.y - window.first) * target.width + strip.x
+
+        window = step.windows[target.name]
         encoding, bits = layer.encoding
-        reads, residual = None, {}
+        reads, residual, part_step = None, {}, target.blocks * window.plane_words
         if layer.residual is not None:
-            base = bases[layer.residual.name]
-            reads = base, layer.residual.words
+            added = step.windows[layer.residual.name]
+            reads = self._span(layer.residual, added)
             residual = {
-                "residual_base": base + first,
+                "residual_base": first_word(added, first_block),
                 "residual_parts": layer.residual.parts,
                 **dict(zip(("residual_encoding", "residual_bits"), layer.residual_encoding, strict=True)),
             }
+            if target.parts == 1:
+                # The plan gives both the same steps, but for those that only one of them takes.
+                part_step = target.blocks * added.plane_words
         self._issue(
             Opcode.POST,
             reads=reads,
-            writes=(bases[target.name], target.words),
+            writes=self._span(target, window),
             parameters=(address, size),
-            base=bases[target.name] + first,
+            base=first_word(window, first_block),
             rows=strip.rows,
             pixels=strip.pixels,
             row_step=target.width,
-            block_step=target.plane_words,
-            part_step=target.blocks * target.plane_words,
+            block_step=window.plane_words,
+            part_step=part_step,
             plane_step=strip.rows * target.width,
             valid_rows=strip.valid_rows,
             first_group=column_tile.start // config.post_lanes % (config.vector // config.post_lanes),
@@ -938,13 +935,10 @@ class _Emitter:
             relu=layer.relu,
             **residual,
         )
-        blocks = range(
-            column_tile.start // config.vector, (column_tile.start + column_tile.used - 1) // config.vector + 1
-        )
         starts = [
-            bases[target.name] + ((part * target.blocks + block) * target.height + strip.y) * target.width
+            first_word(window, part * target.blocks + block) - strip.x
             for part in range(target.parts)
-            for block in blocks
+            for block in range(first_block, end_block)
         ]
         self._fresh = tuple((start, start + strip.valid_rows * target.width) for start in starts)
 
@@ -1059,7 +1053,7 @@ class _Emitter:
 
     def _load_weights(self, index, tile, part, ranges):
         key, size, make = self._weight_piece(index, tile, part, ranges)
-        return self._load(self._weights, Kind.WEIGHTS, key, size, make, self._stream_weights), key, size
+        return self._load(self._weights, Kind.WEIGHTS, key, size, make, self._stream_weights)
 
     def _load(self, ring, kind, key, size, make, streamed):
         """Address of a piece; sends it first if it is not in memory."""

@@ -223,7 +223,7 @@ def test_a_soft_reset_while_a_residual_is_added_leaves_a_working_accelerator(rtl
     builder.conv(8, (1, 1), ESB(4, 2), INT(8), residual="input").conv(4, (5, 6), ESB(4, 2), None)
     program, images, answers = answered(builder)
     layer = program.layers[0]
-    first, end = layer["instructions"]
+    ((first, end),) = layer["instructions"]
     for packet in (*program.setup, *images[0]):
         rtl.send(packet)
     while rtl.read(Register.COMPUTE_CYCLES) < layer["compute_cycles"]:

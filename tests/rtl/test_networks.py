@@ -62,7 +62,7 @@ def check(name, builder, images, stalls=(0, 0)):
         assert counters[key] == len(images) * sum(layer[key] for layer in layers), key
     if stalls == (0, 0):
         check_cycles(program, len(images), accelerator.model.snapshots())
-    instructions = 1 + sum(end - start for start, end in (layer["instructions"] for layer in layers))
+    instructions = 1 + sum(end - start for layer in layers for start, end in layer["instructions"])
     assert accelerator.read(Register.INSTRUCTIONS) == len(images) * instructions
     return program
 
@@ -245,3 +245,22 @@ def test_images_after_a_long_session_are_still_exact():
 def test_a_tensor_of_one_row_leaves_the_other_plane_without_effect():
     builder = Builder(4, 3, 1, 5, UINT(8)).conv(9, (1, 2), INT(8), ESBU(4, 2)).conv(4, (1, 4), INT(8), None)
     check("dense", builder, builder.images(3))
+
+
+@pytest.mark.parametrize("stalls", [(0, 0), (60, 60)], ids=["flowing", "stalls"])
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_that_do_not_fit_run_in_bands(name, stalls):
+    """Sums, strides, pools, rows that are moved and inputs in bands; no tensor but the last fits."""
+    config = device(name).config
+    weights, activations = config.weight_format, config.activation_format
+    width = 16
+    builder = Builder(3, config.vector, config.feature_depth // width + 9, width, activations)
+    builder.conv(config.vector, (3, 1), weights, activations, pads=(1, 0, 1, 0))
+    builder.conv(config.vector, (3, 3), weights, activations, pads=(1, 1, 1, 1), residual="layer0_out")
+    builder.max_pool((3, 2), (2, 2), (1, 0, 1, 0)).conv(config.vector, (1, 1), weights, activations)
+    builder.average_pool((4, 3), (4, 2), activations)
+    program = check(name, builder, builder.images(2), stalls)
+    layers = program.layers
+    assert len([packet for packet in program.image[0] if packet.kind == Kind.INPUT]) > 2
+    assert all(len(layer["instructions"]) > 2 for layer in layers[:3])
+    assert layers[1]["pool_cycles"] > 0

@@ -82,14 +82,15 @@ def test_images_overlap():
 
 def test_marks_are_the_ends_of_layers_and_images():
     program = compile(random_network(1, ESB(4, 2), ESBU(4, 2)).network(), TINY)
-    ends = [row["instructions"][1] for row in program.layers]
+    ends = [row["instructions"][-1][1] for row in program.layers]
     assert marks(program) == [*ends, ends[-1] + 1]
     assert marks(program, 2) == [*ends, ends[-1] + 1, *(ends[-1] + 1 + end for end in ends), 2 * ends[-1] + 2]
 
 
 def test_layers_that_take_turns_are_added_up():
     program = compile(random_network(1, ESB(4, 2), ESBU(4, 2)).network(), TINY)
-    (start, end), middle = program.layers[1]["instructions"], program.layers[1]["instructions"][0] + 2
+    ((start, end),) = program.layers[1]["instructions"]
+    middle = start + 2
     layers = list(program.layers)
     # The first two instructions of layer 1 count as if they were of layer 0, behind a part of layer 1.
     layers[0] = {**layers[0], "instructions": ((0, start - 1), (start, middle))}

@@ -376,6 +376,28 @@ def test_result_does_not_depend_on_the_batch_size(monkeypatch):
     assert np.array_equal(run(small_network(), images(7)), expected)
 
 
+@pytest.mark.parametrize(("products", "results"), [(1, 1), (1, 1 << 16), (1 << 21, 70), (200, 35)])
+def test_result_does_not_depend_on_the_steps_within_a_layer(monkeypatch, products, results):
+    """One image or several, one channel or several: sums with a residual, one input channel per group and more."""
+    rng = np.random.default_rng(48)
+    summed, levels = sum_network(rng, INT(8)), rng.choice(np.array(ESBU(4, 2).levels), (5, 3, 6, 5))
+    source = Tensor("input", 4, 8, 8, UINT(8), 1.0)
+    grouped = [
+        one_layer(convolution(rng, source, 8, (3, 2), INT(8), groups=groups), source, 8, INT(8), (3, 2))
+        for groups in (1, 2, 4)
+    ]
+    cases = [
+        (summed, levels),
+        (small_network(), images(5)),
+        *((n, rng.integers(0, 256, (5, 4, 8, 8))) for n in grouped),
+    ]
+    expected = [run(*case) for case in cases]
+    monkeypatch.setattr(network_module, "_PRODUCT_ELEMENTS", products)
+    monkeypatch.setattr(network_module, "_RESULT_ELEMENTS", results)
+    for case, result in zip(cases, expected, strict=True):
+        assert np.array_equal(run(*case), result)
+
+
 def test_no_images_give_no_logits():
     assert run(small_network(), images(0)).shape == (0, 3)
 

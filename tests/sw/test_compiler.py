@@ -1,12 +1,14 @@
 """Compiled programs on the emulator give the golden model's integers; what does not fit gives a message."""
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from networks import Builder, mixed_network, random_dag, random_network, roomy
 from sigbit.compiler import CompileError, compile, fit
+from sigbit.memory_plan import MemoryPlan, Move, Send, Work
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
 from sigbit_hw.spec.parts import activation_parts
@@ -355,27 +357,44 @@ def test_an_input_that_does_not_fit_is_sent_in_bands_of_rows(name, planes):
 
 
 def test_bands_are_as_high_as_the_memory_allows():
-    """Two regions of 152 words per row beside the 160 and 40 words that the layers write."""
-    for depth, rows in ((512, 1), (1024, 2), (2048, 6)):
-        network, config, _ = _banded("7x7 stride 2", 1)
-        packets = compile(network, replace(config, feature_depth=depth)).image[0]
-        assert max(end - first for first, end in (packet.rows for packet in packets if packet.rows)) == rows
-        assert 2 * 152 * rows <= depth - 160 - 40 < 2 * 152 * (rows + 1)
+    """Two regions of 16 words per row beside the 160 words of the output."""
+    builder = Builder(1, 8, 40, 16, ESBU(4, 2))
+    builder.conv(8, (7, 7), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(3, 3, 3, 3), groups=8)
+    for depth, rows in ((512, 11), (1024, None)):
+        packets = compile(builder.network(), replace(TINY, strip_depth=8, feature_depth=depth)).image[0]
+        heights = [end - first for first, end in (packet.rows for packet in packets if packet.rows)]
+        # Every strip is one output row; one more of them takes two more input rows.
+        assert (max(heights) if heights else None) == rows
+        if rows:
+            assert 2 * 16 * rows <= depth - 160 < 2 * 16 * (rows + 2)
+
+
+def changed(monkeypatch, change):
+    """Programs are made from plans whose steps went through ``change``."""
+    from sigbit import compiler
+
+    plan = compiler._plan
+    monkeypatch.setattr(
+        compiler,
+        "_plan",
+        lambda *arguments: replace(
+            made := plan(*arguments), images=tuple(tuple(map(change, steps)) for steps in made.images)
+        ),
+    )
 
 
 def test_a_band_without_its_halo_is_wrong(monkeypatch):
-    from sigbit import compiler
+    builder = Builder(1, 8, 40, 16, ESBU(4, 2))
+    builder.conv(8, (7, 7), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(3, 3, 3, 3), groups=8)
+    network, config, images = builder.network(), replace(TINY, feature_depth=512, planes=2), builder.images(2)
+    assert _bands(check(network, config, images))
 
-    network, config, images = _banded("7x7 stride 2", 2)
-    check(network, config, images)
-    bands = compiler._bands
-    monkeypatch.setattr(
-        compiler,
-        "_bands",
-        lambda *arguments: tuple(
-            replace(band, end=band.end - (number < 3)) for number, band in enumerate(bands(*arguments))
-        ),
-    )
+    def shorter(step):
+        if isinstance(step, Send) and step.window.end < 40:
+            return Send(replace(step.window, end=step.window.end - 1))
+        return step
+
+    changed(monkeypatch, shorter)
     results, _ = emulate(compile(network, config), images)
     assert (results != run(network, images)).any()
 
@@ -398,15 +417,164 @@ def test_a_band_is_loaded_while_the_band_before_is_computed():
     assert min(fences) >= 2
 
 
-@pytest.mark.parametrize("residual", [None, "input"])
-def test_an_input_that_others_read_is_not_cut_into_bands(residual):
-    builder = Builder(0, 8, 20, 20, ESBU(4, 2))
-    builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2), residual=residual).max_pool((20, 20), (1, 1))
-    if residual:
-        with pytest.raises(CompileError, match=r"Tensor layer0_out needs 400 words.*112 of 512 are free"):
-            compile(builder.network(), replace(TINY, feature_depth=512))
-    else:
-        check(builder.network(), replace(TINY, feature_depth=512, strip_depth=32), builder.images(2))
+def check_in_smaller_memories(builder, config, images):
+    """:func:`check` from the feature memory of ``config`` down to the smallest one that is enough; returns that."""
+    network, levels = builder.network(), builder.images(images)
+    smallest = None
+    while True:
+        try:
+            check(network, config, levels)
+        except CompileError:
+            return smallest
+        smallest = config.feature_depth
+        config = replace(config, feature_depth=smallest // 2)
+
+
+def _bottleneck(seed, weights, activations):
+    """A pyramid with everything a chain must get right: strides, dilations, one-sided pads, pools, sums."""
+    builder = Builder(seed, 5, 35, 13, INT(8))
+    builder.conv(4, (3, 3), INT(8), INT(8), stride=(1, 2), pads=(1, 1, 1, 1))
+    builder.conv(20, (1, 1), weights, activations)
+    builder.conv(20, (3, 2), weights, activations, groups=20, pads=(3, 1, 1, 0), dilation=(2, 1))
+    builder.conv(4, (1, 1), weights, activations, residual="layer0_out")
+    builder.conv(20, (2, 3), weights, activations, pads=(0, 1, 1, 1)).max_pool((3, 2), (2, 2), (1, 0, 1, 0))
+    builder.conv(20, (1, 1), weights, activations, residual=builder.last)
+    builder.average_pool((3, 3), (2, 2), activations, (1, 1, 1, 1)).conv(3, (9, 2), INT(8), None, stride=(2, 1))
+    return builder
+
+
+def _steps(monkeypatch):
+    """The steps of every plan made from now on."""
+    from sigbit import compiler
+
+    steps: list = []
+    plan = compiler._plan
+
+    def spy(*arguments):
+        made = plan(*arguments)
+        if isinstance(made, MemoryPlan):
+            steps.append(made.images[0])
+        return made
+
+    monkeypatch.setattr(compiler, "_plan", spy)
+    return steps
+
+
+@pytest.mark.parametrize(("name", "formats"), [*zip(CONFIGS, FORMATS, strict=False)])
+def test_chains_of_layers_equal_the_golden_model(name, formats, monkeypatch):
+    """In ever smaller memories, down to the one that is too small."""
+    weights, activations = formats
+    config = roomy(CONFIGS[name], weights, activations, weight_depth=8192, parameter_depth=256)
+    builder = _bottleneck(len(name), weights, activations)
+    steps = _steps(monkeypatch)
+    smallest = check_in_smaller_memories(builder, replace(config, feature_depth=1 << 15), 2)
+    with pytest.raises(CompileError, match=f"raise feature_depth to at least {smallest},"):
+        compile(builder.network(), replace(config, feature_depth=smallest // 2))
+    kinds = [{type(step) for step in plan} for plan in steps]
+    assert kinds[0] == {Send, Work}
+    turns = [Counter(step.layer for step in plan if isinstance(step, Work)) for plan in steps]
+    assert set(turns[0].values()) == {1}
+    assert sum(count > 1 for count in turns[-1].values()) > 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_networks_in_small_memories_equal_the_golden_model(seed):
+    weights, activations = FORMATS[seed % len(FORMATS)]
+    config = roomy(list(CONFIGS.values())[seed % 5], weights, activations, parameter_depth=256)
+    for make in (random_network, random_dag):
+        builder = make(seed, weights, activations)
+        check_in_smaller_memories(builder, replace(config, feature_depth=512), 3)
+
+
+def _tall(residual=None):
+    """Two 3x3 convolutions in front of a pool, and their configuration: only the pooled map fits whole."""
+    builder = Builder(0, 8, 64, 8, ESBU(4, 2)).conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1), residual=residual).max_pool((2, 2), (2, 2))
+    return builder, replace(TINY, feature_depth=512)
+
+
+@pytest.mark.parametrize("residual", [None, "input", "layer0_out"])
+def test_rows_that_two_bands_need_are_moved_where_that_is_cheaper(residual, monkeypatch):
+    builder, config = _tall(residual)
+    steps = _steps(monkeypatch)
+    program = check(builder.network(), config, builder.images(3))
+    moves = [step for step in steps[0] if isinstance(step, Move)]
+    # Rows come from behind the place they go to, in whatever number the next band needs.
+    assert {(move.layer, move.rows) for move in moves} == {(0, 2)}
+    assert all(move.source > move.base for move in moves)
+    # So no row is computed twice.
+    assert program.layers[0]["compute_cycles"] == 9 * 64 * 8
+    assert program.layers[0]["pool_cycles"] == len(moves) * 2 * 8
+    ranges = program.layers[0]["instructions"]
+    assert len(ranges) == len(moves) + 1
+    assert all(end < first for (_, end), (first, _) in itertools.pairwise(ranges))
+
+
+def test_wrong_rows_in_a_chain_change_the_result(monkeypatch):
+    builder, config = _tall()
+    network, images = builder.network(), builder.images(2)
+
+    def skipped(step):
+        return replace(step, base=step.source) if isinstance(step, Move) else step
+
+    def higher(step):
+        late = isinstance(step, Work) and step.layer == 1 and step.first > 0
+        window = step.windows["layer0_out"] if late else None
+        # The band's first row then counts as the map's, and what is above it as padding.
+        return (
+            replace(step, windows={**step.windows, "layer0_out": replace(window, first=window.first + 1)})
+            if late
+            else step
+        )
+
+    for change in (skipped, higher):
+        with monkeypatch.context() as patch:
+            changed(patch, change)
+            results, _ = emulate(compile(network, config), images)
+            assert (results != run(network, images)).any(), change.__name__
+    check(network, config, images)
+
+
+def test_what_fits_whole_runs_layer_by_layer(monkeypatch):
+    steps = _steps(monkeypatch)
+    builder, config = _tall()
+    program = check(builder.network(), replace(config, feature_depth=2048), builder.images(3))
+    assert [type(step) for step in steps[0]] == [Send, Work, Work, Work]
+    assert [layer["instructions"] for layer in program.layers] == [((0, 32),), ((32, 64),), ((64, 65),)]
+    assert len(program.image) == 2
+
+
+@pytest.mark.parametrize(("channels", "format"), [(8, INT(8)), (16, ESBU(4, 2))], ids=["parts", "blocks"])
+def test_both_sides_of_a_sum_with_several_parts_or_blocks_stay_whole(channels, format):
+    """POST reads and writes with the same steps, so neither may lie in a buffer of fewer rows."""
+    builder = Builder(0, 8, 64, 4, ESBU(4, 2)).conv(channels, (1, 1), ESB(4, 2), format)
+    builder.conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.conv(channels, (3, 3), ESB(4, 2), format, pads=(1, 1, 1, 1), residual="layer0_out")
+    builder.conv(8, (4, 1), ESB(4, 2), ESBU(4, 2), stride=(4, 1))
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), feature_depth=4096)
+    whole = 2 * builder.tensors["layer0_out"].height * 4 * (3 if channels == 8 else 2)
+    assert whole < check_in_smaller_memories(builder, config, 2) <= 2 * whole
+
+
+def test_what_a_chain_reads_stays_until_its_last_band():
+    """Not only until the layer that reads it has run in the first one."""
+    builder = Builder(0, 8, 64, 1, ESBU(4, 2))
+    builder.conv(8, (65, 1), ESB(4, 2), ESBU(4, 2), pads=(32, 1, 32, 2))
+    builder.conv(32, (1, 1), ESB(4, 2), ESBU(4, 2)).conv(32, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), feature_depth=1024, weight_depth=4096)
+    first, *chain = check(builder.network(), config, builder.images(3)).layers
+    assert len(first["instructions"]) == 1
+    assert all(len(layer["instructions"]) > 1 for layer in chain)
+
+
+def test_a_tensor_that_is_only_added_comes_in_bands_too(monkeypatch):
+    builder = Builder(0, 8, 64, 8, ESBU(4, 2)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.last = "input"
+    builder.conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.conv(8, (2, 1), ESB(4, 2), ESBU(4, 2), pads=(1, 0, 0, 0), residual="layer0_out").max_pool((2, 2), (2, 2))
+    program = check(builder.network(), replace(TINY, feature_depth=512), builder.images(2))
+    assert all(len(layer["instructions"]) > 1 for layer in program.layers)
 
 
 def test_tensors_are_placed_by_size_where_the_order_of_use_leaves_small_holes():
@@ -494,7 +662,7 @@ def test_report_counts_what_a_person_counts():
         "compute_cycles": tiles * 32,
         "pool_cycles": 0,
         "weight_words": 2 * 9 * 16,
-        "instructions": (0, 8),
+        "instructions": ((0, 8),),
     }
     # No lane idles: every cycle does as many products as the grid has multipliers.
     assert macs == tiles * 32 * TINY.mac_lanes
@@ -558,17 +726,17 @@ def _large_bias():
         (
             lambda: _simple(size=(40, 40)),
             {"feature_depth": 1024},
-            "Tensor layer0_out needs 1444 words.*340 of 1024 are free.*feature_depth to at least 2048",
+            "Layer layer0 takes at least 1684 words.*there are 1024.*feature_depth to at least 2048",
         ),
         (
-            lambda: Builder(0, 8, 20, 20, ESBU(4, 2)).max_pool((2, 2), (1, 1)),
+            lambda: Builder(0, 8, 20, 20, ESBU(4, 2)).max_pool((20, 20), (1, 1)).conv(880, (1, 1), INT(8), None),
             {"feature_depth": 512},
-            "Tensor layer0_out needs 361 words.*112 of 512 are free.*feature_depth to at least 1024",
+            "Layer layer1 takes at least 881 words.*there are 512.*feature_depth to at least 1024",
         ),
         (
             lambda: Builder(0, 8, 40, 40, ESBU(4, 2)).max_pool((2, 2), (1, 1)),
             {"feature_depth": 1024},
-            "Tensor input needs 1600 words.*1024 of 1024 are free.*feature_depth to at least 2048",
+            "Layer layer0 takes at least 1681 words.*there are 1024.*feature_depth to at least 2048",
         ),
         (
             lambda: _simple(channels=64, kernel=(6, 6)),

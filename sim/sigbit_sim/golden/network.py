@@ -29,6 +29,9 @@ _FILE_FORMAT = "sigbit integer network"
 _FILE_VERSION = 1
 #: Elements of the largest temporary array while running; bounds memory at some 100 MB.
 _BATCH_ELEMENTS = 1 << 23
+#: Elements of the arrays of one step, few enough to stay in a cache: for products and for what is done to results.
+_PRODUCT_ELEMENTS = 1 << 21
+_RESULT_ELEMENTS = 1 << 16
 
 
 class NetworkError(SigbitError):
@@ -567,25 +570,54 @@ def _run_convolution(layer, source, target, values, residual=None):
     bound = int(_accumulator_bound(layer, source).max())
     assert bound < ACCUMULATOR_LIMIT, "accumulator overflows 32 bits"
     # Every partial sum is an integer of at most this bound, so a float with as many significand bits computes it
-    # exactly in any order; BLAS is much faster than NumPy's integer matrix product.
+    # exactly in any order; floats are much faster than NumPy's integer matrix product.
     dtype = np.float32 if bound < 1 << 24 else np.float64
-    padded = _padded(values.transpose(1, 0, 2, 3).astype(dtype), layer.pads)
-    size = (target.height, target.width)
-    columns = np.empty((source.channels, *kernel, len(values), *size), dtype=dtype)
-    for ky, kx, view in _taps(padded, kernel, layer.stride, layer.dilation, size):
-        columns[:, ky, kx] = view
-    groups, reduction = layer.groups, depth * kernel[0] * kernel[1]
+    groups, reduction, size = layer.groups, depth * kernel[0] * kernel[1], (target.height, target.width)
     weights = layer.weights.reshape(groups, out // groups, reduction).astype(dtype)
-    product = weights @ columns.reshape(groups, reduction, len(values) * size[0] * size[1])
-    accumulator = product.reshape(out, len(values), *size).transpose(1, 0, 2, 3).astype(np.int64)
-    per_channel = (slice(None), np.newaxis, np.newaxis)
+    products = _depthwise_products if depth == 1 else _dense_products
+    result = np.empty((len(values), out, *size), dtype=np.int64)
+    images = max(1, _PRODUCT_ELEMENTS // (groups * reduction * size[0] * size[1]))
+    channels = max(1, _RESULT_ELEMENTS // (images * size[0] * size[1]))
+    for image in range(0, len(values), images):
+        several = slice(image, image + images)
+        padded = _padded(values[several].transpose(1, 0, 2, 3).astype(dtype), layer.pads)
+        taps = [view for _, _, view in _taps(padded, kernel, layer.stride, layer.dilation, size)]
+        accumulator = products(weights, taps).reshape(out, -1, *size).transpose(1, 0, 2, 3)
+        for channel in range(0, out, channels):
+            some = slice(channel, channel + channels)
+            added = () if residual is None else (residual[several, some],)
+            result[several, some] = _results(layer, target, some, accumulator[:, some].astype(np.int64), *added)
+    return result
+
+
+def _dense_products(weights, taps):
+    """Sums ``(groups, out, images * pixels)`` of weights ``(groups, out, in * taps)``; taps: ``(in, images, y, x)``."""
+    columns = np.stack(taps, axis=1) if len(taps) > 1 else taps[0]
+    return weights @ columns.reshape(*weights.shape[::2], -1)
+
+
+def _depthwise_products(weights, taps):
+    """As :func:`_dense_products` for one input channel per group, without its matrices of one row."""
+    total = np.zeros((*weights.shape[:2], *taps[0].shape[1:]), dtype=weights.dtype)
+    for tap, weight in zip(taps, weights.transpose(2, 0, 1)[..., np.newaxis, np.newaxis, np.newaxis], strict=True):
+        total += tap[:, np.newaxis] * weight
+    return total
+
+
+def _results(layer, target, channels, accumulator, *residual):
+    """What a convolution makes of the sums of some channels."""
+    bias, multiplier, shift = (
+        constants[channels, np.newaxis, np.newaxis] for constants in (layer.bias, layer.multiplier, layer.shift)
+    )
     if target.format is None:
-        return accumulator + layer.bias[per_channel]
-    constants = (layer.bias[per_channel], layer.multiplier[per_channel], layer.shift[per_channel])
-    added = () if residual is None else (residual, layer.residual_multiplier[per_channel])
+        return accumulator + bias
+    if residual:
+        residual = (*residual, layer.residual_multiplier[channels, np.newaxis, np.newaxis])
     leaky = layer.negative_multiplier
-    negative = None if leaky is None else leaky[per_channel]
-    return _rounded(accumulator, *constants, layer.relu, target.format, *added, negative_multiplier=negative)
+    negative = None if leaky is None else leaky[channels, np.newaxis, np.newaxis]
+    return _rounded(
+        accumulator, bias, multiplier, shift, layer.relu, target.format, *residual, negative_multiplier=negative
+    )
 
 
 def _run_max_pool(layer, _source, target, values):

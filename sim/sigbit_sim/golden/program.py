@@ -235,7 +235,7 @@ class Program:
         Per layer: ``name``, ``macs``, ``part_products`` (multiplications of native operands that carry data),
         ``tiles`` (sets of stationary weights used), ``compute_cycles`` (cycles in which a vector enters the grid; the
         counter COMPUTE_CYCLES reads their sum), ``pool_cycles``, ``weight_words`` (distinct words in weight memory),
-        ``instructions`` (first, end within the image).
+        ``instructions`` (ranges ``(first, end)`` within the image: several if the layer and others take turns).
     """
 
     config: AcceleratorConfig
@@ -424,7 +424,9 @@ class Program:
             )
             for p in description["image"]
         )
-        layers = tuple({**layer, "instructions": tuple(layer["instructions"])} for layer in description["layers"])
+        layers = tuple(
+            {**layer, "instructions": tuple(map(tuple, layer["instructions"]))} for layer in description["layers"]
+        )
         return cls(
             own,
             description["name"],
