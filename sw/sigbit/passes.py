@@ -136,6 +136,11 @@ def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | Non
         return exchanged, moved
     if isinstance(target, Conv) and (node.output in target.inputs[1:] or (any(target.pads) and node.shift.any())):
         return None
+    if isinstance(target, Conv) and target.copy and not target.relu:
+        chosen = target.weight[:, :, 0, 0]
+        gain = np.where(chosen.any(axis=1), chosen @ node.gain, 1.0)
+        exchanged, _, moved = _exchanged(graph, replace(node, gain=gain, shift=chosen @ node.shift), target)
+        return exchanged, moved
     if isinstance(target, Conv | Linear):
         gain, shift = (_seen_by_outputs(target, values) for values in (node.gain, node.shift))
         bias = target.bias + (target.weight * shift).reshape(len(target.weight), -1).sum(1)
@@ -184,7 +189,10 @@ def fold_affine(graph: Graph) -> Graph:
 
 
 def merge_copies(graph: Graph) -> Graph:
-    """A copy behind a copy becomes one, and a copy that only pads becomes part of the convolutions behind it."""
+    """A copy behind a copy becomes one, and a copy that only pads becomes part of the windows behind it.
+
+    Those of a maximum leave padding out instead of counting it as 0, which is the same where nothing is negative.
+    """
     while True:
         merged = next(filter(None, (_merged_copy(graph, node) for node in graph.nodes)), None)
         if merged is None:
@@ -200,19 +208,34 @@ def _merged_copy(graph: Graph, node: Node) -> Graph | None:
     only_pads = node.stride == (1, 1) and np.array_equal(node.weight[:, :, 0, 0], np.eye(len(node.weight)))
     taken: dict[Node, Node] = {}
     for reader in readers:
-        if not isinstance(reader, Conv) or node.output in reader.inputs[1:]:
+        if not isinstance(reader, Conv | AveragePool | MaxPool) or node.output in reader.inputs[1:]:
             return None
-        if not (only_pads or (reader.copy and not reader.relu)):
+        if not (only_pads or (isinstance(reader, Conv) and reader.copy and not reader.relu)):
             return None
         pads = tuple(
             inner + outer * stride for inner, outer, stride in zip(node.pads, reader.pads, node.stride * 2, strict=True)
         )
+        if not isinstance(reader, Conv):
+            fits = all(pad < size for pad, size in zip(pads, reader.kernel * 2, strict=True))
+            if not fits or (isinstance(reader, MaxPool) and not _non_negative(graph, node.input)):
+                return None
+            taken[reader] = replace(reader, input=node.input, pads=pads)
+            continue
         stride = (node.stride[0] * reader.stride[0], node.stride[1] * reader.stride[1])
         weight = reader.weight
         if not only_pads:
             weight = (weight[:, :, 0, 0] @ node.weight[:, :, 0, 0])[:, :, np.newaxis, np.newaxis]
         taken[reader] = replace(reader, input=node.input, weight=weight, stride=stride, pads=pads)
     return _rebuilt(graph, [taken.get(other, other) for other in graph.nodes])
+
+
+def _non_negative(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor comes from a ReLU, through pools and copies."""
+    source = graph.producer(tensor)
+    if isinstance(source, Relu) or getattr(source, "relu", False):
+        return True
+    passes = isinstance(source, MaxPool | AveragePool) or (isinstance(source, Conv) and source.copy)
+    return source is not None and passes and _non_negative(graph, source.input)
 
 
 def _depths(graph: Graph) -> dict[str, int]:

@@ -313,8 +313,15 @@ def with_value(value, *shape):
 
 
 BROKEN_NODES = {
-    "unknown operator": (one("Sigmoid"), {}, MAP, r"Sigmoid 'n0': operator Sigmoid is not supported.*cut the model"),
-    "softmax of a row": (one("Softmax"), {}, MAP, "not the model's output over its classes"),
+    "unknown operator": (
+        one("Softsign"),
+        {},
+        MAP,
+        r"Softsign 'n0' \(N x 3 x 9 x 8\): operator Softsign is not supported.*cut the model",
+    ),
+    "hard swish": (one("HardSwish"), {}, MAP, "operator HardSwish is not supported; use ReLU or ReLU6"),
+    "sigmoid inside": ([("Sigmoid", ["x"], ["s"], {}), ("Relu", ["s"], ["y"], {})], {}, MAP, "not the model's output"),
+    "softmax of a row": (one("Softmax", axis=3), {}, ("N", 3, 9, 5), "not the model's output over its classes"),
     "softmax inside": (
         [("Softmax", ["x"], ["s"], {"axis": 1}), ("Relu", ["s"], ["y"], {})],
         {},
@@ -416,7 +423,12 @@ BROKEN_NODES = {
         "has no values",
     ),
     "reshape to a map": (one("Reshape", "x s"), {"s": np.array([0, 8, 9, 3])}, MAP, "supported is flattening"),
-    "mean over channels": (one("ReduceMean", axes=[1]), {}, MAP, "supported is the mean over height and width"),
+    "mean over channels": (
+        one("ReduceMean", axes=[1]),
+        {},
+        ("N", 3, 9, 5),
+        "supported is the mean over height and width",
+    ),
     "missing tensor": (one("Relu", "z"), {}, MAP, "reads tensor 'z', which nothing before it writes"),
 }
 
@@ -441,7 +453,8 @@ def test_every_obstacle_is_named_at_once(tmp_path):
     with pytest.raises(ModelError) as caught:
         read(build(nodes, {}), tmp_path)
     found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
-    assert found == ["Sigmoid 'n0'", "Concat 'n1'", "Mul 'n3'", "Tanh 'n4'"]
+    first = "Sigmoid 'n0' (N x 3 x 9 x 8)"
+    assert found == [first, "Concat 'n1' (N x 3 x 9 x 8)", "Mul 'n3' (N x 6 x 9 x 8)", "Tanh 'n4' (N x 6 x 9 x 8)"]
 
 
 @pytest.mark.parametrize(
@@ -449,7 +462,8 @@ def test_every_obstacle_is_named_at_once(tmp_path):
     [
         (("N", 3, "H", 8), "only the batch may be dynamic"),
         (("N", 3, 0, 8), "every size must be at least 1"),
-        (("N", 3, 8), "supported are N x C x H x W and N x features"),
+        ((("N", 3, 8, 8, 8)), "supported are N x C x H x W, N x C x length and N x features"),
+        (("N",), "supported are N x C x H x W"),
         (None, "has no shape"),
     ],
 )
