@@ -1031,16 +1031,16 @@ def _layouts(shape: Shape, transposes: bool) -> list[tuple[Shape, _View]]:
     to be last only where there are few of them, or the model transposes something. Of several layouts that can be read
     the first one is taken.
     """
+    layouts: list[tuple[Shape, _View]]
     few = shape[-1] <= 4 < shape[0]
     if len(shape) == 1:
         return [(shape, ((0,),))]
     if len(shape) == 2:
         first, second = shape
         layouts = [((1, first, second), ((1,), (2,))), ((first, 1, second), ((0,), (2,)))]
-        channels_last = ((second, 1, first), ((2,), (0,)))
-        return [*layouts, channels_last] if few or transposes else layouts
+        return [*layouts, ((second, 1, first), ((2,), (0,)))] if few or transposes else layouts
     layouts = [(shape, _PLAIN)]
-    channels_last = ((shape[2], shape[0], shape[1]), ((1,), (2,), (0,)))
+    channels_last: tuple[Shape, _View] = ((shape[2], shape[0], shape[1]), ((1,), (2,), (0,)))
     return [channels_last, *layouts] if few else [*layouts, channels_last] if transposes else layouts
 
 

@@ -7,7 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 import sigbit
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
+from onnx_models import MAP, build, one, read
 from sigbit.float_model import run_float
 from sigbit.graph import Linear, ModelError
 from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, read_onnx
@@ -16,41 +17,11 @@ from sigbit.quantize import input_levels, quantize
 from sigbit_sim.golden.network import run
 
 RANDOM = np.random.default_rng(3)
-MAP = ("N", 3, 9, 8)
 VECTOR = ("N", 12)
 
 
 def weights(*shape):
     return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def build(nodes, constants, shape=MAP, opset=17, inputs=(), outputs=("y",)):
-    """Model with input ``x`` and output ``y``; nodes are ``(operator, inputs, outputs, attributes)``."""
-    proto = [
-        helper.make_node(kind, sources, results, name=f"n{index}", **attributes)
-        for index, (kind, sources, results, attributes) in enumerate(nodes)
-    ]
-    return helper.make_model(
-        helper.make_graph(
-            proto,
-            "test",
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), *inputs)],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=8 if opset < 20 else 10,
-    )
-
-
-def read(model, folder):
-    path = Path(folder) / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    return read_onnx(path)
-
-
-def one(kind, inputs="x", **attributes):
-    return [(kind, inputs.split(), ["y"], attributes)]
 
 
 CONV = {"w": weights(4, 3, 3, 2), "b": weights(4)}
