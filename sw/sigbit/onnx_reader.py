@@ -373,7 +373,7 @@ def _per_channel(value: np.ndarray, shape: Shape, what: str, channel: int = 0) -
 def _affine(reader: _Reader, node: Any, gain: np.ndarray, shift: np.ndarray) -> None:
     """Values per channel, or per element of a vector in the order that ONNX has it."""
     order = reader.orders.get(node.input[0])
-    if order is not None:
+    if order is not None and gain.shape == shift.shape == (len(order),):
         ordered = np.empty((2, len(order)))
         ordered[:, list(order)] = gain, shift
         gain, shift = ordered
@@ -387,6 +387,9 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
         raise _UnsupportedError("is in training mode; export the model in evaluation mode")
     names = ("scale", "bias", "mean", "variance")
     scale, bias, mean, variance = (reader.required(node, i, name) for i, name in enumerate(names, 1))
+    shapes = {value.shape for value in (scale, bias, mean, variance)}
+    if len(shapes) > 1 or scale.ndim != 1:
+        raise _UnsupportedError(f"has parameters of the shapes {sorted(shapes)}; expected one value per channel each")
     if (variance < 0).any():
         raise _UnsupportedError("has a negative variance; repair the model")
     deviation = np.sqrt(variance + attributes.get("epsilon", 1e-5))
@@ -400,8 +403,8 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
 
 def _arithmetic(reader: _Reader, node: Any) -> None:
     """Add, Sub, Mul, Div with a constant per channel, and Add (or Sum) of two tensors."""
-    if len(node.input) != 2:
-        raise _UnsupportedError(f"has {len(node.input)} operands; supported are two")
+    if len(node.input) != 2 or not all(node.input):
+        raise _UnsupportedError(f"has {len([name for name in node.input if name])} operands; supported are two")
     if node.op_type in _SUMS and not any(name in reader.constants for name in node.input):
         first, second = ((reader.views.get(name), reader.orders.get(name)) for name in node.input)
         if first != second:
@@ -450,6 +453,8 @@ def _clip(reader: _Reader, node: Any) -> None:
     bounds = []
     for index, key in ((1, "min"), (2, "max")):
         given = reader.constant(node, index, key) if reader.opset >= 11 else attributes.get(key)
+        if given is not None and np.size(given) != 1:
+            raise _UnsupportedError(f"{key} has {np.size(given)} values; expected one")
         bounds.append(None if given is None else float(np.asarray(given).reshape(-1)[0]))
     low, high = bounds
     if low != 0 and not ((low is None or low < 0) and _non_negative(reader, node.input[0])):
@@ -513,7 +518,9 @@ def _copy(
 
 def _integers(reader: _Reader, node: Any, index: int, what: str) -> list[int] | None:
     value = reader.constant(node, index, what)
-    return None if value is None else [int(n) for n in value.reshape(-1)]
+    if value is not None and value.dtype.kind not in "iu":
+        raise _UnsupportedError(f"{what} {node.input[index]!r} has type {value.dtype}; expected integers")
+    return None if value is None else value.reshape(-1).tolist()
 
 
 def _slice(reader: _Reader, node: Any) -> None:
@@ -642,6 +649,8 @@ def _pool(reader: _Reader, node: Any) -> None:
     if set(kernel + stride) == {1} and not any(grown):
         reader.alias(node)
         return
+    if any(pad >= size for pad, size in zip(grown, kernel * 2, strict=True)):
+        raise _UnsupportedError(f"pads {list(grown)} must be smaller than the window {list(kernel)}")
     window: dict[str, Any] = {"kernel": _on_map(kernel, axes, 1), "stride": _on_map(stride, axes, 1)}
     window["pads"] = _pads_on_map(grown, axes)
     if node.op_type == "MaxPool":
@@ -719,8 +728,7 @@ def _reduce(reader: _Reader, node: Any) -> None:
     attributes = _attributes(reader, node)
     axes = attributes.get("axes")
     if axes is None:
-        given = reader.constant(node, 1, "axes")
-        axes = [] if given is None else given.reshape(-1).tolist()
+        axes = _integers(reader, node, 1, "axes") or []
     view = reader.view(node)
     reduced = {_axis(axis, 1 + len(view)) - 1 for axis in axes}
     mapped = {axis for position in reduced if position >= 0 for axis in view[position]}
@@ -751,10 +759,9 @@ def _flatten(reader: _Reader, node: Any) -> None:
 
 def _reshape(reader: _Reader, node: Any) -> None:
     shape = reader.shape(node)
-    target = reader.constant(node, 1, "shape")
-    if target is None:
+    sizes = _integers(reader, node, 1, "shape")
+    if sizes is None:
         raise _UnsupportedError("has no shape input")
-    sizes = target.reshape(-1).tolist()
     if _attributes(reader, node).get("allowzero", 0) and 0 in sizes[1:]:
         raise _UnsupportedError(f"target shape {sizes} has no values (allowzero=1)")
     rest = [shape[i - 1] if n == 0 and i <= len(shape) else n for i, n in enumerate(sizes[1:], 1)]
@@ -831,8 +838,7 @@ def _squeeze(reader: _Reader, node: Any) -> None:
     shape = reader.shape(node)
     axes = _attributes(reader, node).get("axes")
     if axes is None:
-        given = reader.constant(node, 1, "axes")
-        axes = None if given is None else given.reshape(-1).tolist()
+        axes = _integers(reader, node, 1, "axes")
     if node.op_type == "Unsqueeze":
         if axes is None:
             raise _UnsupportedError("has no axes")
@@ -864,7 +870,8 @@ def _cast(reader: _Reader, node: Any) -> None:
     types = reader.onnx.TensorProto
     target = _attributes(reader, node).get("to")
     if target not in (types.FLOAT, types.FLOAT16, types.DOUBLE, types.BFLOAT16):
-        raise _UnsupportedError(f"casts to {types.DataType.Name(target).lower()}; supported are types of real numbers")
+        name = types.DataType.Name(target).lower() if target in types.DataType.values() else target
+        raise _UnsupportedError(f"casts to {name}; supported are types of real numbers")
     reader.alias(node)
 
 
@@ -914,7 +921,7 @@ _ANY_ORDER = ("Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout", "Fl
 
 #: Operators that compute nothing, so that the host can leave out what is behind them.
 _RENAMING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-#: Operators of quantized models; weights that are only stored in integers are constants like others.
+#: Operators of quantized models.
 _INTEGER = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QuantizeLinear")
 
 #: Operators that the reader understands; any deterministic operator on constants alone is evaluated, too.
@@ -1055,8 +1062,8 @@ def _last_tensors(model: Any) -> set[str]:
     readers = Counter(name for node in model.graph.node for name in node.input)
     last = {value.name for value in model.graph.output if not readers[value.name]}
     for node in reversed(model.graph.node):
-        if node.op_type in _RENAMING and node.output[0] in last and readers[node.input[0]] == 1:
-            last.add(node.input[0])
+        if node.op_type in _RENAMING and last.intersection(node.output):
+            last.update(name for name in node.input[:1] if readers[name] == 1)
     return last
 
 
@@ -1089,7 +1096,7 @@ def _check_is_float(model: Any, constants: dict, path: Path) -> None:
 def _inferred_shapes(onnx: Any, model: Any) -> dict[str, Shape]:
     """Shapes of tensors as ONNX infers them, a free batch as 0; those with other sizes that are free are left out."""
     try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(model).graph
     except Exception:  # protobuf and onnx raise several types; what is wrong shows when the nodes are read
         return {}
     shapes = {}
@@ -1131,10 +1138,10 @@ def _fold(reader: _Reader, node: Any) -> None:
 
 
 def _foldable(reader: _Reader, node: Any) -> bool:
-    if node.op_type == "Shape" and reader.tensor(node.input[0]) in reader.shapes:
+    if node.op_type == "Shape" and node.input and reader.tensor(node.input[0]) in reader.shapes:
         return True
     if node.op_type == "Constant":
-        return True
+        return not node.input
     inputs = [name for name in node.input if name]
     return bool(inputs) and "Random" not in node.op_type and all(name in reader.constants for name in inputs)
 
@@ -1235,7 +1242,7 @@ def _check_without_shapes(reader: _Reader, node: Any) -> None:
 
 def _is_unknown_number(reader: _Reader, node: Any) -> bool:
     """Whether a node computes with sizes of a tensor behind an obstacle."""
-    if node.op_type in ("Shape", "Size"):
+    if node.op_type in ("Shape", "Size") and node.input:
         return reader.tensor(node.input[0]) in reader.unknown
     inputs = {name for name in node.input if name and name not in reader.constants}
     return bool(inputs) and inputs <= reader.unknown_numbers

@@ -26,6 +26,9 @@ TOLERANCE = 1e-8
 
 _SEED = 1
 
+#: Channels that an output may have if a layer is added for it.
+_MOST_OUTPUTS = 1 << 12
+
 
 class PassError(RuntimeError):
     """A pass changed what the graph computes: a defect of the pass."""
@@ -364,6 +367,8 @@ def end_in_convolution(graph: Graph) -> Graph:
     if any(node.name == "logits" for node in graph.nodes) or "raw_logits" in graph.shapes:
         raise ModelError("A model that ends in a pool or ReLU must not name a node 'logits' or a tensor 'raw_logits'")
     channels = graph.shapes[graph.output][0]
+    if channels > _MOST_OUTPUTS:
+        raise ModelError(f"Output {graph.output!r} has {channels} channels; at most {_MOST_OUTPUTS}")
     diagonal = np.eye(channels)[:, :, np.newaxis, np.newaxis]
     bias = np.zeros(channels)
     if isinstance(last, AveragePool) and not last.relu and not graph.consumers(graph.output):
