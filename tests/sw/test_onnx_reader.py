@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onnx_models import MAP, build, one, read
 from sigbit.float_model import run_float
 from sigbit.graph import Linear, ModelError
-from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, read_onnx
+from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, SUPPORTED, read_onnx
 from sigbit.passes import lower
 from sigbit.quantize import input_levels, quantize
 from sigbit_sim.golden.network import run
@@ -679,6 +679,12 @@ def test_a_model_with_blocks_and_channels_last_is_read_lowered_and_quantized(tmp
     network = quantize(lowered, images, "int:8", "uint:8")
     found = run(network, input_levels(network, images)) * network.tensors[network.output].unit
     assert 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum()) > 25
+
+
+def test_the_page_of_operators_names_all_of_them():
+    text = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
+    assert not [name for name in SUPPORTED if f"`{name}`" not in text]
+    assert f"operator sets {OPSET_MIN} to {OPSET_MAX}" in text
 
 
 def test_the_shipped_model_equals_onnxruntime_after_lowering():
