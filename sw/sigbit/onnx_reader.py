@@ -180,8 +180,7 @@ class _Reader:
         """Of several views that mean the same, because axes have size 1, the plainest one."""
         shape = self.shapes[self.tensor(name)]
         groups = [tuple(axis for axis in axes if shape[axis] > 1) for axes in view]
-        # A length has no height.
-        absent = iter(sorted([axis for axis in (0, 2, 1) if shape[axis] == 1][: groups.count(())]))
+        absent = (axis for axis in range(3) if shape[axis] == 1)
         for position, axes in enumerate(groups):
             if not axes and (axis := next(absent, None)) is not None:
                 groups[position] = (axis,)

@@ -141,8 +141,8 @@ def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | Non
         return None
     if isinstance(target, Conv) and target.copy and not target.relu:
         chosen = target.weight[:, :, 0, 0]
-        gain = np.where(chosen.any(axis=1), chosen @ node.gain, 1.0)
-        exchanged, _, moved = _exchanged(graph, replace(node, gain=gain, shift=chosen @ node.shift), target)
+        spread = replace(node, gain=chosen @ node.gain, shift=chosen @ node.shift)
+        exchanged, _, moved = _exchanged(graph, spread, target)
         return exchanged, moved
     if isinstance(target, Conv | Linear):
         gain, shift = (_seen_by_outputs(target, values) for values in (node.gain, node.shift))

@@ -350,6 +350,24 @@ CASES = {
         MAP,
         17,
     ),
+    "axes of size 1 in another order": (
+        [
+            ("GlobalAveragePool", ["x"], ["p"], {}),
+            ("Transpose", ["p"], ["t"], {"perm": [0, 1, 3, 2]}),
+            ("Relu", ["t"], ["r"], {}),
+            ("Add", ["p", "r"], ["a"], {}),
+            ("Conv", ["a", "w"], ["y"], {}),
+        ],
+        {"w": weights(5, 3, 1, 1)},
+        MAP,
+        17,
+    ),
+    "constant minus a length": (
+        [("Sub", ["c", "x"], ["s"], {}), ("Conv", ["s", "w"], ["y"], {})],
+        {"c": np.float32(1.5), "w": weights(4, 6, 3)},
+        LENGTH,
+        17,
+    ),
     # -- clips
     "clip by attributes": (chain(("Clip", {"min": 0.0, "max": 0.6}), "Conv w b"), CONV, MAP, 10),
     "clip by inputs": (
@@ -542,3 +560,10 @@ def test_functions_of_the_model_are_read_like_operators(tmp_path):
     model.functions.append(helper.make_function("local", "Block", ["a", "u", "v"], ["d"], body, opsets))
     model.opset_import.append(helper.make_opsetid("local", 1))
     check(model, tmp_path)
+
+
+def test_an_output_whose_axes_are_in_another_order_is_noted(tmp_path):
+    nodes = chain("Conv w b", ("Transpose", {"perm": [0, 2, 3, 1]}))
+    assert read(build(nodes, CONV), tmp_path).dropped == ("transposition of 't0'",)
+    pixel = chain("Conv w b", "GlobalAveragePool", ("Transpose", {"perm": [0, 2, 3, 1]}))
+    assert read(build(pixel, CONV), tmp_path).dropped == ()

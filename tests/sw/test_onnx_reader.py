@@ -491,6 +491,20 @@ def test_every_obstacle_is_named_at_once(tmp_path):
     assert found == [first, "Concat 'n1' (N x 3 x 9 x 8)", "Mul 'n3' (N x 6 x 9 x 8)", "Tanh 'n8'"]
 
 
+def test_obstacles_are_those_of_the_layout_that_gets_furthest(tmp_path):
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("Softsign", ["c"], ["s"], {}), ("Tanh", ["s"], ["y"], {})]
+    with pytest.raises(ModelError) as caught:
+        read(build(nodes, {"w": weights(4, 6, 3)}, ("N", 6, 20)), tmp_path)
+    found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
+    assert found == ["Softsign 'n1' (N x 4 x 18)", "Tanh 'n2' (N x 4 x 18)"]
+
+
+def test_a_softmax_is_over_all_axes_from_its_own_on_before_operator_set_13(tmp_path):
+    assert read(build(one("Softmax", axis=1), {}, opset=13), tmp_path).dropped
+    with pytest.raises(ModelError, match="not the model's output over its classes"):
+        read(build(one("Softmax", axis=1), {}, opset=12), tmp_path)
+
+
 def test_what_stands_behind_obstacles_is_checked_as_well(tmp_path):
     nodes = [
         ("Softsign", ["x"], ["a"], {}),
