@@ -348,13 +348,13 @@ def _matmul(reader: _Reader, node: Any) -> None:
     reader.keep_layout(node)
 
 
-def _in_order(reader: _Reader, node: Any, weight: np.ndarray) -> np.ndarray:
-    """Weights ``(out, in)`` for the order that the input's values have in the graph."""
+def _in_order(reader: _Reader, node: Any, values: np.ndarray) -> np.ndarray:
+    """Values whose last axis runs over the input's elements, in the order that these have in the graph."""
     order = reader.orders.get(node.input[0])
-    if order is None or weight.shape[1] != len(order):
-        return weight
-    ordered = np.empty_like(weight)
-    ordered[:, list(order)] = weight
+    if order is None or values.shape[-1] != len(order):
+        return values
+    ordered = np.empty_like(values)
+    ordered[..., list(order)] = values
     return ordered
 
 
@@ -371,11 +371,7 @@ def _per_channel(value: np.ndarray, shape: Shape, what: str, channel: int = 0) -
 
 def _affine(reader: _Reader, node: Any, gain: np.ndarray, shift: np.ndarray) -> None:
     """Values per channel, or per element of a vector in the order that ONNX has it."""
-    order = reader.orders.get(node.input[0])
-    if order is not None and gain.shape == shift.shape == (len(order),):
-        ordered = np.empty((2, len(order)))
-        ordered[:, list(order)] = gain, shift
-        gain, shift = ordered
+    gain, shift = (_in_order(reader, node, values) for values in (gain, shift))
     reader.emit(Affine(**_ends(reader, node), gain=gain, shift=shift))
     reader.keep_layout(node)
 
