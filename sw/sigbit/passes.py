@@ -139,7 +139,7 @@ def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | Non
         return exchanged, moved
     if isinstance(target, Conv) and (node.output in target.inputs[1:] or (any(target.pads) and node.shift.any())):
         return None
-    if isinstance(target, Conv) and target.copy and not target.relu:
+    if isinstance(target, Conv) and target.copy and not target.relu and target.weight.shape[2:] == (1, 1):
         chosen = target.weight[:, :, 0, 0]
         spread = replace(node, gain=chosen @ node.gain, shift=chosen @ node.shift)
         exchanged, _, moved = _exchanged(graph, spread, target)
