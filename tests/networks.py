@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 from sigbit_hw.spec.formats import INT, UINT
+from sigbit_hw.spec.parts import part_shift_bits
 from sigbit_sim.golden.network import AveragePool, Convolution, IntegerNetwork, MaxPool, Tensor
 
 
@@ -42,6 +43,7 @@ class Builder:
         relu=False,
         groups=1,
         residual=None,
+        leaky=False,
     ):
         source = self.tensors[self.last]
         levels = np.array(weights.levels)
@@ -65,6 +67,9 @@ class Builder:
             multiplier = multiplier - self.rng.integers(0, multiplier // 2, channels)
             shift = np.full(channels, shift)
 
+        # Slopes from 0 to a little above 1.
+        leaking = np.minimum(multiplier * self.rng.integers(0, 300, channels) >> 8, 65535) if leaky else None
+
         def make(name, source, target):
             return Convolution(
                 name,
@@ -83,6 +88,7 @@ class Builder:
                 residual,
                 residual_multiplier,
                 groups,
+                leaking,
             )
 
         return self._add(make, channels, kernel, stride, pads, dilation, output)
@@ -198,6 +204,37 @@ def random_dag(seed, weights, activations):
     builder.conv(count, (1, 1), weights, choose(stored), groups=count, residual=operands[max(-2, -len(operands))])
     shape = builder.tensors[builder.last]
     return builder.conv(3, (shape.height, shape.width), INT(8), None)
+
+
+def mixed_network(seed, weights, activations):
+    """Another format in every layer, 2 to 8 bits, leaky where it is signed; sums and maxima of such tensors."""
+    rng = np.random.default_rng(seed)
+    step = part_shift_bits(activations)
+
+    def choose(items):
+        return items[int(rng.integers(len(items)))]
+
+    def stored(low=2, high=8):
+        return choose([activations, UINT(int(rng.integers(low, high + 1))), INT(int(rng.integers(low, high + 1)))])
+
+    def weight_format():
+        return choose([weights, INT(8), INT(int(rng.integers(2, 8)))])
+
+    builder = Builder(seed, int(rng.integers(1, 5)), 8, 7, stored())
+    for _ in range(3):
+        format = stored()
+        count = int(rng.integers(3, 14))
+        kernel = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+        builder.conv(count, kernel, weight_format(), format, pads=(1, 1, 1, 1), leaky=format.signed)
+    first, kernel = builder.last, (3, 3)
+    builder.conv(count, kernel, weight_format(), stored(), pads=(1, 1, 1, 1), relu=bool(seed & 1), residual=first)
+    builder.conv(count, (1, 1), weights, stored(), groups=count, residual=first)
+    if step > 1:
+        format = stored(2, step)
+        builder.conv(count, (2, 1), weight_format(), format, leaky=format.signed).max_pool((2, 2), (2, 1), (1, 0, 0, 1))
+    builder.average_pool((2, 2), (1, 1), stored())
+    shape = builder.tensors[builder.last]
+    return builder.conv(3, (shape.height, shape.width), weight_format(), choose([None, stored()]))
 
 
 def _shape(tensor):

@@ -23,6 +23,8 @@ from .progress import Progress
 __all__ = ["main"]
 
 _PRESET = "small"
+#: Options that only quantization takes.
+_QUANTIZATION = ("calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats")
 _say = Progress()
 
 # -- output ------------------------------------------------------------------------------------------------------------
@@ -111,12 +113,29 @@ def _configuration(arguments, network=None):
     return evaluation.configuration(arguments.config or _PRESET, arguments.weights, arguments.activations, network)
 
 
+def _layer_formats(path):
+    """Formats of single layers in a JSON file; the quantizer checks what they say."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise SigbitError(f"Cannot read the layer formats {path}: {error.strerror}") from error
+    except ValueError as error:  # also text that is not UTF-8
+        raise SigbitError(f"Layer formats {path} are not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SigbitError(
+            f"Layer formats {path} must be an object such as "
+            f'{{"conv1": {{"weights": "int:8", "activations": "uint:6"}}}}, not {type(value).__name__}'
+        )
+    return value
+
+
 def _quantized(arguments, model, config):
     """Integer network of a float graph, in the formats of the array."""
     from .quantize import quantize
 
     if arguments.calibration is None:
         raise SigbitError(f"{arguments.model} is quantized first; give images for it: --calibration FILE.npz:NAME")
+    layers = {} if arguments.layer_formats is None else _layer_formats(arguments.layer_formats)
     calibration, _ = _images(arguments, arguments.calibration)
     _say(f"quantizing {arguments.model} with {len(calibration)} calibration images")
     network = quantize(
@@ -127,6 +146,8 @@ def _quantized(arguments, model, config):
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
         alpha_mode=arguments.alpha or "mse",
+        signed_activations=arguments.signed_activations or "int:8",
+        layers=layers,
     )
     return network, calibration
 
@@ -136,7 +157,7 @@ def _network_and_configuration(arguments):
     from .onnx_reader import read_onnx
 
     if _is_network(arguments.model):
-        _refuse(arguments, "an integer network", "calibration", "edge_bits", "per_tensor", "alpha")
+        _refuse(arguments, "an integer network", *_QUANTIZATION)
         network = IntegerNetwork.load(arguments.model)
         return network, _configuration(arguments, network), None, None
     config = _configuration(arguments)
@@ -220,7 +241,7 @@ def _run_program(arguments, images, labels):
     from .device import open_device
     from .session import Session
 
-    _refuse(arguments, "a compiled program", "calibration", "edge_bits", "per_tensor", "alpha")
+    _refuse(arguments, "a compiled program", *_QUANTIZATION)
     device = arguments.device or "emulator"
     if device == "golden":
         raise SigbitError(
@@ -421,9 +442,19 @@ def _formats(sub, what):
 def _quantization(sub, required=False):
     sub.add_argument("--calibration", required=required, metavar="FILE.npz:X", help="images that fix the scales")
     sub.add_argument(
-        "--edge-bits", type=_positive, metavar="B", help="bits of the first and the last layer: 8, or as the rest"
+        "--edge-bits", type=_positive, metavar="B", help="int bits of the first and the last layer (as the rest)"
     )
     sub.add_argument("--per-tensor", action="store_true", help="one weight scale per layer instead of one per channel")
+    sub.add_argument(
+        "--signed-activations",
+        metavar="FORMAT",
+        help="int:B or esb:B,K for tensors that can be negative, where activations are unsigned (int:8)",
+    )
+    sub.add_argument(
+        "--layer-formats",
+        metavar="FILE.json",
+        help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
+    )
     sub.add_argument("--alpha", choices=("mse", "dda", "max"), help="how scales are found (mse)")
 
 

@@ -162,8 +162,9 @@ class _Reduction:
     multiplier: np.ndarray
     shift: np.ndarray
     residual_multiplier: np.ndarray
-    encoding: Encoding
-    residual_encoding: Encoding
+    negative_multiplier: np.ndarray
+    encoding: tuple  # and bits, as POST has them
+    residual_encoding: tuple
     relu: bool
     macs: int
 
@@ -209,20 +210,13 @@ def _feature_map(tensor, config):
     return _Map(tensor.name, tensor.channels, tensor.height, tensor.width, blocks, parts)
 
 
-def _encoding(layer, does, tensor, config):
-    """How the post-processor handles a tensor that a layer ``does`` something with: "writes", "adds"."""
+def _encoding(tensor, config):
+    """Encoding and bits by which the post-processor stores or adds a tensor."""
     if tensor.format is None:
-        return Encoding.RAW
-    if tensor.format == config.activation_format:
-        return Encoding.NATIVE
-    if tensor.format == UINT(8):
-        return Encoding.UINT8
-    if tensor.format == INT(8):
-        return Encoding.INT8
-    raise CompileError(
-        f"Layer {layer.name} {does} {tensor.format} ({tensor.name}); the post-processor of this accelerator {does} "
-        f"{config.activation_format}, uint:8 or int:8: requantize the tensor to one of these"
-    )
+        return Encoding.RAW, 0
+    if activation_parts(config.activation_format, tensor.format).stored == config.activation_format:
+        return Encoding.NATIVE, 0
+    return (Encoding.INT if tensor.format.signed else Encoding.UINT), tensor.format.bits
 
 
 def _input_layouts(network, config):
@@ -289,11 +283,13 @@ def _lower(network, config, layout):
     for layer in network.layers:
         source = network.tensors[layer.input]
         if isinstance(layer, MaxPool):
-            if source.format != config.activation_format:
+            # Digits of one part are native codes in the order of their levels.
+            if (parts := maps[layer.input].parts) > 1:
                 raise CompileError(
-                    f"Layer {layer.name} takes the maximum of {source.format} ({source.name}); the pooling "
-                    f"unit compares {config.activation_format} only: requantize the tensor, or pool after the next "
-                    f"convolution"
+                    f"Layer {layer.name} takes the maximum of {source.format} ({source.name}), which has {parts} parts "
+                    f"here; the pooling unit compares single codes: give the tensor the format "
+                    f"{config.activation_format} or an int or uint format of at most {config.part_shift_bits} bits, or "
+                    f"pool after the next convolution"
                 )
             layers.append(
                 _Maximum(layer.name, maps[layer.input], maps[layer.output], layer.kernel, layer.stride, layer.pads[:2])
@@ -320,6 +316,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         rows = np.array([parts.table[level] for level in levels])
         digits = tuple(np.moveaxis(rows[np.searchsorted(levels, weights)], -1, 0))
         bias, multiplier, shift = layer.bias, layer.multiplier, layer.shift
+    negative_multiplier = getattr(layer, "negative_multiplier", None)
     kernel = weights.shape[2:]
     positive = np.maximum(weights, 0).sum(axis=(1, 2, 3))
     negative = np.minimum(weights, 0).sum(axis=(1, 2, 3))
@@ -363,8 +360,9 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         multiplier=multiplier,
         shift=shift,
         residual_multiplier=np.zeros_like(bias) if residual is None else layer.residual_multiplier,
-        encoding=_encoding(layer, "writes", target, config),
-        residual_encoding=Encoding.NATIVE if residual is None else _encoding(layer, "adds", tensors[residual], config),
+        negative_multiplier=multiplier if negative_multiplier is None else negative_multiplier,
+        encoding=_encoding(target, config),
+        residual_encoding=(Encoding.NATIVE, 0) if residual is None else _encoding(tensors[residual], config),
         relu=layer.relu,
         macs=weights.size * target.height * target.width,
     )
@@ -427,7 +425,7 @@ def _check_accumulators(layer, config):
                 f"Layer {layer.name}: the bias of output channel {channel} is {value} with its sign constant and "
                 f"excess, which leaves {RAW_BITS} bits; use a larger weight unit or input unit"
             )
-    if layer.encoding == Encoding.RAW:
+    if layer.encoding[0] == Encoding.RAW:
         worst = max((layer.high + layer.bias).max(), -1 - (layer.low + layer.bias).min())
         if worst >= 1 << (RAW_BITS - 1):
             raise CompileError(f"Layer {layer.name}: raw results can reach {worst}, which leaves {RAW_BITS} bits")
@@ -908,6 +906,7 @@ class _Emitter:
         key, size, make = self._parameter_piece(index, column_tile)
         address = self._load(self._parameters, Kind.PARAMETERS, key, size, make, self._stream_parameters)
         first = column_tile.start // config.vector * target.plane_words + strip.y * target.width + strip.x
+        encoding, bits = layer.encoding
         reads, residual = None, {}
         if layer.residual is not None:
             base = bases[layer.residual.name]
@@ -915,7 +914,7 @@ class _Emitter:
             residual = {
                 "residual_base": base + first,
                 "residual_parts": layer.residual.parts,
-                "residual_encoding": layer.residual_encoding,
+                **dict(zip(("residual_encoding", "residual_bits"), layer.residual_encoding, strict=True)),
             }
         self._issue(
             Opcode.POST,
@@ -934,7 +933,8 @@ class _Emitter:
             groups=size,
             parts=target.parts,
             parameter_base=address,
-            encoding=layer.encoding,
+            encoding=encoding,
+            bits=bits,
             relu=layer.relu,
             **residual,
         )
@@ -1049,6 +1049,7 @@ class _Emitter:
                             multiplier=layer.multiplier[channel],
                             shift=layer.shift[channel],
                             residual_multiplier=layer.residual_multiplier[channel],
+                            negative_multiplier=layer.negative_multiplier[channel],
                         )
                         word |= entry << (PARAMETER.width * lane)
                 payload += word.to_bytes(stride, "little")

@@ -69,8 +69,8 @@ def configuration(name, weights=None, activations=None, network=None):
 def native_formats(network):
     """Formats of an array on which the network takes the fewest passes: keyword arguments for a configuration.
 
-    Native are the formats in which most values are multiplied and written. 8-bit uniform formats run on every array, so
-    they count only where a network has nothing else.
+    Native are the formats in which most values are multiplied and written. Evenly spaced activations run on every
+    array, so they count only where a network has no others; of uniform formats those of 8 bits count last.
     """
     weights: Counter = Counter()
     activations: Counter = Counter()
@@ -82,7 +82,8 @@ def native_formats(network):
         if target.format is not None:
             activations[target.format] += target.channels * pixels
     chosen = {}
-    for key, counts in (("weight_format", weights), ("activation_format", activations)):
+    uneven = Counter({format: count for format, count in activations.items() if format.exponent_bits > 1})
+    for key, counts in (("weight_format", weights), ("activation_format", uneven or activations)):
         own = {format: count for format, count in counts.items() if format not in (INT(8), UINT(8))} or counts
         if own:
             chosen[key] = max(own, key=own.__getitem__)

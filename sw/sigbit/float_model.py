@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .graph import Add, Affine, AveragePool, Conv, Graph, Linear, MaxPool, Node, Relu, Reshape
+from .graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, Linear, MaxPool, Node, Relu, Reshape
 
 __all__ = ["channel_sums", "evaluate_node", "run_float", "window_means"]
 
@@ -18,6 +18,11 @@ def _windows(x, kernel, stride, dilation, pads, fill):
     span = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     view = sliding_window_view(x, span, axis=(2, 3))
     return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+def _leaking(x, slope):
+    column = (-1,) + (1,) * (x.ndim - 2)
+    return np.where(x < 0, x * slope.astype(x.dtype).reshape(column), x)
 
 
 def _rectified(y, node):
@@ -86,7 +91,7 @@ def evaluate_node(node: Node, x: np.ndarray, residual: np.ndarray | None = None)
         y += node.bias.astype(x.dtype)[:, None, None]
         if residual is not None:
             y += residual
-        return _rectified(y, node)
+        return _rectified(y, node) if node.slope is None else _leaking(y, node.slope)
     if isinstance(node, Add):
         return x + residual
     if isinstance(node, Linear):
@@ -97,6 +102,8 @@ def evaluate_node(node: Node, x: np.ndarray, residual: np.ndarray | None = None)
         return x * node.gain.astype(x.dtype).reshape(column) + node.shift.astype(x.dtype).reshape(column)
     if isinstance(node, Relu):
         return np.clip(x, 0, node.limit)
+    if isinstance(node, LeakyRelu):
+        return _leaking(x, node.slope)
     if isinstance(node, Reshape):
         return x.reshape(len(x), *node.shape)
     if isinstance(node, MaxPool):

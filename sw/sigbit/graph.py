@@ -12,6 +12,7 @@ __all__ = [
     "AveragePool",
     "Conv",
     "Graph",
+    "LeakyRelu",
     "Linear",
     "MaxPool",
     "ModelError",
@@ -93,7 +94,7 @@ def _check_same_shape(node: Node, shape: Shape, residual: Shape) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conv(Node):
-    """Convolution (cross-correlation), then bias, then a second tensor added, then ReLU; all but the first if asked.
+    """Convolution (cross-correlation), bias, then if asked a second tensor added and ReLU, or leaky ReLU alone.
 
     Attributes
     ----------
@@ -109,8 +110,10 @@ class Conv(Node):
         A tensor of the output's shape that is added.
     limit : float, optional
         Larger results become this one; only with ``relu``.
+    slope : float64 array, ``(out,)``, optional
+        Negative results are multiplied by this; neither with ``relu`` nor with a residual.
     copy : bool
-        The layer only moves values: one channel and one weight of 1 per output at most, no bias, no residual.
+        The layer only moves values: one channel and one weight of 1 per output at most, no bias, residual or slope.
         Quantization keeps the format and the unit of the input, so that levels are copied exactly.
     """
 
@@ -123,6 +126,7 @@ class Conv(Node):
     residual: str | None = None
     relu: bool = False
     limit: float | None = None
+    slope: np.ndarray | None = field(default=None, repr=False)
     copy: bool = False
 
     @property
@@ -196,6 +200,23 @@ class Relu(Node):
     """``max(x, 0)``, or ``min(max(x, 0), limit)``."""
 
     limit: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LeakyRelu(Node):
+    """``x``, or ``slope * x`` where ``x`` is negative; float64 ``(channels,)``, or ``(1,)`` for all channels."""
+
+    slope: np.ndarray = field(repr=False)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if self.slope.shape not in ((1,), (shape[0],)):
+            raise ModelError(f"{self.label} has {self.slope.size} slopes, its input has {shape[0]} channels")
+        if not (self.slope >= 0).all():
+            raise ModelError(
+                f"{self.label} has the slope {self.slope.min():.6g}; supported are slopes of at least 0, because the "
+                "multiplier of negative sums is unsigned"
+            )
+        return shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

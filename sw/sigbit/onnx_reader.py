@@ -14,6 +14,7 @@ from .graph import (
     AveragePool,
     Conv,
     Graph,
+    LeakyRelu,
     Linear,
     MaxPool,
     ModelError,
@@ -441,6 +442,24 @@ def _rectify(reader: _Reader, node: Any, limit: float | None) -> None:
 
 def _relu(reader: _Reader, node: Any) -> None:
     _rectify(reader, node, None)
+
+
+def _leak(reader: _Reader, node: Any, slope: np.ndarray) -> None:
+    reader.emit(LeakyRelu(**_ends(reader, node), slope=slope))
+    reader.keep_layout(node)
+
+
+def _leaky_relu(reader: _Reader, node: Any) -> None:
+    _leak(reader, node, np.array([_attributes(reader, node).get("alpha", 0.01)], np.float64))
+
+
+def _prelu(reader: _Reader, node: Any) -> None:
+    slope = reader.required(node, 1, "slope")
+    if slope.size > 1:
+        view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
+        channel = view.index((0,)) if (0,) in view else 0
+        slope = _in_order(reader, node, _per_channel(slope, reader.shape(node), "slope", channel))
+    _leak(reader, node, slope.reshape(-1))
 
 
 def _clip(reader: _Reader, node: Any) -> None:
@@ -884,12 +903,14 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "Identity": _identity,
+    "LeakyRelu": _leaky_relu,
     "LogSoftmax": _softmax,
     "MatMul": _matmul,
     "Max": _extremum,
     "MaxPool": _pool,
     "Min": _extremum,
     "Mul": _arithmetic,
+    "PRelu": _prelu,
     "Pad": _pad,
     "ReduceMax": _reduce,
     "ReduceMean": _reduce,
@@ -911,8 +932,8 @@ _ARITHMETIC = (*_SUMS, "Div", "Mul", "Sub")
 _CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
 #: Operators that are read on vectors that were flattened from maps whose axes are in another order.
 _ANY_ORDER = ("Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout", "Flatten", "Gemm", "Identity",
-              "LogSoftmax", "MatMul", "Max", "Min", "Mul", "Relu", "Reshape", "Sigmoid", "Softmax", "Squeeze", "Sub",
-              "Sum", "Unsqueeze")  # fmt: skip
+              "LeakyRelu", "LogSoftmax", "MatMul", "Max", "Min", "Mul", "PRelu", "Relu", "Reshape", "Sigmoid",
+              "Softmax", "Squeeze", "Sub", "Sum", "Unsqueeze")  # fmt: skip
 
 #: Operators that compute nothing, so that the host can leave out what is behind them.
 _RENAMING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -927,8 +948,6 @@ _HINTS = {
     "Concat": "add the parts instead, or cut the model before it",
     "HardSigmoid": "use ReLU or ReLU6",
     "HardSwish": "use ReLU or ReLU6",
-    "LeakyRelu": "the requantizer has one slope; use ReLU",
-    "PRelu": "the requantizer has one slope; use ReLU",
     "Resize": "maps do not grow; cut the model before it",
     "Upsample": "maps do not grow; cut the model before it",
 }

@@ -7,13 +7,14 @@ from math import prod
 import numpy as np
 
 from .float_model import run_float
-from .graph import Add, Affine, AveragePool, Conv, Graph, Linear, MaxPool, ModelError, Node, Relu, Reshape
+from .graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, Linear, MaxPool, ModelError, Node, Relu, Reshape
 
 __all__ = [
     "PASSES",
     "PassError",
     "fold_affine",
     "fuse_add",
+    "fuse_leaky_relu",
     "fuse_relu",
     "lower",
     "lower_linear",
@@ -97,12 +98,16 @@ def _with_parameters(node: Conv | Linear, weight: np.ndarray, bias: np.ndarray) 
     return replace(node, weight=weight, bias=bias)
 
 
+def _is_rectified(node: Conv | Linear) -> bool:
+    return node.relu or getattr(node, "slope", None) is not None
+
+
 def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | None:
     """One step of an affine node backwards: moved (the node is returned), folded (None instead), or not possible."""
     source = graph.producer(node.input)
     if source is None or not _only_reader(graph, node.input):
         return None
-    if isinstance(source, Conv | Linear) and not source.relu and len(source.inputs) == 1:
+    if isinstance(source, Conv | Linear) and not _is_rectified(source) and len(source.inputs) == 1:
         column = (-1,) + (1,) * (source.weight.ndim - 1)
         weight, bias = source.weight * node.gain.reshape(column), source.bias * node.gain + node.shift
         return _swapped(graph, node, {source: _with_parameters(source, weight, bias)}), None
@@ -261,7 +266,7 @@ def fuse_add(graph: Graph) -> Graph:
         best: tuple | None = None
         for name, other in (node.inputs, node.inputs[::-1]):
             source = graph.producer(name)
-            if not isinstance(source, Conv) or source.relu or source.residual is not None or name == other:
+            if not isinstance(source, Conv) or _is_rectified(source) or source.residual is not None or name == other:
                 continue
             rank = (not source.copy, depths[name])
             if _only_reader(graph, name) and (best is None or rank > best[0]):
@@ -281,6 +286,30 @@ def _least(first: float | None, second: float | None) -> float | None:
     return min(limits, default=None)
 
 
+def fuse_leaky_relu(graph: Graph) -> Graph:
+    """Every leaky ReLU part of the convolution before it, or else a layer of its own; it passes max pools.
+
+    Behind a sum it stays a layer of its own, a 1x1 convolution of each channel with a weight of 1: which multiplier a
+    result takes is decided before the sum (numerics 6.1). Behind a ReLU it does nothing.
+    """
+    while leaky := [node for node in graph.nodes if isinstance(node, LeakyRelu)]:
+        node = leaky[0]
+        source = graph.producer(node.input)
+        slope = np.broadcast_to(node.slope, graph.shapes[node.input][:1])
+        if isinstance(source, Relu) or (isinstance(source, Conv | AveragePool) and source.relu):
+            graph = _swapped(graph, node, {})
+        elif source is None or not _only_reader(graph, node.input):
+            graph = _replaced(graph, node, _per_channel(graph, node, slope=slope))
+        elif isinstance(source, Conv) and source.residual is None and not source.copy:
+            fused = replace(source, slope=slope if source.slope is None else slope * source.slope)
+            graph = _swapped(graph, node, {source: fused})
+        elif isinstance(source, MaxPool):
+            graph = _exchanged(graph, source, node)[0]
+        else:
+            graph = _replaced(graph, node, _per_channel(graph, node, slope=slope))
+    return graph
+
+
 def fuse_relu(graph: Graph) -> Graph:
     """Every ReLU part of the layer before it, or else a layer of its own; it passes max pools.
 
@@ -294,7 +323,11 @@ def fuse_relu(graph: Graph) -> Graph:
         elif isinstance(source, Conv):
             # Saturation is the limit, and a copy cannot choose where it saturates.
             fused = replace(
-                source, relu=True, limit=_least(node.limit, source.limit), copy=source.copy and node.limit is None
+                source,
+                relu=True,
+                limit=_least(node.limit, source.limit),
+                slope=None,
+                copy=source.copy and node.limit is None,
             )
             graph = _swapped(graph, node, {source: fused})
         elif isinstance(source, AveragePool) and node.limit is None:
@@ -332,7 +365,8 @@ def lower_linear(graph: Graph) -> Graph:
         flattened = any(
             maps[found] != as_map(graph.shapes[name]) for found, name in zip(sources, node.inputs, strict=True)
         )
-        element_by_element = isinstance(node, Add | Relu) and len({maps[found] for found in sources}) == 1
+        alike = isinstance(node, Add | Relu) or (isinstance(node, LeakyRelu) and node.slope.size == 1)
+        element_by_element = alike and len({maps[found] for found in sources}) == 1
         if isinstance(node, Linear):
             lowered: Node = Conv(
                 name=node.name,
@@ -362,7 +396,8 @@ def end_in_convolution(graph: Graph) -> Graph:
     1x1 identity.
     """
     last = graph.producer(graph.output)
-    if isinstance(last, Conv) and not last.relu and last.residual is None and not graph.consumers(graph.output):
+    alone = last is not None and len(last.inputs) == 1 and not graph.consumers(graph.output)
+    if isinstance(last, Conv) and not _is_rectified(last) and alone:
         return _replaced(graph, last, replace(last, copy=False)) if last.copy else graph
     if any(node.name == "logits" for node in graph.nodes) or "raw_logits" in graph.shapes:
         raise ModelError("A model that ends in a pool or ReLU must not name a node 'logits' or a tensor 'raw_logits'")
@@ -393,6 +428,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     lower_linear,
     merge_copies,
     fuse_add,
+    fuse_leaky_relu,
     fuse_relu,
     end_in_convolution,
 )

@@ -5,7 +5,7 @@ after the weights of a layer are quantized, its bias restores the float mean of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import INT, UINT, Format
+from sigbit_hw.spec.formats import INT, UINT, Format, FormatError
 from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork, Tensor
 from sigbit_sim.golden.numerics import project
@@ -52,6 +52,7 @@ class QuantizationError(SigbitError):
 class _Options:
     weights: Format
     activations: Format
+    signed_activations: Format
     edge_bits: int | None
     input_format: Format
     per_channel: bool
@@ -71,6 +72,7 @@ def _options(
     images: np.ndarray,
     weights: Format | str,
     activations: Format | str,
+    signed_activations: Format | str,
     edge_bits: int | None,
     input_format: Format | str | None,
     per_channel: bool,
@@ -80,6 +82,9 @@ def _options(
     weight_format = _format(weights, "weights")
     if not weight_format.signed:
         raise QuantizationError(f"weights must have a signed format (int or esb), not {weight_format}")
+    signed_format = _format(signed_activations, "signed_activations")
+    if not signed_format.signed:
+        raise QuantizationError(f"signed_activations must be a signed format (int or esb), not {signed_format}")
     if edge_bits is not None and (not isinstance(edge_bits, int) or not 2 <= edge_bits <= 8):
         raise QuantizationError(f"edge_bits must be None or 2 to 8, not {edge_bits!r}")
     if alpha_mode not in ALPHA_MODES:
@@ -94,6 +99,7 @@ def _options(
     return _Options(
         weight_format,
         _format(activations, "activations"),
+        signed_format,
         edge_bits,
         chosen,
         per_channel,
@@ -119,14 +125,12 @@ def _keeps_levels(node: Node) -> bool:
     return isinstance(node, MaxPool) or (isinstance(node, Conv) and node.copy)
 
 
-def _tensor_formats(graph: Graph, options: _Options) -> dict[str, Format]:
-    """Format of every tensor but the output.
+def _roots(graph: Graph, signed_input: bool) -> tuple[dict[str, str], dict[str, bool]]:
+    """Per tensor the one whose format and unit it has, and whether it cannot be negative.
 
-    An unsigned activation format holds tensors that cannot be negative (behind a ReLU, or averages of such); the others
-    get ``int:8``. A maximum and a copy keep the format of their input.
+    A maximum and a copy keep both; not negative is what a ReLU makes, and averages of such tensors.
     """
-    formats = {graph.input: options.input_format}
-    non_negative = {graph.input: not options.input_format.signed}
+    non_negative = {graph.input: not signed_input}
     root = {graph.input: graph.input}
     for node in graph.nodes:
         if _keeps_levels(node):
@@ -136,21 +140,74 @@ def _tensor_formats(graph: Graph, options: _Options) -> dict[str, Format]:
         root[node.output] = node.output
         rectified = isinstance(node, Conv | AveragePool) and node.relu
         non_negative[node.output] = rectified or (isinstance(node, AveragePool) and non_negative[node.input])
-        fits = options.activations.signed or non_negative[node.output]
-        formats[node.output] = options.activations if fits else INT(8)
+    return root, non_negative
+
+
+def _layer_formats(graph: Graph, options: _Options, layers: Mapping) -> dict[Node, dict[str, Format]]:
+    """What ``layers`` of :func:`quantize` says, checked; everything wrong is reported at once."""
+    named = {node.name: node for node in graph.nodes}
+    root, non_negative = _roots(graph, options.input_format.signed)
+    found: dict[Node, dict[str, Format]] = {}
+    problems = []
+    for name, given in layers.items():
+        node = named.get(name)
+        if node is None:
+            problems.append(f"{name!r}: no layer has this name; layers are {', '.join(named)}")
+            continue
+        if not isinstance(given, Mapping) or not given or not set(given) <= {"weights", "activations"}:
+            problems.append(f"{name!r}: expected formats of weights, activations or both, not {given!r}")
+            continue
+        found[node] = {}
+        for key, value in given.items():
+            try:
+                format = found[node][key] = _format(value, key)
+            except (FormatError, QuantizationError) as error:
+                problems.append(f"{name!r}: {error}")
+                continue
+            if key == "weights" and (not isinstance(node, Conv) or node.copy):
+                problems.append(f"{name!r}: {type(node).__name__} has no weights that are quantized")
+            elif key == "weights" and not format.signed:
+                problems.append(f"{name!r}: weights must have a signed format (int or esb), not {format}")
+            elif key == "activations" and node.output == graph.output:
+                problems.append(f"{name!r}: the last layer leaves raw integers, which have no format")
+            elif key == "activations" and root[node.output] != node.output:
+                maker = graph.producer(root[node.output])
+                where = "input_format" if maker is None else f"layer {maker.name!r}"
+                problems.append(f"{name!r}: the layer keeps the format of its input; give it to {where}")
+            elif key == "activations" and not (format.signed or non_negative[node.output]):
+                problems.append(f"{name!r}: activations {format} are unsigned, but the layer's results can be negative")
+    if problems:
+        raise QuantizationError("Formats of single layers cannot be used:\n  " + "\n  ".join(problems))
+    return found
+
+
+def _tensor_formats(graph: Graph, options: _Options, layers: dict[Node, dict[str, Format]]) -> dict[str, Format]:
+    """Format of every tensor but the output.
+
+    Where ``layers`` names none, an unsigned activation format holds tensors that cannot be negative, and the others
+    get the signed one.
+    """
+    root, non_negative = _roots(graph, options.input_format.signed)
+    formats = {graph.input: options.input_format}
     last = root[graph.nodes[-1].input]
-    if options.edge_bits is not None and last != graph.input:
-        formats[last] = UINT(options.edge_bits) if non_negative[last] else INT(options.edge_bits)
+    for node in graph.nodes:
+        if root[node.output] != node.output:
+            continue
+        fits = options.activations.signed or non_negative[node.output]
+        format = options.activations if fits else options.signed_activations
+        if options.edge_bits is not None and last == node.output:
+            format = UINT(options.edge_bits) if non_negative[last] else INT(options.edge_bits)
+        formats[node.output] = layers.get(node, {}).get("activations", format)
     return {tensor: formats[source] for tensor, source in root.items()}
 
 
-def _weight_formats(graph: Graph, options: _Options) -> dict[Node, Format]:
+def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, Format]]) -> dict[Node, Format]:
     layers = [node for node in graph.nodes if isinstance(node, Conv)]
     formats: dict[Node, Format] = dict.fromkeys(layers, options.weights)
     if options.edge_bits is not None:
         first = next(node for node in layers if not node.copy)
         formats[first] = formats[layers[-1]] = INT(options.edge_bits)
-    return formats
+    return formats | {node: formats["weights"] for node, formats in own.items() if "weights" in formats}
 
 
 def _activation_unit(graph: Graph, name: str, values: np.ndarray, format: Format, unit: Callable) -> float:
@@ -242,9 +299,13 @@ def _convolution(
     constants: list[tuple[int, ...]] = [(0, 0)] * len(gains)
     if not raw:
         unit = Fraction(target.unit)
-        added = () if residual is None else (Fraction(residual.unit) / unit,)
-        known = {gain: requantizer_constants(gain / unit, *added) for gain in set(gains)}
-        constants = [known[gain] for gain in gains]
+        added = None if residual is None else Fraction(residual.unit) / unit
+        negative = [None] * len(gains) if node.slope is None else [
+            gain * Fraction(slope) / unit for gain, slope in zip(gains, node.slope.tolist(), strict=True)
+        ]  # fmt: skip
+        pairs = list(zip(gains, negative, strict=True))
+        known = {(gain, leak): requantizer_constants(gain / unit, added, leak) for gain, leak in set(pairs)}
+        constants = [known[pair] for pair in pairs]
     return golden.Convolution(
         name=node.name,
         input=node.input,
@@ -262,6 +323,7 @@ def _convolution(
         residual=node.residual,
         residual_multiplier=None if residual is None else np.array([c[2] for c in constants], np.int64),
         groups=node.groups,
+        negative_multiplier=None if node.slope is None else np.array([c[2] for c in constants], np.int64),
     )
 
 
@@ -293,11 +355,13 @@ def quantize(
     per_channel: bool = True,
     alpha_mode: str = "mse",
     bias_correction: bool = True,
+    signed_activations: Format | str = "int:8",
+    layers: Mapping[str, Mapping[str, Format | str]] | None = None,
 ) -> IntegerNetwork:
     """Quantize a model after training.
 
     The last layer has one weight unit and leaves raw 32-bit logits; all other layers write ``activations``, or
-    ``int:8`` where that format is unsigned and the tensor can be negative.
+    ``signed_activations`` where that format is unsigned and the tensor can be negative.
 
     Parameters
     ----------
@@ -317,6 +381,12 @@ def quantize(
         How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper) or ``"max"``.
     bias_correction : bool
         Move biases so that the calibration mean of every channel stays what it is in float.
+    signed_activations : Format or str
+        Format of tensors that can be negative where ``activations`` is unsigned.
+    layers : mapping, optional
+        Formats of single layers, by the names that :func:`summary` gives, such as
+        ``{"conv1": {"weights": "int:8", "activations": "uint:6"}}``; activations are what the layer writes. They come
+        before all other options.
 
     Raises
     ------
@@ -328,11 +398,15 @@ def quantize(
     if images.size == 0:
         raise QuantizationError(f"Calibration needs at least one image, but the array has shape {images.shape}")
     images = _as_maps(graph, images)
-    options = _options(images, weights, activations, edge_bits, input_format, per_channel, alpha_mode, bias_correction)
-    formats, weight_formats = _tensor_formats(graph, options), _weight_formats(graph, options)
+    options = _options(
+        images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
+        bias_correction,
+    )  # fmt: skip
+    own = _layer_formats(graph, options, layers or {})
+    formats, weight_formats = _tensor_formats(graph, options, own), _weight_formats(graph, options, own)
     unit = _activation_unit(graph, graph.input, images, formats[graph.input], options.unit)
     tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
-    layers: list[Any] = []
+    quantized: list[Any] = []
     floats = {graph.input: images.astype(np.float32)}
     # Levels have at most 13 bits with their sign; all images of the tensors that are still to be read are held.
     levels = {graph.input: project(images / unit, formats[graph.input]).astype(np.int16)}
@@ -355,14 +429,14 @@ def quantize(
             layer = _pool(node, source, target)
         if target.format is None:
             tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
-        layers.append(layer)
+        quantized.append(layer)
         # One layer at a time: the next one is fitted to what the hardware will really feed it.
         found = golden.run_layer(layer, tensors, *read_levels)
         levels[name] = found if target.format is None else found.astype(np.int16)
         for tensor in set(node.inputs):
             if last_use.get(tensor) is node:
                 del floats[tensor], levels[tensor]
-    return IntegerNetwork(graph.name, tensors, tuple(layers), graph.input, graph.output)
+    return IntegerNetwork(graph.name, tensors, tuple(quantized), graph.input, graph.output)
 
 
 def input_levels(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:

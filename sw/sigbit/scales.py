@@ -291,7 +291,7 @@ def _rounded(ratio, shift):
     return math.floor(ratio * (1 << shift) + Fraction(1, 2))
 
 
-def requantizer_constants(r0, r1=None):
+def requantizer_constants(r0, r1=None, negative=None):
     """Integer constants of a requantizer with the real gain ``r0`` (exact, numerics 6.5).
 
     Parameters
@@ -300,12 +300,14 @@ def requantizer_constants(r0, r1=None):
         ``u_w * u_a / u_out``.
     r1 : :class:`~fractions.Fraction` or None
         ``u_residual / u_out``; None without a residual input.
+    negative : :class:`~fractions.Fraction` or None
+        Gain of negative sums, at least 0; None if it is ``r0``.
 
     Returns
     -------
     tuple of int
-        ``(M0, sh)``, or ``(M0, sh, M1)`` with a residual: ``sh`` is the largest shift of 0..47 for which the rounded
-        constants fit 16 and 24 bits.
+        ``(M0, sh)``, then ``M1`` with a residual, then ``N0`` with a gain of negative sums: ``sh`` is the largest shift
+        of 0..47 for which the rounded constants fit 16, 24 and 16 bits.
 
     Raises
     ------
@@ -315,16 +317,19 @@ def requantizer_constants(r0, r1=None):
     for name, ratio in (("r0", r0), ("r1", r1)):
         if ratio is not None and not (isinstance(ratio, Fraction) and ratio > 0):
             raise ScaleError(f"{name} must be a positive Fraction, not {ratio!r}")
+    if negative is not None and not (isinstance(negative, Fraction) and negative >= 0):
+        raise ScaleError(f"negative must be a Fraction of at least 0, not {negative!r}")
+    optional = [(r1, RESIDUAL_MULTIPLIER_MAX), (negative, MULTIPLIER_MAX)]
+    gains = [(r0, MULTIPLIER_MAX), *((gain, limit) for gain, limit in optional if gain is not None)]
     for shift in range(SHIFT_MAX, -1, -1):
-        multiplier = _rounded(r0, shift)
-        residual_multiplier = 0 if r1 is None else _rounded(r1, shift)
-        if multiplier <= MULTIPLIER_MAX and residual_multiplier <= RESIDUAL_MULTIPLIER_MAX:
+        multiplier, *others = (_rounded(gain, shift) for gain, _ in gains)
+        if all(value <= limit for value, (_, limit) in zip((multiplier, *others), gains, strict=True)):
             break
     else:
         raise ScaleError(
-            f"Gains {float(r0):.6g}{'' if r1 is None else f' and {float(r1):.6g}'} are too large for a requantizer; "
+            f"Gains {' and '.join(f'{float(gain):.6g}' for gain, _ in gains)} are too large for a requantizer; "
             f"use a larger output unit"
         )
     if multiplier == 0:
         raise ScaleError(f"Gain {float(r0):.6g} is too small for a requantizer; use a smaller output unit")
-    return (multiplier, shift) if r1 is None else (multiplier, shift, residual_multiplier)
+    return (multiplier, shift, *others)

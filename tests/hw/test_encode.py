@@ -3,8 +3,10 @@
 from bisect import bisect_right
 
 import pytest
+from amaranth import *
+from amaranth.sim import Simulator
 from hw.pipeline import feed
-from sigbit_hw.arith.encode import Encoder
+from sigbit_hw.arith.encode import Encoder, uniform_range
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_hw.spec.instructions import Encoding
 from sigbit_hw.spec.parts import activation_parts
@@ -14,11 +16,21 @@ NATIVE = [
     *("esbu:4,2", "esb:4,2", "esb:5,2", "esb:4,1", "esb:3,0", "esbu:2,0", "esbu:2,1", "esb:4,0", "esbu:8,6"),
     *("uint:4", "int:4", "uint:8", "int:8", "int:2"),
 ]
-STORED = {Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
+#: Formats of which everything is tried with every uniform format.
+THOROUGH = ("esbu:4,2", "esb:4,1", "int:4", "uint:8")
+UNIFORM = [make(bits) for make in (UINT, INT) for bits in range(2, 9)]
 
 
-def run(dut, inputs):
+def range_of(stored):
+    """What the encoder has to be told of a uniform format."""
+    if not stored.uniform:
+        return {}
+    return {"limit": (1 << stored.bits) - 1, "excess": 1 << (stored.bits - 1) if stored.signed else 0}
+
+
+def run(dut, inputs, stored):
     """Feed one dict of members per cycle; the codes."""
+    inputs = [{**range_of(stored), **values} for values in inputs]
     return feed(dut, inputs, lambda ctx: ctx.get(dut.code))
 
 
@@ -27,8 +39,7 @@ def nearest_level(q, format):
     return format.levels[bisect_right(format.midpoints, q)]
 
 
-def reference(q, native, encoding, relu, part):
-    stored = STORED.get(encoding, native)
+def reference(q, native, stored, relu, part):
     level = nearest_level(q, stored)
     if relu:
         level = max(level, 0)
@@ -40,21 +51,45 @@ def limit_of(dut):
 
 
 @pytest.mark.parametrize("relu", [0, 1])
-@pytest.mark.parametrize("encoding", [Encoding.NATIVE, Encoding.UINT8, Encoding.INT8])
 @pytest.mark.parametrize("text", NATIVE)
-def test_every_half_unit_value_gets_the_nearest_level(text, encoding, relu):
+def test_every_half_unit_value_gets_the_nearest_level(text, relu):
     native = Format.parse(text)
     dut = Encoder(native)
-    parts = activation_parts(native, STORED.get(encoding, native)).count
     values = range(-limit_of(dut), 40) if relu else range(-limit_of(dut), limit_of(dut))
-    if text in ("esbu:4,2", "esb:4,1"):
-        cases = [(q, part) for q in values for part in range(parts)]
-    else:
-        cases = [(q, q % parts) for q in values]
-    codes = run(dut, [{"half_units": q, "encoding": encoding, "relu": relu, "part": part} for q, part in cases])
-    for (q, part), code in zip(cases, codes, strict=True):
-        wanted = reference(q, native, encoding, relu, part)
-        assert code == wanted, f"q = {q}, part {part}: {code}, expected {wanted}"
+    inputs, expected = [], []
+    for stored in (native, *(UNIFORM if text in THOROUGH else [UINT(8), INT(8), INT(5)])):
+        if inputs and stored == native:
+            continue
+        encoding = Encoding.NATIVE if stored == native else Encoding.INT if stored.signed else Encoding.UINT
+        parts = activation_parts(native, stored).count
+        for q in values:
+            for part in range(parts) if text == "esbu:4,2" else [q % parts]:
+                fields = {"half_units": q, "relu": relu, "part": part, "encoding": encoding, **range_of(stored)}
+                inputs.append(fields)
+                expected.append((stored, q, part, reference(q, native, stored, relu, part)))
+    for code, (stored, q, part, wanted) in zip(run(dut, inputs, native), expected, strict=True):
+        assert code == wanted, f"{stored}, q = {q}, part {part}: {code}, expected {wanted}"
+
+
+@pytest.mark.parametrize("text", NATIVE)
+def test_the_range_follows_from_encoding_and_bits(text):
+    native = Format.parse(text)
+    encoding, bits = Signal(2), Signal(4)
+    limit, excess = Signal(8), Signal(8)
+    m = Module()
+    m.d.comb += Cat(limit, excess).eq(Cat(uniform_range(native, encoding, bits)))
+
+    async def bench(ctx):
+        for stored in UNIFORM:
+            for kind in (Encoding.INT if stored.signed else Encoding.UINT, Encoding.NATIVE):
+                ctx.set(encoding, kind)
+                ctx.set(bits, stored.bits)
+                wanted = range_of(native if kind == Encoding.NATIVE else stored)
+                assert not wanted or (ctx.get(limit), ctx.get(excess)) == (wanted["limit"], wanted["excess"]), stored
+
+    simulator = Simulator(m)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 @pytest.mark.parametrize("text", NATIVE)
@@ -62,7 +97,7 @@ def test_native_codes_equal_the_golden_encoder(text):
     native = Format.parse(text)
     dut = Encoder(native)
     values = list(range(-limit_of(dut), limit_of(dut), 3))
-    codes = run(dut, [{"half_units": q} for q in values])
+    codes = run(dut, [{"half_units": q} for q in values], native)
     assert codes == numerics.encode_half_units(values, native).tolist()
 
 
@@ -73,6 +108,7 @@ def test_raw_passes_the_field_whatever_the_value(text):
     codes = run(
         Encoder(native),
         [{"half_units": q, "field": field, "encoding": Encoding.RAW, "relu": 1} for q, field in cases],
+        native,
     )
     assert codes == [field for _, field in cases]
 
@@ -95,13 +131,14 @@ def test_pinned_row(half_units, levels):
     """NUM-T2, from q on."""
     for text, level in levels.items():
         native = Format.parse(text)
-        assert native.decode(run(Encoder(native), [{"half_units": half_units}])[0]) == level
+        assert native.decode(run(Encoder(native), [{"half_units": half_units}], native)[0]) == level
 
 
 def test_code_comes_exactly_after_the_stated_latency():
-    dut = Encoder(Format.parse("esbu:4,2"))
+    native = Format.parse("esbu:4,2")
+    dut = Encoder(native)
     assert dut.latency_cycles == 4
-    assert run(dut, [{"half_units": q} for q in (0, 0, 14, 0, 0)]) == [0, 0, 7, 0, 0]
+    assert run(dut, [{"half_units": q} for q in (0, 0, 14, 0, 0)], native) == [0, 0, 7, 0, 0]
 
 
 def test_a_format_is_required():

@@ -21,7 +21,7 @@ def test_step_is_the_longest_run_of_levels_that_are_their_own_codes(native):
 
 
 @pytest.mark.parametrize("native", NATIVE_ACTIVATIONS, ids=str)
-@pytest.mark.parametrize("stored", UNIFORM, ids=str)
+@pytest.mark.parametrize("stored", [*UNIFORM, ESBU(3, 2), ESB(5, 3)], ids=str)
 def test_activation_digits_are_native_and_add_up(native, stored):
     parts = activation_parts(native, stored)
     for level in stored.levels:
@@ -29,8 +29,8 @@ def test_activation_digits_are_native_and_add_up(native, stored):
         assert len(digits) == parts.count
         assert all(digit in native.levels for digit in digits)
         assert sum(digit << (parts.step * j) for j, digit in enumerate(digits)) == level + parts.offset
-    if stored == native:
-        assert (parts.count, parts.offset) == (1, 0)
+    if stored.levels == native.levels:
+        assert parts == activation_parts(native, native)
     else:
         assert parts.offset == (1 << (stored.bits - 1) if stored.signed else 0)
         assert parts.count * parts.step >= stored.bits > (parts.count - 1) * parts.step
@@ -43,7 +43,7 @@ def test_native_activations_are_one_part_each(native):
 
 
 @pytest.mark.parametrize(
-    ("native", "stored"), [(ESBU(4, 2), ESBU(4, 1)), (UINT(8), ESBU(4, 2)), (ESBU(4, 2), ESB(4, 2))]
+    ("native", "stored"), [(ESBU(4, 2), ESBU(4, 1)), (UINT(8), ESBU(4, 2)), (ESBU(4, 2), ESB(5, 2))]
 )
 def test_activations_of_a_foreign_significant_bit_format_are_an_error(native, stored):
     with pytest.raises(FormatError, match=f"Activations {stored} do not run on an array built for {native}"):

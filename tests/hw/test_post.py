@@ -24,7 +24,12 @@ CONFIGS = {
 }
 #: Digits below this, in all three parts, make no more than 8 bits.
 DIGIT_LIMIT = 4
-STORED = {Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
+#: Encoding and bits of every kind of tensor that can be added; all but RAW of those that can be written.
+STORED = [(Encoding.NATIVE, 0), *((kind, bits) for kind in (Encoding.UINT, Encoding.INT) for bits in (2, 5, 6, 8))]
+
+
+def format_of(encoding, bits, native):
+    return native if encoding == Encoding.NATIVE else UINT(bits) if encoding == Encoding.UINT else INT(bits)
 
 
 class Job:
@@ -35,7 +40,7 @@ class Job:
         self.fields = {
             "opcode": Opcode.POST,
             **dict.fromkeys(("base", "row_step", "block_step", "part_step", "plane_step", "first_group", "relu"), 0),
-            **dict.fromkeys(("residual_base", "residual_parts", "residual_encoding"), 0),
+            **dict.fromkeys(("residual_base", "residual_parts", "residual_encoding", "residual_bits", "bits"), 0),
             **dict.fromkeys(("rows", "pixels", "groups", "parts"), 1),
             "encoding": Encoding.NATIVE,
             "parameter_base": 0,
@@ -71,8 +76,9 @@ class Job:
             if f["residual_parts"]:
                 word = features[(f["residual_base"] + offset + residual_part * f["part_step"]) % config.feature_depth]
                 codes = word[granule * config.post_lanes :][: config.post_lanes]
+                stored = f["residual_encoding"], f["residual_bits"]
                 residuals = [
-                    add_part(residual, code, residual_part, f["residual_encoding"], config.activation_format)
+                    add_part(residual, code, residual_part, stored, config.activation_format)
                     for residual, code in zip(residuals, codes, strict=True)
                 ]
                 if residual_part < f["residual_parts"] - 1:
@@ -81,28 +87,28 @@ class Job:
             sums = accumulators[self.bank, plane, row * f["pixels"] + pixel, group]
             entries = parameters[f["parameter_base"] + group]
             codes = [
-                code_of(acc, entry, residual, f["encoding"], f["relu"], part, config.activation_format)
+                code_of(acc, entry, residual, (f["encoding"], f["bits"]), f["relu"], part, config.activation_format)
                 for acc, entry, residual in zip(sums, entries, residuals, strict=True)
             ]
             found.append((address % config.feature_depth, granule, codes))
         return found
 
 
-def add_part(residual, code, part, encoding, native):
+def add_part(residual, code, part, stored, native):
     """Level of the parts up to ``part``; before part 0 ``residual`` does not count."""
-    stored = STORED.get(encoding, native)
-    if stored == native:
+    if stored[0] == Encoding.NATIVE:
         return native.decode(code)
-    parts = activation_parts(native, stored)
+    parts = activation_parts(native, format_of(*stored, native))
     return (residual if part else -parts.offset) + (code << part * parts.step)
 
 
-def code_of(accumulator, entry, residual, encoding, relu, part, native):
-    if encoding == Encoding.RAW:
+def code_of(accumulator, entry, residual, stored, relu, part, native):
+    if stored[0] == Encoding.RAW:
         return (accumulator + entry["bias"]) >> (native.bits * part) & ((1 << native.bits) - 1)
-    stored = STORED.get(encoding, native)
+    stored = format_of(*stored, native)
     constants = entry["bias"], entry["multiplier"], entry["shift"], stored.midpoints
-    rank = numerics.requantize(accumulator, *constants, residual, entry["residual_multiplier"])
+    added = residual, entry["residual_multiplier"], entry["negative_multiplier"]
+    rank = numerics.requantize(accumulator, *constants, *added)
     level = stored.levels[int(rank)]
     return native.encode(activation_parts(native, stored).digits(max(level, 0) if relu else level)[part])
 
@@ -149,6 +155,7 @@ class Bench:
                     "multiplier": rng.randint(32768, 65535),
                     "shift": config.accumulator_bits + rng.randrange(2, 12),
                     "residual_multiplier": rng.getrandbits(24),
+                    "negative_multiplier": rng.randrange(65536),
                 }
                 for _ in range(config.post_lanes)
             ]
@@ -249,21 +256,23 @@ def layout_of(config, *, rows, pixels, groups, parts, first_group=0):
     }
 
 
-def part_count(config, encoding):
+def part_count(config, encoding, bits):
     if encoding == Encoding.RAW:
         return -(-32 // config.activation_format.bits)
     native = config.activation_format
-    return activation_parts(native, STORED.get(encoding, native)).count
+    return activation_parts(native, format_of(encoding, bits, native)).count
 
 
-@pytest.mark.parametrize("encoding", list(Encoding))
 @pytest.mark.parametrize("name", CONFIGS)
-def test_writes_equal_the_walk_over_the_job(name, encoding):
+def test_writes_equal_the_walk_over_the_job_in_every_encoding(name):
     config = CONFIGS[name]
     bench = Bench(config)
-    groups = config.columns // config.post_lanes
-    shape = layout_of(config, rows=2, pixels=2, groups=groups, parts=part_count(config, encoding))
-    jobs = [Job(bank, base=70, parameter_base=5, encoding=encoding, relu=bank, **shape) for bank in (0, 1)]
+    jobs = []
+    for encoding, bits in [*STORED, (Encoding.RAW, 0)]:
+        parts = part_count(config, encoding, bits)
+        shape = layout_of(config, rows=2, pixels=2, groups=config.columns // config.post_lanes, parts=parts)
+        stored = {"encoding": encoding, "bits": bits}
+        jobs += [Job(bank, base=70, parameter_base=5, relu=bank, **stored, **shape) for bank in (0, 1)]
     bench.run(jobs)
     assert_writes(bench, jobs)
     codes = {code for _, (_, _, codes) in bench.writes for code in codes}
@@ -276,22 +285,23 @@ def test_groups_wrap_into_the_next_block(first_group, groups):
     config = replace(TINY, rows=4, columns=24)  # four granules in a word
     bench = Bench(config)
     steps = {"row_step": 37, "block_step": 301, "part_step": 611, "plane_step": 5}
-    job = Job(0, base=9, rows=2, pixels=2, groups=groups, parts=2, first_group=first_group, encoding=1, **steps)
+    stored = {"encoding": Encoding.UINT, "bits": 8}
+    job = Job(0, base=9, rows=2, pixels=2, groups=groups, parts=2, first_group=first_group, **stored, **steps)
     bench.run([job])
     assert_writes(bench, [job])
     granules = [granule for _, (_, granule, _) in bench.writes[: 2 * groups : 2]]
     assert granules == [(first_group + group) % 4 for group in range(groups)]
 
 
-@pytest.mark.parametrize("encoding", [Encoding.NATIVE, Encoding.UINT8, Encoding.INT8])
+@pytest.mark.parametrize(("encoding", "bits"), STORED)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_residual_is_read_from_its_own_map_and_added(name, encoding):
+def test_a_residual_is_read_from_its_own_map_and_added(name, encoding, bits):
     config = CONFIGS[name]
-    native = STORED.get(encoding, config.activation_format) == config.activation_format
+    native = encoding == Encoding.NATIVE
     bench = Bench(config, feature_latency_cycles=1 + len(name) % 3, code_limit=None if native else DIGIT_LIMIT)
     shape = layout_of(config, rows=2, pixels=2, groups=config.columns // config.post_lanes, parts=1)
-    parts = part_count(config, encoding)
-    residual = {"residual_parts": parts, "residual_encoding": encoding}
+    parts = part_count(config, encoding, bits)
+    residual = {"residual_parts": parts, "residual_encoding": encoding, "residual_bits": bits}
     jobs = [
         Job(0, **shape, residual_base=1000, **residual),
         Job(1, **shape),
@@ -335,7 +345,7 @@ def test_latencies_are_as_stated(start_delay_cycles, accumulator_latency_cycles,
     jobs = [
         Job(0, pixels=2, groups=2, block_step=10),
         Job(1, base=50),
-        Job(0, base=90, parts=3, part_step=4, encoding=1),
+        Job(0, base=90, parts=3, part_step=4, encoding=Encoding.UINT, bits=8),
     ]
     bench.run(jobs)
     wanted = assert_writes(bench, jobs)
@@ -354,23 +364,26 @@ def test_random_jobs_back_to_back_keep_their_own_settings(seed):
     granules = config.vector // config.post_lanes
     jobs = []
     for bank in range(6):
-        encoding = rng.choice(list(Encoding))
+        encoding, bits = rng.choice([*STORED, (Encoding.RAW, 0)])
+        residual_encoding, residual_bits = rng.choice(STORED[1:])
         rows = rng.randint(1, 4)
         jobs.append(
             Job(
                 bank % 2,
                 encoding=encoding,
+                bits=bits,
                 relu=rng.randrange(2),
                 rows=rows,
                 pixels=rng.randint(1, config.strip_depth // rows // 2),
                 groups=rng.randint(1, config.columns // config.post_lanes),
-                parts=rng.randint(1, part_count(config, encoding)),
+                parts=rng.randint(1, part_count(config, encoding, bits)),
                 first_group=rng.randrange(granules),
                 parameter_base=rng.randrange(50),
                 valid_rows=rng.randint(1, rows * config.planes),
                 residual_parts=rng.choice([0, 1, 3]) if encoding != Encoding.RAW else 0,
                 residual_base=rng.randrange(300),
-                residual_encoding=rng.choice([Encoding.UINT8, Encoding.INT8]),
+                residual_encoding=residual_encoding,
+                residual_bits=residual_bits,
                 **{name: rng.randrange(300) for name in ("base", "row_step", "block_step", "part_step", "plane_step")},
             )
         )

@@ -10,13 +10,16 @@ from sigbit_sim.golden import numerics
 
 NATIVE = ["esbu:4,2", "esb:5,2", "esb:3,0", "esbu:2,0", "int:4", "uint:8", "esbu:8,6", "esb:4,0"]
 ACCUMULATOR_MAX = (1 << 31) - 1
-OPERANDS = ("accumulator", "bias", "multiplier", "shift", "residual", "residual_multiplier")
+OPERANDS = ("accumulator", "bias", "multiplier", "shift", "residual", "residual_multiplier", "negative_multiplier")
 MULTIPLIERS = (1, 2, 3, 32768, 51590, 65535)
 
 
 def run(dut, operands):
-    """Feed one operand set per cycle, without a residual if it has none; (half_units, field) of each."""
-    inputs = [dict(zip(OPERANDS, (*operand, 0, 0), strict=False)) for operand in operands]
+    """Feed one operand set per cycle, by default without a residual and with one multiplier; (half_units, field)."""
+    inputs = []
+    for operand in operands:
+        defaults = (0, 0, operand[2])[len(operand) - 4 :]
+        inputs.append(dict(zip(OPERANDS, (*operand, *defaults), strict=True)))
     return feed(dut, inputs, lambda ctx: (ctx.get(dut.half_units), ctx.get(dut.field)))
 
 
@@ -142,11 +145,44 @@ def test_pinned_residual_row(accumulator, bias, residual, residual_multiplier, h
     assert run(dut, [(accumulator, bias, 6449, 19, residual, residual_multiplier)])[0][0] == half_units
 
 
+@pytest.mark.parametrize("text", NATIVE)
+def test_a_negative_sum_takes_the_negative_multiplier(text):
+    native = Format.parse(text)
+    rng = random.Random(text)
+    operands = [
+        (total - bias, bias, multiplier, shift, 0, 0, negative)
+        for total in (-3, -2, -1, 0, 1, 2)
+        for bias in (-7, 0, 5)
+        for multiplier in (1, 65535)
+        for negative in (0, 1, 0x5555, 0xAAAA, 65535)
+        for shift in (0, 1, 9, 17)
+    ]
+    for accumulator, bias, multiplier, shift in random_operands(rng, 150):
+        negative = rng.choice((rng.randrange(65536), multiplier * rng.randrange(1, 256) >> 8))
+        operands.append((accumulator, bias, multiplier, shift, 0, 0, negative))
+    assert_equal(operands, run(Requantizer(native), operands), expected(operands, native))
+
+
+@pytest.mark.parametrize(
+    ("accumulator", "product", "half_units"), [(-1000, -10068416, -5), (-24, 0, 0), (-25, -10316, -1), (1000, 0, 25)]
+)
+def test_pinned_leaky_row(accumulator, product, half_units):
+    """M0 = 51590, N0 = 10316 (a slope of 0.2), sh = 22, bias = 24."""
+    assert accumulator > 0 or (accumulator + 24) * 10316 == product
+    dut = Requantizer(Format.parse("esbu:4,2"))
+    assert run(dut, [(accumulator, 24, 51590, 22, 0, 0, 10316)])[0][0] == half_units
+
+
 @pytest.mark.parametrize("total", [0, 1, -1, 0x12345678, -0x7FFFFFFF, 0x7FFFFFFF])
-def test_field_is_a_piece_of_the_sum_when_the_multiplier_is_one(total):
-    native = Format.parse("esbu:4,2")
-    operands = [(total - 5 if total >= 0 else total + 5, 5 if total >= 0 else -5, 1, 4 * part + 1) for part in range(8)]
-    fields = [field for _, field in run(Requantizer(native), operands)]
+def test_field_is_a_piece_of_the_unscaled_sum(total):
+    dut = Requantizer(Format.parse("esbu:4,2"))
+    bias = 5 if total >= 0 else -5
+    inputs = [
+        {"accumulator": total - bias, "bias": bias, "multiplier": 40000, "negative_multiplier": 3, "unscaled": 1,
+         "shift": 4 * part + 1}
+        for part in range(8)
+    ]  # fmt: skip
+    fields = feed(dut, inputs, lambda ctx: ctx.get(dut.field))
     assert sum(field << 4 * part for part, field in enumerate(fields)) == total & 0xFFFFFFFF
 
 

@@ -4,36 +4,35 @@ import pytest
 from hw.pipeline import feed
 from sigbit_hw.arith.residual import ResidualDecoder
 from sigbit_hw.spec.formats import INT, UINT, Format
-from sigbit_hw.spec.instructions import Encoding
 from sigbit_hw.spec.parts import activation_parts
 
 NATIVE = ["esbu:4,2", "esb:4,1", "esbu:2,0", "uint:4", "int:4", "uint:8", "int:8", "esb:5,2"]
-STORED = {Encoding.NATIVE: None, Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
+UNIFORM = [make(bits) for make in (UINT, INT) for bits in range(2, 9)]
 
 
 def run(native, tokens):
-    """``level`` after each token ``(code, enable, first, part, encoding)``."""
+    """``level`` after each token ``(code, enable, first, part, native, lowest)``."""
     dut = ResidualDecoder(native)
-    inputs = [dict(zip(("code", "enable", "first", "part", "encoding"), token, strict=True)) for token in tokens]
+    names = ("code", "enable", "first", "part", "native", "lowest")
+    inputs = [dict(zip(names, token, strict=True)) for token in tokens]
     return feed(dut, inputs, lambda ctx: ctx.get(dut.level))
 
 
-@pytest.mark.parametrize("encoding", STORED)
 @pytest.mark.parametrize("text", NATIVE)
-def test_every_level_comes_back_from_its_codes(text, encoding):
+def test_every_level_comes_back_from_its_codes(text):
     native = Format.parse(text)
-    stored = STORED[encoding] or native
-    parts = activation_parts(native, stored)
     tokens, expected = [], []
-    for level in stored.levels:
-        for part, digit in enumerate(parts.digits(level)):
-            tokens.append((native.encode(digit), 1, part == 0, part, encoding))
-        expected.append((len(tokens) - 1, level))
+    for stored in {native, *UNIFORM}:
+        parts = activation_parts(native, stored)
+        for level in stored.levels:
+            for part, digit in enumerate(parts.digits(level)):
+                tokens.append((native.encode(digit), 1, part == 0, part, stored == native, -parts.offset))
+            expected.append((len(tokens) - 1, level))
     levels = run(native, tokens)
     assert [levels[index] for index, _ in expected] == [level for _, level in expected]
 
 
 def test_a_disabled_decoder_gives_zero_for_every_code():
     native = Format.parse("esbu:4,2")
-    tokens = [(code, 0, 1, 0, encoding) for encoding in STORED for code in range(16)]
+    tokens = [(code, 0, 1, 0, native_code, 0) for native_code in (0, 1) for code in range(16)]
     assert run(native, tokens) == [0] * len(tokens)

@@ -4,9 +4,11 @@ from functools import cache
 
 import numpy as np
 import pytest
-from networks import Builder, random_dag, random_network, roomy
+from networks import Builder, mixed_network, random_dag, random_network, roomy
 from sigbit.compiler import compile
 from sigbit.device import RtlDevice
+from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
+from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
@@ -31,7 +33,9 @@ SLOW = {
         TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
     ),
     "signed activations": roomy(TINY, ESB(4, 2), ESB(4, 2), rows=4, lanes=2, columns=8, parameter_depth=2),
-    "one lane": roomy(TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512),
+    "one lane": roomy(
+        TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512, feature_depth=4096
+    ),
 }
 
 
@@ -89,6 +93,29 @@ def test_random_networks_with_residuals_and_groups_equal_the_golden_model(name, 
     config = device(name).config
     builder = random_dag(seed, config.weight_format, config.activation_format)
     check(name, builder, builder.images(2))
+
+
+#: Of :func:`mixed_network`: together they store, add and pool uniform formats of all widths, and leak.
+MIXED_SEEDS = (1, 4, 18, 27)
+
+
+@pytest.mark.parametrize("seed", MIXED_SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_format_of_its_own_in_every_layer_equals_the_golden_model(name, seed):
+    config = device(name).config
+    builder = mixed_network(seed, config.weight_format, config.activation_format)
+    check(name, builder, builder.images(2))
+
+
+def test_the_mixed_networks_have_uniform_formats_of_all_widths():
+    builders = [mixed_network(seed, ESB(4, 2), ESBU(4, 2)) for seed in MIXED_SEEDS]
+    layers = [(builder.tensors, layer) for builder in builders for layer in builder.layers]
+    written = {tensors[layer.output].format for tensors, layer in layers}
+    uniform = {make(bits) for make in (UINT, INT) for bits in range(2, 9)}
+    assert uniform <= written
+    residuals = {tensors[layer.residual].format for tensors, layer in layers if getattr(layer, "residual", None)}
+    assert {format.kind for format in residuals} == {"esbu", "uint", "int"}
+    assert any(getattr(layer, "negative_multiplier", None) is not None for _, layer in layers)
 
 
 def test_the_random_networks_add_every_stored_format_and_have_groups():
@@ -155,6 +182,42 @@ def test_levels_of_the_native_formats_are_exact_in_every_lane(name):
     builder.conv(config.vector, (2, 2), weights, activations, dilation=(2, 1), pads=(1, 1, 1, 1), relu=True)
     builder.average_pool((2, 1), (1, 1), activations).conv(3, (1, 1), weights, None)
     check(name, builder, builder.images(4))
+
+
+def test_a_quantized_leaky_model_with_formats_of_single_layers_is_exact():
+    """From the float graph on: leaky ReLU behind a convolution and behind a sum, five formats of activations."""
+    rng = np.random.default_rng(6)
+
+    def conv(name, source, target, outputs, kernel=3):
+        weight, pad = rng.normal(size=(outputs, 6 if source != "x" else 3, kernel, kernel)) / 3, kernel // 2
+        ends = {"name": name, "input": source, "output": target}
+        return Conv(**ends, weight=weight, bias=rng.normal(size=outputs) / 2, pads=(pad,) * 4)
+
+    nodes = (
+        conv("first", "x", "a", 6),
+        LeakyRelu(name="leak", input="a", output="b", slope=np.array([0, 0.01, 0.2, 0.5, 1, 1.75])),
+        conv("second", "b", "c", 6),
+        Add(name="sum", input="c", residual="b", output="d"),
+        LeakyRelu(name="behind", input="d", output="e", slope=np.array([0.1])),
+        conv("third", "e", "f", 6, 1),
+        Relu(name="relu", input="f", output="g"),
+        MaxPool(name="pool", input="g", output="h", kernel=(2, 2), stride=(2, 2)),
+        conv("last", "h", "logits", 4, 1),
+    )
+    images = rng.normal(size=(8, 3, 6, 6)).astype(np.float32)
+    layers = {
+        "first": {"weights": "int:8", "activations": "int:5"},
+        "second": {"weights": "int:3"},
+        "behind": {"activations": "int:3"},
+        "third": {"activations": "uint:2"},
+    }
+    graph = Graph("leaky", "x", "logits", (3, 6, 6), nodes)
+    network = quantize(graph, images, signed_activations="int:6", layers=layers)
+    assert [str(network.tensors[name].format) for name in "adefh"] == ["int:5", "int:6", "int:3", "uint:2", "uint:2"]
+    levels = input_levels(network, images)
+    program = compile(network, TINY)
+    with Session(device("tiny"), program) as session:
+        np.testing.assert_array_equal(session.run(levels), run(network, levels))
 
 
 def test_images_after_a_long_session_are_still_exact():

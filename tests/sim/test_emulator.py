@@ -307,11 +307,11 @@ def test_a_residual_by_hand(schedule):
         opcode=Opcode.COMPUTE, base=5, height=1, width=2, weight_words=2, clear=1, **counts, count4=2, step4=1, xstep4=1
     )
 
-    def post(base, residual, residual_encoding, residual_parts, encoding=Encoding.NATIVE, parts=1):
+    def post(base, residual, residual_encoding, residual_parts, encoding=Encoding.NATIVE, parts=1, bits=8):
         return INSTRUCTIONS[Opcode.POST].pack(
             opcode=Opcode.POST, base=base, rows=1, pixels=2, valid_rows=1, first_group=1, groups=1, parts=parts,
             part_step=4, encoding=encoding, residual_base=residual, residual_encoding=residual_encoding,
-            residual_parts=residual_parts,
+            residual_parts=residual_parts, bits=bits, residual_bits=bits,
         )  # fmt: skip
 
     # Residuals of channels 4 and 5 (group 1): native at 100; digits of three bits at 104, 108 and 112 and one word on.
@@ -328,22 +328,28 @@ def test_a_residual_by_hand(schedule):
         build_packet(TINY, Kind.PARAMETERS, parameters, count=1),
         instructions(
             *(compute, post(20, 100, Encoding.NATIVE, 1)),
-            *(compute, post(22, 104, Encoding.UINT8, 3)),
-            *(compute, post(24, 104, Encoding.INT8, 3)),
-            *(compute, post(40, 104, Encoding.INT8, 3, Encoding.INT8, 3)),
+            *(compute, post(22, 104, Encoding.UINT, 3)),
+            *(compute, post(24, 104, Encoding.INT, 3)),
+            *(compute, post(40, 104, Encoding.INT, 3, Encoding.INT, 3)),
+            *(compute, post(52, 104, Encoding.INT, 2, Encoding.INT, 2, 6)),
         ),
     ):
         emulator.send(packet)
     codes = read_words(emulator, 20, 6)[:, 4:6].tolist()
     # Channel 4: (acc - 2) * 3 is 54 and 414; native: + 200 and + 20, / 128 = 1.98 and 3.39. Channel 5: 9 -> 10, code 9.
     assert codes[0:2] == [[2, 9], [3, 15]]
-    # UINT8: + 4000 and + 2520, / 128 = 31.7 -> 28 and 22.9 -> 24.
+    # UINT of 8 bits: + 4000 and + 2520, / 128 = 31.7 -> 28 and 22.9 -> 24.
     assert codes[2:4] == [[15, 9], [14, 9]]
-    # INT8: + 1440 and - 40, / 128 = 11.7 -> 12 and 2.9. Channel 5 gets -128 * M1.
+    # INT of 8 bits: + 1440 and - 40, / 128 = 11.7 -> 12 and 2.9. Channel 5 gets -128 * M1.
     assert codes[4:6] == [[10, 0], [3, 0]]
     digits = read_words(emulator, 40, 10)[:, 4:6]
     levels = [(digits[i] + 8 * digits[i + 4] + 64 * digits[i + 8] - 128.0).tolist() for i in range(2)]
     assert levels == [[12, -127], [3, -127]]
+    # INT of 6 bits, two digits: 0o10 and 0o76 in excess 32 are -24 and 30; (54 - 480) / 128 = -3.3, (414 + 600) / 128 =
+    # 7.9. Channel 5 gets -32 * M1.
+    digits = read_words(emulator, 52, 6)[:, 4:6]
+    levels = [(digits[i] + 8 * digits[i + 4] - 32.0).tolist() for i in range(2)]
+    assert levels == [[-3, -31], [8, -31]]
 
 
 @pytest.mark.parametrize(
@@ -351,8 +357,13 @@ def test_a_residual_by_hand(schedule):
     [
         ({"encoding": Encoding.RAW, "residual_parts": 1}, "adds NATIVE values to RAW ones"),
         ({"residual_encoding": Encoding.RAW, "residual_parts": 1}, "adds RAW values to NATIVE ones"),
-        ({"residual_parts": 2}, "adds 2 parts of NATIVE; there are 1"),
-        ({"residual_parts": 2, "residual_encoding": Encoding.UINT8}, "adds 2 parts of UINT8; there are 3"),
+        ({"residual_parts": 2}, "adds 2 parts of esbu:4,2; there are 1"),
+        (
+            {"residual_parts": 2, "residual_encoding": Encoding.UINT, "residual_bits": 8},
+            "adds 2 parts of uint:8; there are 3",
+        ),
+        ({"residual_parts": 1, "residual_encoding": Encoding.INT, "residual_bits": 9}, "INT values of 9 bits"),
+        ({"encoding": Encoding.UINT, "bits": 1}, "UINT values of 1 bits"),
         ({"residual_parts": 1, "residual_base": 10}, "adds words that it writes"),
         ({"residual_parts": 1, "residual_base": 2048}, "feature words 2048 to 2048"),
     ],

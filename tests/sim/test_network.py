@@ -48,6 +48,8 @@ def oracle(layer, source, target, image, residual=None):
                     weights[i][ky][kx] * image[first + i][r][c] for ky, kx, r, c in inside for i in range(len(weights))
                 )
                 bias, multiplier, shift = (int(v[o]) for v in (layer.bias, layer.multiplier, layer.shift))
+                if layer.negative_multiplier is not None and acc + bias < 0:
+                    multiplier = int(layer.negative_multiplier[o])
                 if target.format is None:
                     result[o, y, x] = acc + bias
                 else:
@@ -201,6 +203,43 @@ def test_a_sum_rounds_once_and_ties_go_up():
     levels = np.array([-3, -2, -1, 0, 1, 2, 3])
     # (r + r) / 4; both quarters rounded on their own would give other results.
     assert run(network, levels.reshape(-1, 1, 1, 1))[:, 0].tolist() == [-1, -1, 0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("format", [INT(8), ESB(5, 2), INT(3)], ids=str)
+def test_a_negative_sum_is_multiplied_by_the_negative_multiplier(format):
+    rng = np.random.default_rng(51)
+    source = Tensor("input", 3, 6, 7, INT(8), 0.25)
+    layer = convolution(rng, source, 5, (3, 2), ESB(4, 2))
+    leaky = replace(layer, negative_multiplier=np.array([0, 1, 700, 30000, 65535]))
+    plain, result = (
+        check(one_layer(each, source, 5, format, (3, 2)), np.random.default_rng(9)) for each in (layer, leaky)
+    )
+    assert (result[plain > 0] == plain[plain > 0]).all()
+    assert (result[:, 0] >= 0).all()
+    assert (result[:, 2:4] < 0).any(axis=(0, 2, 3)).all()
+    same = replace(layer, negative_multiplier=layer.multiplier)
+    assert np.array_equal(check(one_layer(same, source, 5, format, (3, 2)), np.random.default_rng(9)), plain)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": UINT(8)}, "keeps negative results, but output has the format uint:8"),
+        ({"format": None, "raw": True}, "keeps negative results, but output has the format raw"),
+        ({"relu": True}, "Layer layer has a negative_multiplier and a ReLU"),
+        ({"residual": "input", "residual_multiplier": np.ones(3, int)}, "and the residual input"),
+        ({"negative_multiplier": np.ones(2, int)}, r"negative_multiplier must be a int64 array of shape \(3,\)"),
+        ({"negative_multiplier": np.array([0, 65536, 1])}, "negative_multiplier must be 0 to 65535, not 0 to 65536"),
+        ({"negative_multiplier": np.array([0, -1, 1])}, "negative_multiplier must be 0 to 65535, not -1 to 1"),
+    ],
+)
+def test_an_inconsistent_leaky_layer_is_an_error(values, message):
+    values = {"format": INT(8), "negative_multiplier": np.ones(3, int), **values}
+    format, raw = values.pop("format"), values.pop("raw", False)
+    source = Tensor("input", 3, 4, 4, UINT(8), 0.25)
+    layer = replace(convolution(np.random.default_rng(52), source, 3, (1, 1), ESB(4, 2), raw), **values)
+    with pytest.raises(NetworkError, match=message):
+        one_layer(layer, source, 3, format, (1, 1))
 
 
 RESIDUALS = [
@@ -461,6 +500,16 @@ def test_saved_sum_is_the_same_sum(tmp_path):
     assert [layer.residual for layer in loaded.layers] == [None, "main"]
     assert loaded.layers[0].residual_multiplier is None
     assert np.array_equal(loaded.layers[1].residual_multiplier, network.layers[1].residual_multiplier)
+
+
+def test_saved_leaky_layer_is_the_same_layer(tmp_path):
+    source = Tensor("input", 3, 4, 4, UINT(8), 0.25)
+    layer = convolution(np.random.default_rng(52), source, 3, (1, 1), ESB(4, 2))
+    layer = replace(layer, negative_multiplier=np.array([0, 7, 65535]))
+    one_layer(layer, source, 3, INT(8), (1, 1)).save(tmp_path / "net.npz")
+    (loaded,) = IntegerNetwork.load(tmp_path / "net.npz").layers
+    assert np.array_equal(loaded.negative_multiplier, layer.negative_multiplier)
+    assert loaded.residual_multiplier is None
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):

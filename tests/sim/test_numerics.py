@@ -210,6 +210,8 @@ def test_requantizer_is_exact_at_the_extremes(acc):
         ((0, 0, 1, -1), "sh"),
         ((0, 0, 1, 0, 4096, 1), "r must"),
         ((0, 0, 1, 0, 1, 1 << 24), "M1"),
+        ((0, 0, 1, 0, 0, 0, -1), "N0"),
+        ((0, 0, 1, 0, 0, 0, 1 << 16), "N0"),
     ],
 )
 def test_requantizer_asserts_its_bounds(arguments, message):
@@ -230,6 +232,25 @@ def test_residual_input_is_added_before_the_one_rounding(acc, r, m1, p, q, uint8
     assert half_units(acc, 24, 6449, 19, r, m1) == q
     for format, level in ((UINT(8), uint8), (INT(8), int8)):
         assert level_table(format)[requantize(acc, 24, 6449, 19, format.midpoints, r, m1)] == level
+
+
+@pytest.mark.parametrize(
+    ("acc", "p", "q", "int8", "esb52"),
+    [
+        (1000, 52828160, 25, 13, 12),
+        (-24, 0, 0, 0, 0),
+        (-25, -10316, -1, 0, 0),
+        (-1000, -10068416, -5, -2, -2),
+        (-12345, -127103436, -61, -30, -28),
+    ],
+)
+def test_a_negative_sum_has_its_own_multiplier(acc, p, q, int8, esb52):
+    """A slope of 0.2: M0 = 51590, N0 = 10316."""
+    constants = (acc, 24, 51590, 22)
+    assert (acc + 24) * (51590 if acc + 24 >= 0 else 10316) == p
+    assert half_units(*constants, negative_multiplier=10316) == q
+    for format, level in ((INT(8), int8), (ESB(5, 2), esb52)):
+        assert level_table(format)[requantize(*constants, format.midpoints, negative_multiplier=10316)] == level
 
 
 def test_average_of_a_seven_by_seven_window():

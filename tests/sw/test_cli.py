@@ -87,6 +87,19 @@ def test_evaluate_prints_the_keys_of_its_contract(capsys):
     assert "layers" not in result
 
 
+def test_single_layers_get_formats_of_their_own(capsys, tmp_path):
+    names = [row["name"] for row in run_json(capsys, "quantize", MODEL, *CALIBRATION, "-o", "plain.npz")["layers"]]
+    layers = {names[0]: {"weights": "int:6", "activations": "uint:3"}, names[-1]: {"weights": "int:8"}}
+    (tmp_path / "layers.json").write_text(json.dumps(layers))
+    own = ["--layer-formats", "layers.json", "--signed-activations", "int:5"]
+    result = run_json(capsys, "evaluate", MODEL, *IMAGES, *CALIBRATION, *own, "--layers", "--device", "emulator")
+    assert result["mismatches_against_golden"] == 0
+    rows = result["layers"]
+    assert (rows[0]["weight_format"], rows[0]["output_format"]) == ("int:6", "uint:3")
+    assert (rows[-1]["weight_format"], rows[-1]["output_format"]) == ("int:8", "raw32")
+    assert {row["weight_format"] for row in rows[1:-1]} <= {"esb:4,2", None}
+
+
 @pytest.mark.parametrize("device", ["golden", "emulator"])
 def test_evaluate_shows_layers(capsys, device):
     result = run_json(capsys, "evaluate", MODEL, *IMAGES, *CALIBRATION, "--layers", "--device", device)
@@ -341,7 +354,15 @@ CASES = {
     "no such format": (f"{EVALUATE} {CALIBRATED} --weights esb:3,2", "esb"),
     "unsigned weights": (f"{EVALUATE} {CALIBRATED} --weights uint:4", "weight_format must be signed"),
     "edge bits": (f"{QUANTIZE} {CALIBRATED} --edge-bits 9", "edge_bits must be None or 2 to 8"),
-    "edge bits that no array writes": (f"{EVALUATE} {CALIBRATED} --edge-bits 5 --device emulator", "uint:5"),
+    "layer formats missing": (
+        f"{QUANTIZE} {CALIBRATED} --layer-formats none.json",
+        "Cannot read the layer .* none.json",
+    ),
+    "layer formats no JSON": (f"{QUANTIZE} {CALIBRATED} --layer-formats data.npz", "are not JSON"),
+    "layer formats of no layer": (f"{QUANTIZE} {CALIBRATED} --layer-formats layers.json", "'first': no layer has this"),
+    "layer formats no object": (f"{QUANTIZE} {CALIBRATED} --layer-formats list.json", "must be an object .* not list"),
+    "layer formats of a network": (f"run NETWORK --data {DATA}:x_test --layer-formats layers.json", "has no effect"),
+    "signed format unsigned": (f"{QUANTIZE} {CALIBRATED} --signed-activations uint:4", "must be a signed format"),
     "unknown preset": (f"{EVALUATE} {CALIBRATED} --config huge", "neither a preset"),
     "configuration is a folder": (f"{EVALUATE} {CALIBRATED} --config .", "neither a preset"),
     "formats too wide": (f"{EVALUATE} {CALIBRATED} --weights esb:8,4 --activations esbu:8,5", "--config FILE"),
@@ -406,6 +427,8 @@ def test_bad_input_is_one_message_and_leaves_no_file(built, tmp_path, capsys, ca
     }
     for name, change in changes.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({**small, **change}))
+    (tmp_path / "layers.json").write_text('{"first": {"weights": "int:8"}}')
+    (tmp_path / "list.json").write_text("[]")
     data = bytearray((built / "digits.program").read_bytes())
     data[-100] ^= 1
     (tmp_path / "damaged.program").write_bytes(data)

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import Builder, random_dag, random_network, roomy
+from networks import Builder, mixed_network, random_dag, random_network, roomy
 from sigbit.compiler import CompileError, compile, fit
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
+from sigbit_hw.spec.parts import activation_parts
 from sigbit_hw.spec.registers import Register
 from sigbit_sim.golden.emulator import SCHEDULES, Emulator
 from sigbit_sim.golden.network import IntegerNetwork, Tensor, run
@@ -83,6 +84,62 @@ def test_random_networks_with_residuals_and_groups_equal_the_golden_model(name, 
         check(builder.network(), config, builder.images(2))
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("weights", "activations"), FORMATS, ids=str)
+def test_a_format_of_its_own_in_every_layer_equals_the_golden_model(name, weights, activations):
+    config = roomy(CONFIGS[name], weights, activations, feature_depth=8192, weight_depth=8192, parameter_depth=256)
+    first = 3 * list(CONFIGS).index(name)
+    for seed in range(first, first + 3):
+        builder = mixed_network(seed, weights, activations)
+        check(builder.network(), config, builder.images(2))
+
+
+@pytest.mark.parametrize("stored", [make(bits) for make in (UINT, INT) for bits in range(2, 9)], ids=str)
+@pytest.mark.parametrize("native", [ESBU(4, 2), UINT(4), INT(4), ESB(5, 2), ESBU(2, 0)], ids=str)
+def test_every_uniform_format_is_stored_and_added(native, stored):
+    builder = Builder(stored.bits, 6, 4, 4, UINT(8)).conv(6, (1, 1), INT(8), stored)
+    builder.conv(6, (1, 1), INT(4), stored, residual=builder.last)
+    builder.conv(5, (2, 2), INT(8), stored, leaky=stored.signed)
+    for layer in builder.layers[:2]:
+        layer.shift[:] -= 3  # so much that both ends saturate
+    network = builder.network()
+    images = builder.images(4)
+    _, levels = run(network, images, trace=True)
+    for name in ("layer0_out", "layer1_out"):
+        assert {levels[name].min(), levels[name].max()} == {stored.levels[0], stored.levels[-1]}
+    program = check(network, roomy(TINY, INT(4), native), images)
+    assert program.output.part_count(program.config) == activation_parts(native, stored).count
+
+
+def test_formats_with_the_levels_of_others_run_as_these():
+    for native, stored in (
+        (ESBU(4, 2), ESBU(3, 2)),
+        (ESBU(4, 2), ESB(4, 2)),
+        (UINT(4), ESBU(4, 3)),
+        (INT(4), ESB(4, 2)),
+    ):
+        builder = Builder(3, 5, 5, 5, stored).conv(6, (2, 2), INT(4), stored, leaky=stored.signed)
+        if stored.bits <= 3:
+            builder.max_pool((2, 2), (1, 1))
+        source = builder.last
+        builder.conv(6, (1, 1), INT(4), stored, residual=source).conv(2, (2, 2), INT(4), stored)
+        check(builder.network(), roomy(TINY, INT(4), native), builder.images(3))
+
+
+@pytest.mark.parametrize("format", [ESB(4, 2), INT(4), INT(8), INT(5)], ids=str)
+def test_the_sign_of_a_leaky_layer_is_that_of_its_biased_sum(format):
+    """Sums around zero, with negation by XOR, an input in excess and a bias that turn the accumulator's own sign."""
+    for source in (INT(8), UINT(8), ESB(4, 2)):
+        builder = Builder(11, 4, 5, 5, source).conv(8, (2, 2), ESB(4, 2), format, leaky=True)
+        layer = builder.layers[0]
+        layer.weights[:4] = np.sign(layer.weights[:4])
+        layer.multiplier[:] = 65535
+        layer.shift[:] = 16
+        layer.negative_multiplier[:] = [0, 1, 655, 13107, 32768, 65535, 65534, 6553]
+        layer.bias[:] = [-3, -2, -1, 0, 1, 2, 100, -100]
+        check(builder.network(), roomy(TINY, ESB(4, 2), ESB(4, 2)), builder.images(3))
+
+
 @pytest.mark.parametrize(("weight_depth", "parameter_depth"), [(16, 2), (32, 4), (64, 64), (2048, 2)])
 @pytest.mark.parametrize("seed", range(3))
 def test_streamed_weights_and_parameters_equal_the_golden_model(weight_depth, parameter_depth, seed):
@@ -107,7 +164,9 @@ def test_weights_that_fit_twice_are_loaded_while_computing():
     fences = [packet.fence for packet in program.image[0] if packet.kind.name == "WEIGHTS"]
     assert len(fences) > 3
     assert max(fences) > 0
-    assert max(packet.count for packet in program.image[0] if packet.kind.name == "WEIGHTS") == 16  # an eighth: two tiles
+    assert (
+        max(packet.count for packet in program.image[0] if packet.kind.name == "WEIGHTS") == 16
+    )  # an eighth: two tiles
 
 
 @pytest.mark.parametrize(
@@ -487,10 +546,6 @@ def _tall_kernel():
     return builder.conv(2, (2, 1), ESB(4, 2), None, dilation=(280, 1))
 
 
-def _residual_of_five_bits():
-    return Builder(0, 8, 6, 6, INT(5)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2), residual="input")
-
-
 def _large_bias():
     builder = _simple()
     builder.layers[0].bias[3] = 2**31 - 1
@@ -536,9 +591,8 @@ def _large_bias():
             {"weight_format": ESB(2, 0), "activation_format": UINT(2)},
             "layer0: Weights esb:8,5",
         ),
-        (lambda: _simple(output=UINT(4)), {}, "layer0 writes uint:4.*writes esbu:4,2, uint:8 or int:8"),
-        (_residual_of_five_bits, {}, r"layer0 adds int:5 \(input\).*adds esbu:4,2, uint:8 or int:8: requantize"),
-        (_max_of_wide, {}, "maximum of uint:8.*requantize"),
+        (lambda: _simple(output=ESBU(3, 0)), {}, "Tensor layer0_out: Activations esbu:3,0 do not run"),
+        (_max_of_wide, {}, "maximum of uint:8.*3 parts here.*esbu:4,2 or an int or uint format of at most 3 bits"),
         (_tall_kernel, {}, r"layer1 does not fit an instruction: COMPUTE.ystep1 must be 0 to 255, not 280"),
         (lambda: _simple(size=(5000, 3)), {"feature_depth": 65536}, "reaches input row.*4095"),
         (_large_bias, {}, "bias of output channel 3 is 2147483"),

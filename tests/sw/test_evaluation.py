@@ -102,6 +102,14 @@ def test_a_uniform_network_keeps_its_8_bit_formats():
     assert native_formats(network) == {"weight_format": INT(8), "activation_format": UINT(8)}
 
 
+def test_formats_that_run_on_every_array_are_native_only_where_there_are_no_others():
+    builder = Builder(1, 3, 6, 6, UINT(8)).conv(40, (3, 3), INT(8), UINT(5))
+    builder.conv(4, (2, 2), INT(8), ESBU(4, 2))
+    assert native_formats(builder.conv(4, (1, 1), INT(8), INT(6)).network())["activation_format"] == ESBU(4, 2)
+    builder = Builder(1, 3, 6, 6, UINT(8)).conv(40, (3, 3), INT(8), UINT(5)).conv(50, (2, 2), INT(8), INT(8))
+    assert native_formats(builder.network())["activation_format"] == UINT(5)
+
+
 @pytest.mark.parametrize("wrap", [lambda values: values, lambda values: {"configuration": values, "top": "sigbit"}])
 def test_a_file_or_a_manifest_gives_a_configuration(tmp_path, wrap):
     config = replace(TINY, columns=12, weight_format=INT(4))

@@ -36,6 +36,27 @@ AS_ONNX_RUNS_IT = {
     "conv valid": (one("Conv", "x w b", auto_pad="VALID", kernel_shape=[3, 2]), CONV),
     "batch norm": (one("BatchNormalization", "x s t m v", epsilon=1e-3), NORM),
     "relu": (one("Relu"), {}),
+    "leaky relu": (one("LeakyRelu", alpha=0.25), {}),
+    "leaky relu with the default slope": (one("LeakyRelu"), {}),
+    "leaky relu of transposed maps": (
+        [
+            ("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}),
+            ("LeakyRelu", ["t"], ["r"], {"alpha": 0.5}),
+            ("PRelu", ["r", "p"], ["q"], {}),
+            ("Transpose", ["q"], ["y"], {"perm": [0, 3, 1, 2]}),
+        ],
+        {"p": np.full((1, 1, 1), 0.5, np.float32)},
+    ),
+    "prelu where channels are last": (
+        [
+            ("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}),
+            ("PRelu", ["t", "p"], ["q"], {}),
+            ("Transpose", ["q"], ["y"], {"perm": [0, 3, 1, 2]}),
+        ],
+        {"p": np.abs(weights(3))},
+    ),
+    "prelu with one slope": (one("PRelu", "x p"), {"p": np.full(1, 0.3, np.float32)}),
+    "prelu with a slope per channel": (one("PRelu", "x p"), {"p": np.abs(weights(3, 1, 1))}),
     "max pool": (one("MaxPool", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]), {}),
     "max pool, ceil": (one("MaxPool", kernel_shape=[3, 3], strides=[2, 3], ceil_mode=1), {}),
     "max pool, ceil with pads": (
@@ -301,7 +322,25 @@ BROKEN_NODES = {
     ),
     "groups": (one("Conv", "x w", group=3), {"w": weights(4, 1, 3, 3)}, MAP, "groups must divide its 4 output"),
     "group depth": (one("Conv", "x w", group=2), {"w": weights(4, 1, 3, 3)}, MAP, "take 2 channels, but its input has"),
-    "leaky relu": (one("LeakyRelu"), {}, MAP, "LeakyRelu is not supported; the requantizer has one slope"),
+    "leaky relu that mirrors": (
+        one("LeakyRelu", alpha=-0.5),
+        {},
+        MAP,
+        "LeakyRelu 'n0' has the slope -0.5; supported are slopes of at least 0",
+    ),
+    "prelu that mirrors in a channel": (
+        one("PRelu", "x p"),
+        {"p": np.array([0.1, -0.25, 1], np.float32).reshape(3, 1, 1)},
+        MAP,
+        "PRelu 'n0'.* has the slope -0.25",
+    ),
+    "prelu with a slope per position": (
+        one("PRelu", "x p"),
+        {"p": np.ones((3, 9, 8), np.float32)},
+        MAP,
+        "slope of shape .* one value per channel",
+    ),
+    "prelu with a computed slope": (one("PRelu", "x x"), {}, MAP, "slope 'x' is computed from the input"),
     "sum of different shapes": (
         [("GlobalAveragePool", ["x"], ["p"], {}), ("Add", ["x", "p"], ["y"], {})],
         {},

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sigbit.float_model import channel_sums, run_float, window_means
-from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, Linear, MaxPool, ModelError, Relu, Reshape
+from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, Linear, MaxPool, ModelError, Relu, Reshape
 from sigbit.passes import PassError, lower, lower_linear, remove_dead_nodes
 
 RANDOM = np.random.default_rng(5)
@@ -49,6 +49,10 @@ def clip(**ends):
     return Relu(limit=0.7, **ends)
 
 
+def leaky(*slope):
+    return lambda **ends: LeakyRelu(slope=np.array(slope), **ends)
+
+
 def add(residual):
     return lambda **ends: Add(residual=residual, **ends)
 
@@ -82,7 +86,10 @@ def dag(*steps, shape=(3, 8, 8)):
 
 def kinds(graph):
     return [
-        type(node).__name__ + "+sum" * (len(node.inputs) > 1) + "+relu" * getattr(node, "relu", False)
+        type(node).__name__
+        + "+sum" * (len(node.inputs) > 1)
+        + "+relu" * getattr(node, "relu", False)
+        + "+leaky" * (getattr(node, "slope", None) is not None)
         for node in graph.nodes
     ]
 
@@ -95,6 +102,28 @@ def same(before, after):
 
 
 LOWERED = {
+    "conv, norm, leaky relu": ((conv(3, 4), affine(4), leaky(0.1), conv(4, 2)), ["Conv+leaky", "Conv"]),
+    "one slope per channel": ((conv(3, 4), leaky(0.1, 0, 1, 1.5), conv(4, 2)), ["Conv+leaky", "Conv"]),
+    "leaky relu of the input": ((leaky(0.1, 0.2, 0.3), conv(3, 2)), ["Conv+leaky", "Conv"]),
+    "leaky relu before a norm": ((conv(3, 4), leaky(0.2), affine(4), conv(4, 2)), ["Conv+leaky", "Conv"]),
+    "leaky relu twice": ((conv(3, 4), leaky(0.2), leaky(0.5, 0.1, 0, 1), conv(4, 2)), ["Conv+leaky", "Conv"]),
+    "leaky relu behind a relu": ((conv(3, 4), relu, leaky(0.2), conv(4, 2)), ["Conv+relu", "Conv"]),
+    "leaky relu before a clip": ((conv(3, 4), leaky(0.2), clip, conv(4, 2)), ["Conv+relu", "Conv"]),
+    "leaky relu behind a max pool": ((conv(3, 4), max_pool, leaky(0.2), conv(4, 2)), ["Conv+leaky", "MaxPool", "Conv"]),
+    "leaky relu behind an average": (
+        (conv(3, 4), average_pool, leaky(0.2), conv(4, 2)),
+        ["Conv", "AveragePool", "Conv+leaky", "Conv"],
+    ),
+    "leaky relu behind a copy": (
+        (conv(3, 4), copy(4, stride=(2, 2)), leaky(0.2), conv(4, 2)),
+        ["Conv", "Conv", "Conv+leaky", "Conv"],
+    ),
+    "leaky relu at the end": ((conv(3, 4), leaky(0.2)), ["Conv+leaky", "Conv"]),
+    "leaky relu of a flattened map": ((conv(3, 4), reshape(144), leaky(0.2), linear(144, 2)), ["Conv+leaky", "Conv"]),
+    "leaky relu of a vector": (
+        (conv(3, 4), reshape(144), linear(144, 3), leaky(0.2, 0.1, 0), linear(3, 2)),
+        ["Conv", "Conv+leaky", "Conv"],
+    ),
     "conv, norm, relu": ((conv(3, 4, pads=(1, 1, 1, 1)), affine(4), relu, conv(4, 2)), ["Conv+relu", "Conv"]),
     "norm after norm": ((conv(3, 4), affine(4), affine(4)), ["Conv"]),
     "norm before an unpadded conv": ((affine(3), conv(3, 4)), ["Conv"]),
@@ -324,7 +353,28 @@ def test_the_lower_of_two_limits_remains():
     same(graph, lower(graph))
 
 
+def test_a_leaky_relu_behind_a_sum_is_a_layer_of_its_own():
+    graph = dag(("x", "a", conv(3, 4)), ("a", "b", conv(4, 4, **SAME)), ("b", "s", add("a")),
+                ("s", "l", leaky(0.1)), ("l", "y", conv(4, 2)))  # fmt: skip
+    lowered = lower(graph)
+    assert kinds(lowered) == ["Conv", "Conv+sum", "Conv+leaky", "Conv"]
+    assert lowered.nodes[2].groups == 4
+    same(graph, lowered)
+
+
+def test_a_sum_with_a_leaky_operand_is_a_layer_of_its_own():
+    graph = dag(("x", "a", conv(3, 4)), ("a", "b", leaky(0.1)), ("b", "c", conv(4, 4, **SAME)),
+                ("c", "d", leaky(0.3)), ("d", "s", add("b")), ("s", "y", conv(4, 2)))  # fmt: skip
+    lowered = lower(graph)
+    assert kinds(lowered) == ["Conv+leaky", "Conv+leaky", "Conv+sum", "Conv"]
+    same(graph, lowered)
+
+
 REFUSED = {
+    "slopes of single features of a map": (
+        (conv(3, 4), reshape(144), leaky(*[0.1] * 144), linear(144, 2)),
+        "LeakyRelu 'n2' acts on a flattened map",
+    ),
     "output that is a flattened map": ((conv(3, 4), relu, reshape(144)), "flattened map"),
     "norm of a flattened map": (
         (conv(3, 4), relu, reshape(144), affine(144), relu, linear(144, 2)),

@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sigbit
+from sigbit.compiler import compile, fit
 from sigbit.data import load_images
+from sigbit.device import EmulatorDevice
 from sigbit.float_model import run_float
-from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, MaxPool, ModelError, Relu
+from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, MaxPool, ModelError, Relu
 from sigbit.onnx_reader import read_onnx
 from sigbit.passes import lower
 from sigbit.quantize import QuantizationError, input_levels, quantize, summary
 from sigbit.scales import requantizer_constants, unit_mse
+from sigbit.session import Session
+from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, FormatError
 from sigbit_sim.golden.network import NetworkError, run, run_layer
 
@@ -68,6 +72,100 @@ def test_signed_activations_are_used_everywhere():
     _, tensors = run(network, input_levels(network, IMAGES), trace=True)
     assert tensors["a"].min() == 0
     assert tensors["c"].min() < 0
+
+
+def test_signed_tensors_get_the_signed_format_where_activations_are_unsigned():
+    found = formats(quantize(GRAPH, IMAGES, signed_activations="int:6"))
+    assert (found["x"], found["a"], found["c"], found["e"]) == ("int:8", "esbu:4,2", "int:6", "esbu:4,2")
+    found = formats(quantize(GRAPH, IMAGES, activations="esb:5,2", signed_activations="int:6"))
+    assert found["c"] == "esb:5,2"
+
+
+def test_single_layers_have_formats_of_their_own():
+    layers = {
+        "first": {"weights": "int:6", "activations": "uint:3"},
+        "linear": {"activations": INT(5)},
+        "third": {"activations": "uint:7"},
+        "average": {"activations": "uint:2"},
+        "last": {"weights": ESB(3, 1)},
+    }
+    network = quantize(GRAPH, IMAGES, edge_bits=8, layers=layers)
+    found = formats(network)
+    assert [found[name] for name in "abcdef"] == ["uint:3", "uint:3", "int:5", "uint:7", "uint:2", "uint:2"]
+    widths = {layer.name: str(layer.weight_format) for layer in network.layers if hasattr(layer, "weights")}
+    assert widths == {"first": "int:6", "linear": "esb:4,2", "third": "esb:4,2", "last": "esb:3,1"}
+    program = compile(network, fit(network, replace(PRESETS["tiny"], planes=2)))
+    with Session(EmulatorDevice(program.config), program) as session:
+        levels = input_levels(network, IMAGES[:5])
+        np.testing.assert_array_equal(session.run(levels), run(network, levels))
+
+
+def test_everything_wrong_with_single_layers_is_named_at_once():
+    layers = {
+        "second": {"weights": "int:4"},
+        "first": {"weights": "uint:4", "activations": "int:9"},
+        "pool": {"weights": "int:4", "activations": "uint:4"},
+        "stay": {"activations": "uint:4"},
+        "linear": {"activations": "uint:4"},
+        "third": {"weight": "int:4"},
+        "average": "uint:4",
+        "last": {"activations": "uint:4"},
+    }
+    with pytest.raises(QuantizationError) as caught:
+        quantize(GRAPH, IMAGES, layers=layers)
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "Formats of single layers cannot be used:",
+        "  'second': no layer has this name; layers are first, pool, linear, third, average, stay, last",
+        "  'first': weights must have a signed format (int or esb), not uint:4",
+        "  'first': A format has 2 to 8 stored bits, not 9",
+        "  'pool': MaxPool has no weights that are quantized",
+        "  'pool': the layer keeps the format of its input; give it to layer 'first'",
+        "  'stay': the layer keeps the format of its input; give it to layer 'average'",
+        "  'linear': activations uint:4 are unsigned, but the layer's results can be negative",
+        "  'third': expected formats of weights, activations or both, not {'weight': 'int:4'}",
+        "  'average': expected formats of weights, activations or both, not 'uint:4'",
+        "  'last': the last layer leaves raw integers, which have no format",
+    ]
+
+
+LEAKY = (
+    conv("first", "x", "a", 2, 6, pads=(1, 1, 1, 1)),
+    LeakyRelu(name="leak", input="a", output="b", slope=np.array([0, 0.01, 0.2, 0.5, 1, 1.75])),
+    MaxPool(name="pool", input="b", output="c", kernel=(2, 2), stride=(2, 2)),
+    conv("second", "c", "d", 6, 6, pads=(1, 1, 1, 1)),
+    Add(name="sum", input="d", residual="c", output="e"),
+    LeakyRelu(name="behind", input="e", output="f", slope=np.array([0.1])),
+    conv("last", "f", "logits", 6, 4, kernel=4),
+)
+
+
+def test_leaky_layers_are_signed_and_their_slopes_exact():
+    network = quantize(Graph("leaky", "x", "logits", (2, 8, 8), LEAKY), IMAGES, signed_activations="int:7")
+    for layer, slopes in ((network.layers[0], LEAKY[1].slope), (network.layers[3], np.full(6, 0.1))):
+        source, target = network.tensors[layer.input], network.tensors[layer.output]
+        assert (target.format, layer.relu) == (INT(7), False)
+        for unit, slope, *constants in zip(
+            layer.weight_units, slopes, layer.multiplier, layer.shift, layer.negative_multiplier, strict=True
+        ):
+            gain = Fraction(unit) * Fraction(source.unit) / Fraction(target.unit)
+            exact = [gain * 2 ** int(constants[1]), gain * Fraction(slope) * 2 ** int(constants[1])]
+            assert [constants[0], constants[2]] == [floor(value + Fraction(1, 2)) for value in exact]
+            assert 32768 <= max(constants[0], constants[2]) <= 65535
+    assert [layer.name for layer in network.layers] == ["first", "pool", "second", "behind", "last"]
+    assert network.layers[2].negative_multiplier is None
+
+
+def test_eight_bits_of_a_leaky_network_follow_the_float_model():
+    graph = Graph("leaky", "x", "logits", (2, 8, 8), LEAKY)
+    network = quantize(graph, IMAGES, "int:8", "int:8")
+    logits = network.tensors["logits"].unit * run(network, input_levels(network, IMAGES))
+    expected = run_float(graph, IMAGES).reshape(logits.shape)
+    assert np.square(logits - expected).sum() < 2e-3 * np.square(expected).sum()
+    program = compile(network, fit(network, replace(PRESETS["tiny"], weight_format=INT(8), activation_format=INT(8))))
+    with Session(EmulatorDevice(program.config), program) as session:
+        levels = input_levels(network, IMAGES[:5])
+        np.testing.assert_array_equal(session.run(levels), run(network, levels))
 
 
 def test_edge_bits_widen_the_first_and_last_weights_and_the_last_input():
@@ -400,6 +498,7 @@ def test_vectors_are_taken_as_maps_of_one_pixel():
         ({"weights": "uint:4"}, QuantizationError, "weights must have a signed format"),
         ({"weights": "esb:4"}, FormatError, "Unknown format 'esb:4'"),
         ({"activations": 4}, QuantizationError, "activations must be a format or its name"),
+        ({"signed_activations": "uint:4"}, QuantizationError, "signed_activations must be a signed format"),
         ({"edge_bits": 9}, QuantizationError, "edge_bits must be None or 2 to 8, not 9"),
         ({"alpha_mode": "best"}, QuantizationError, "alpha_mode must be mse, dda, max, not 'best'"),
         (

@@ -303,6 +303,26 @@ def test_requantizer_constants_with_a_residual(r0, r1, expected):
     assert requantizer_constants(Fraction(r0), Fraction(r1)) == expected
 
 
+@pytest.mark.parametrize(
+    ("r0", "slope", "expected"),
+    [
+        ("0.0123", "0.2", (51590, 22, 10318)),
+        ("0.0123", "0", (51590, 22, 0)),
+        ("0.0123", "1", (51590, 22, 51590)),
+        ("0.0123", "1.75", (25795, 21, 45141)),
+        ("1", "0.2", (32768, 15, 6554)),
+    ],
+)
+def test_requantizer_constants_with_a_gain_of_negative_sums(r0, slope, expected):
+    assert requantizer_constants(Fraction(r0), negative=Fraction(r0) * Fraction(slope)) == expected
+
+
+@pytest.mark.parametrize("negative", [Fraction(-1, 5), 0.2])
+def test_a_gain_of_negative_sums_is_a_fraction_of_at_least_zero(negative):
+    with pytest.raises(ScaleError, match="negative must be a Fraction of at least 0, not"):
+        requantizer_constants(Fraction(1), negative=negative)
+
+
 def test_multiplier_is_normalized_and_precise_whenever_the_shift_is_not_at_its_end():
     rng = np.random.default_rng(36)
     for exponent in rng.uniform(-30, 15, 500):

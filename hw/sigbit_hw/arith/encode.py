@@ -6,12 +6,15 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..lib.delay import delayed
-from ..spec.formats import INT, UINT, Format
+from ..spec.formats import Format
 from ..spec.instructions import Encoding
-from ..spec.parts import WIDE_ACTIVATIONS, activation_parts
+from ..spec.parts import WIDE_ACTIVATIONS, activation_parts, part_shift_bits
 from .requantize import half_unit_bits
 
-__all__ = ["Encoder", "part_index_bits"]
+__all__ = ["UNIFORM_BITS", "Encoder", "part_index_bits", "uniform_range"]
+
+#: Bits of the widest uniform format.
+UNIFORM_BITS = max(stored.bits for stored in WIDE_ACTIVATIONS)
 
 
 def part_index_bits(native_format):
@@ -19,12 +22,31 @@ def part_index_bits(native_format):
     return max(1, *(ceil_log2(activation_parts(native_format, stored).count) for stored in WIDE_ACTIVATIONS))
 
 
+def uniform_range(native_format, encoding, bits):
+    """``(limit, excess)`` that an :class:`Encoder` needs for an ``encoding`` with so many ``bits``, without registers.
+
+    Parameters
+    ----------
+    native_format : :class:`Format`
+    encoding, bits : value-like
+        Fields of POST. A native uniform format is taken like any other; else NATIVE and RAW give no defined result.
+    """
+    signed = encoding == Encoding.INT
+    if native_format.uniform:
+        native = encoding == Encoding.NATIVE
+        bits = Mux(native, native_format.bits, bits)
+        signed |= native & native_format.signed
+    limit = Cat(bits > position for position in range(UNIFORM_BITS))
+    return limit, Cat(bits == position + 1 for position in range(UNIFORM_BITS)) & signed.replicate(UNIFORM_BITS)
+
+
 class Encoder(wiring.Component):
     """Project half units to the nearest level, ties to the larger one, and give one native code of it, every cycle.
 
-    All formats saturate at their outermost levels; a negative zero and ``-2**(b-1)`` are never given. The code of an
-    8-bit level is the digit ``part`` of :func:`~sigbit_hw.spec.parts.activation_parts`, with sign 0 in signed native
-    formats; if the 8-bit format is the native one it is the native code.
+    All formats saturate at their outermost levels; a negative zero and ``-2**(b-1)`` are never given. Levels of a
+    uniform format are computed in excess: ``limit`` is the largest result, ``excess`` that of level 0. The code of a
+    level that is not native is the digit ``part`` of :func:`~sigbit_hw.spec.parts.activation_parts`, with sign 0 in
+    signed native formats.
 
     Parameters
     ----------
@@ -38,10 +60,14 @@ class Encoder(wiring.Component):
     field : In(native_format.bits)
         What ``Encoding.RAW`` gives.
     encoding : In(:class:`Encoding`)
+    limit : In(8)
+        ``2**b - 1`` of a uniform format, as :func:`uniform_range` gives it.
+    excess : In(8)
+        ``2**(b-1)`` of a signed uniform format, else 0.
     relu : In(1)
         A negative result becomes level 0; no effect on ``Encoding.RAW``.
     part : In(part_index_bits(native_format))
-        Digit of an 8-bit level; values beyond the last part give no defined result.
+        Digit of a level; values beyond the last part give no defined result.
     code : Out(native_format.bits)
 
     Raises
@@ -64,6 +90,8 @@ class Encoder(wiring.Component):
                 "half_units": In(signed(half_unit_bits(native_format))),
                 "field": In(native_format.bits),
                 "encoding": In(2),
+                "limit": In(UNIFORM_BITS),
+                "excess": In(UNIFORM_BITS),
                 "relu": In(1),
                 "part": In(part_index_bits(native_format)),
                 "code": Out(native_format.bits),
@@ -72,68 +100,67 @@ class Encoder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        native_format = self._format
 
-        # Cycle 1: round to integers; magnitude by one's complement, which is what turns ties up on the negative side.
+        # Cycle 1: magnitude by one's complement, which is what turns ties up on the negative side; integer in excess,
+        # rounded by the carry of the bit below.
         negative = Signal(reset_less=True)
         magnitude = Signal(len(self.half_units) - 1, reset_less=True)
-        rounded = Signal(self.half_units.shape(), reset_less=True)
         sign = self.half_units[-1]
-        m.d.sync += [
-            negative.eq(sign),
-            magnitude.eq(self.half_units[:-1] ^ sign.replicate(len(magnitude))),
-            rounded.eq((self.half_units >> 1) + self.half_units[0]),
-        ]
+        m.d.sync += [negative.eq(sign), magnitude.eq(self.half_units[:-1] ^ sign.replicate(len(magnitude)))]
+        doubled = self.half_units + Cat(Const(1, 1), self.excess)
+        rounded = Signal(signed(len(doubled) - 1), reset_less=True)
+        m.d.sync += rounded.eq(doubled >> 1)
         relu = delayed(m, self.relu, 1, name="relu")
+        limit = delayed(m, self.limit, 1, name="limit")
+        excess = delayed(m, self.excess, 1, name="excess")
 
         # Cycles 2 and 3: select by position, then round and saturate.
-        unsigned_level = _uniform_level(m, UINT(8), rounded, relu, name="unsigned_level")
-        signed_level = _uniform_level(m, INT(8), rounded, relu, name="signed_level")
-        if self._format.uniform:
-            native = _uniform_level(m, self._format, rounded, relu, name="native_level")
+        level = _uniform_level(m, rounded, negative, relu, limit, excess)
+        if native_format.uniform:
+            # Two's complement has the other top bit than excess.
+            native = level[: native_format.bits] ^ (native_format.signed << native_format.bits - 1)
         else:
-            native = _significant_bit_code(m, self._format, negative, magnitude, relu)
+            native = _significant_bit_code(m, native_format, negative, magnitude, relu)
 
         # Cycle 4: one code.
         encoding = delayed(m, self.encoding, 3, name="encoding")
         part = delayed(m, self.part, 3, name="part")
         field = delayed(m, self.field, 3, name="field")
+        step = part_shift_bits(native_format)
         with m.Switch(encoding):
             with m.Case(Encoding.NATIVE):
                 m.d.sync += self.code.eq(native)
-            for kind, stored, level in (
-                (Encoding.UINT8, UINT(8), unsigned_level),
-                (Encoding.INT8, INT(8), signed_level ^ activation_parts(self._format, INT(8)).offset),
-            ):
-                parts = activation_parts(self._format, stored)
-                with m.Case(kind):
-                    if stored == self._format:
-                        m.d.sync += self.code.eq(native)
-                    else:
-                        with m.Switch(part):
-                            for index in range(parts.count):
-                                with m.Case(index):
-                                    m.d.sync += self.code.eq(level[parts.step * index :][: parts.step])
+            with m.Case(Encoding.UINT, Encoding.INT):
+                with m.Switch(part):
+                    for index in range(-(-len(level) // step)):
+                        with m.Case(index):
+                            m.d.sync += self.code.eq(level[step * index :][:step])
             with m.Case(Encoding.RAW):
                 m.d.sync += self.code.eq(field)
         return m
 
 
-def _uniform_level(m, format, rounded, relu, *, name):
-    """Clamp integers to a uniform format; two cycles."""
-    code = format.magnitude_code_bits
-    negative = rounded[-1]
-    low = Signal(name=f"{name}_low", reset_less=True)
-    high = Signal(name=f"{name}_high", reset_less=True)
-    m.d.sync += high.eq(~negative & rounded[code:].any())
-    if format.signed:
-        m.d.sync += low.eq(negative & (relu | ~(rounded[code:].all() & rounded[:code].any())))
-        lowest = Mux(delayed(m, relu, 1, name=f"{name}_relu"), 0, -format.magnitude_max)
-    else:
-        m.d.sync += low.eq(negative)
-        lowest = 0
-    level = Signal(format.bits, name=name, reset_less=True)
-    middle = delayed(m, rounded[: format.bits], 1, name=f"{name}_middle")
-    m.d.sync += level.eq(Mux(low, lowest, Mux(high, format.magnitude_max, middle)))
+def _uniform_level(m, rounded, negative, relu, limit, excess):
+    """Clamp integers in excess to the levels of a uniform format; two cycles.
+
+    The lowest result is 1 if the format is signed, because ``-2**(b-1)`` is never given, and level 0 with ReLU.
+    """
+    below = Signal(reset_less=True)
+    above = Signal(reset_less=True)
+    lowest = Signal(reset_less=True)
+    m.d.sync += [
+        below.eq(rounded[-1] | ~rounded.any() | (negative & relu)),
+        above.eq((rounded[: len(limit)] & ~limit).any() | rounded[len(limit) : -1].any()),
+        lowest.eq(excess.any()),
+    ]
+    middle = delayed(m, rounded[: len(limit)], 1, name="middle")
+    relu, limit, excess = (
+        delayed(m, value, 1, name=f"level_{name}")
+        for name, value in (("relu", relu), ("limit", limit), ("excess", excess))
+    )
+    level = Signal(len(limit), reset_less=True)
+    m.d.sync += level.eq(Mux(below, Mux(relu, excess, lowest), Mux(above, limit, middle)))
     return level
 
 

@@ -38,11 +38,10 @@ def _product_cycles(multiplier_bits):
     return 1 + -(-multiplier_bits // _DIGIT_BITS)
 
 
-def _product(m, multiplicand, multiplier, cycle, name):
+def _product(m, multiplicand, multiplier, name):
     """Signed times unsigned, two bits of the multiplier per cycle: 0, 1, 2 or 3 times the multiplicand.
 
-    ``multiplicand`` is a register of cycle ``cycle``, ``multiplier`` an input of cycle 0. Two bits of the product are
-    final after every digit.
+    ``multiplier`` comes one cycle after ``multiplicand``. Two bits of the product are final after every digit.
     """
     multiplier = Cat(multiplier, Const(0, len(multiplier) % _DIGIT_BITS))
     triple = Signal(signed(len(multiplicand) + 2), name=f"{name}_triple", reset_less=True)
@@ -53,7 +52,7 @@ def _product(m, multiplicand, multiplier, cycle, name):
     final = []
     for digit in range(digit_count):
         select = multiplier.word_select(digit, _DIGIT_BITS)
-        select = delayed(m, select, cycle + 1 + digit, name=f"{name}_digit_{digit}")
+        select = delayed(m, select, digit, name=f"{name}_digit_{digit}")
         multiple = Mux(select[1], Mux(select[0], triple, single << 1), Mux(select[0], single, 0))
         following = Signal(signed(len(triple)), name=f"{name}_partial_{digit}", reset_less=True)
         m.d.sync += following.eq((partial >> _DIGIT_BITS) + multiple)
@@ -66,10 +65,11 @@ def _product(m, multiplicand, multiplier, cycle, name):
 
 
 class Requantizer(wiring.Component):
-    """``q = floor(2 * ((acc + bias) * M0 + r * M1) / 2**sh)``, saturated; one result per cycle, no DSP block.
+    """``q = floor(2 * ((acc + bias) * M + r * M1) / 2**sh)``, saturated; one result per cycle, no DSP block.
 
-    Between two registers there is one LUT level and a carry chain, or two LUT levels. The multiplications add two bits
-    of one operand per cycle: 0, 1, 2 or 3 times the other, the selection sharing the adder's LUT.
+    ``M`` is ``N0`` where ``acc + bias`` is negative, else ``M0``. Between two registers there is one LUT level and a
+    carry chain, or two LUT levels. The multiplications add two bits of one operand per cycle: 0, 1, 2 or 3 times the
+    other, the selection sharing the adder's LUT.
 
     The shift drops bits (floor) and nothing rounds here; the encoder rounds once (``docs/numerics.md`` 6.3).
 
@@ -84,8 +84,10 @@ class Requantizer(wiring.Component):
     -------
     accumulator : In(signed(accumulator_bits))
     bias : In(signed(32))
-    multiplier : In(16)
-        ``M0``.
+    multiplier, negative_multiplier : In(16)
+        ``M0`` and ``N0``.
+    unscaled : In(1)
+        Both multipliers are 1, whatever they are.
     shift : In(6)
         ``sh``, 0 to 47; larger values give no defined result.
     residual : In(signed(residual_bits(native_format)))
@@ -95,7 +97,7 @@ class Requantizer(wiring.Component):
     half_units : Out(signed(half_unit_bits(native_format)))
         ``q``.
     field : Out(native_format.bits)
-        Low bits of ``q`` before saturation. With ``M0 = 1`` and ``sh = n + 1`` they are bits ``n`` and up of
+        Low bits of ``q`` before saturation. If ``unscaled``, with ``sh = n + 1`` they are bits ``n`` and up of
         ``acc + bias``.
 
     Raises
@@ -122,6 +124,8 @@ class Requantizer(wiring.Component):
                 "accumulator": In(signed(accumulator_bits)),
                 "bias": In(signed(_PARAMETER_BITS["bias"])),
                 "multiplier": In(_PARAMETER_BITS["multiplier"]),
+                "negative_multiplier": In(_PARAMETER_BITS["multiplier"]),
+                "unscaled": In(1),
                 "shift": In(range(SHIFT_MAX + 1)),
                 "residual": In(signed(residual_bits(native_format))),
                 "residual_multiplier": In(_PARAMETER_BITS["residual_multiplier"]),
@@ -137,14 +141,21 @@ class Requantizer(wiring.Component):
         total = Signal(signed(_PARAMETER_BITS["bias"] + 1), reset_less=True)
         m.d.sync += total.eq(self.accumulator + self.bias)
 
+        # Cycle 2: multiplier, by the sign of the sum; the product needs its first digit one cycle later.
+        names = ("multiplier", "negative_multiplier", "unscaled")
+        positive, negative, unscaled = (delayed(m, getattr(self, name), 1, name=name) for name in names)
+        multiplier = Signal.like(self.multiplier, reset_less=True)
+        m.d.sync += multiplier.eq(Mux(unscaled, 1, Mux(total[-1], negative, positive)))
+
         # Cycles 2 to 10: products. The residual is multiplied as r + 2**(w-1), which is not negative.
-        product = _product(m, total, self.multiplier, 1, "main")
+        product = _product(m, total, multiplier, "main")
         product_cycles = 1 + _product_cycles(len(self.multiplier))
         factor = Signal(signed(len(self.residual_multiplier) + 1), reset_less=True)
         m.d.comb += factor.eq(self.residual_multiplier)
         excess = len(self.residual) - 1
         flipped = self.residual ^ (1 << excess)
-        raised = _product(m, factor, flipped[: len(self.residual)], 0, "residual")
+        flipped = delayed(m, flipped[: len(self.residual)], 1, name="flipped")
+        raised = _product(m, factor, flipped, "residual")
         raised_cycles = _product_cycles(len(self.residual))
         addend = Signal(signed(len(self.residual) + len(factor)), reset_less=True)
         m.d.sync += addend.eq(raised - (delayed(m, factor, raised_cycles, name="factor") << excess))

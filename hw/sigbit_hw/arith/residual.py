@@ -4,10 +4,9 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..spec.formats import INT, UINT, Format
-from ..spec.instructions import Encoding
-from ..spec.parts import activation_parts
-from .encode import part_index_bits
+from ..spec.formats import Format
+from ..spec.parts import part_shift_bits
+from .encode import UNIFORM_BITS, part_index_bits
 from .requantize import residual_bits
 
 __all__ = ["ResidualDecoder"]
@@ -30,8 +29,10 @@ class ResidualDecoder(wiring.Component):
         The code is part 0 of a value.
     part : In
         Number of the part.
-    encoding : In(2)
-        :class:`~sigbit_hw.spec.instructions.Encoding` of the value; not RAW.
+    native : In(1)
+        The value is one native code, not digits.
+    lowest : In(signed(9))
+        Level that digits of 0 stand for; 0 if ``native`` or not ``enable``.
     level : Out(signed(residual_bits(native_format)))
         Level of the parts so far, ``latency_cycles`` after a code.
 
@@ -56,7 +57,8 @@ class ResidualDecoder(wiring.Component):
                 "enable": In(1),
                 "first": In(1),
                 "part": In(part_index_bits(native_format)),
-                "encoding": In(2),
+                "native": In(1),
+                "lowest": In(signed(UNIFORM_BITS + 1)),
                 "level": Out(signed(residual_bits(native_format))),
             }
         )
@@ -70,21 +72,15 @@ class ResidualDecoder(wiring.Component):
         value = Signal(signed(width), reset_less=True)
         start = Signal(signed(width), reset_less=True)
         first = Signal(reset_less=True)
-        m.d.sync += [first.eq(self.first), start.eq(0), value.eq(0)]
-        with m.If(self.enable):
-            with m.Switch(self.encoding):
-                with m.Case(Encoding.NATIVE):
-                    m.d.sync += value.eq(self._native_level())
-                for encoding, stored in ((Encoding.UINT8, UINT(8)), (Encoding.INT8, INT(8))):
-                    parts = activation_parts(native, stored)
-                    with m.Case(encoding):
-                        m.d.sync += start.eq(-parts.offset)
-                        if parts.stored == native:
-                            m.d.sync += value.eq(self._native_level())
-                        with m.Switch(self.part):
-                            for part in range(parts.count if parts.stored != native else 0):
-                                with m.Case(part):
-                                    m.d.sync += value.eq(self.code << part * parts.step)
+        m.d.sync += [first.eq(self.first), start.eq(self.lowest), value.eq(0)]
+        with m.If(self.enable & self.native):
+            m.d.sync += value.eq(self._native_level())
+        with m.Elif(self.enable):
+            with m.Switch(self.part):
+                step = part_shift_bits(native)
+                for part in range(-(-UNIFORM_BITS // step)):
+                    with m.Case(part):
+                        m.d.sync += value.eq(self.code << part * step)
 
         # Cycle 2: sum of the parts.
         m.d.sync += self.level.eq(Mux(first, start, self.level) + value)

@@ -6,7 +6,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from ..arith.encode import Encoder, part_index_bits
+from ..arith.encode import UNIFORM_BITS, Encoder, part_index_bits, uniform_range
 from ..arith.requantize import SHIFT_MAX, Requantizer
 from ..arith.residual import ResidualDecoder
 from ..lib.delay import delayed
@@ -357,9 +357,14 @@ class PostProcessor(wiring.Component):
         arrives = _RESIDUAL_ADDRESS_CYCLES + self._feature_latency_cycles
         with m.If(delayed(m, fetch, arrives, name="residual_arrives", clear=True)):
             m.d.sync += residual_word.eq(self.residual.data)
-        control = Cat(granule, residual_part == 0, residual_part, has_residual, current.residual_encoding)
+        native = current.residual_encoding == Encoding.NATIVE
+        control = Cat(granule, residual_part == 0, residual_part, has_residual, native)
         control = delayed(m, control, arrives + 1, name="residual_control")
         residual_granule, control = control[: len(granule)], control[len(granule) :]
+        excess = Cat(has_residual & (current.residual_encoding == Encoding.INT), current.residual_bits)
+        excess = delayed(m, excess, arrives, name="residual_excess")
+        lowest = Signal(signed(UNIFORM_BITS + 1), reset_less=True)
+        m.d.sync += lowest.eq(Cat(excess[0] & (excess[1:] <= position + 1) for position in range(len(lowest))))
         residual_codes = residual_word.word_select(residual_granule, config.post_lanes * code_bits)
 
         storing = Signal()
@@ -379,10 +384,14 @@ class PostProcessor(wiring.Component):
         # Lanes. A raw field is the sum times 1, shifted by its position (and by 1, as half units are).
         encoding = delayed(m, current.encoding, self._operand_cycles, name="encoding")
         relu = delayed(m, current.relu, self._operand_cycles + Requantizer.latency_cycles, name="relu")
+        bits = delayed(m, current.bits, self._operand_cycles + Requantizer.latency_cycles - 1, name="bits")
         part = delayed(m, part, self._operand_cycles + Requantizer.latency_cycles, name="part")
         field_shift = delayed(m, field_shift, self._operand_cycles, name="field_shift")
         raw = encoding == Encoding.RAW
-        encoding = delayed(m, encoding, Requantizer.latency_cycles, name="requantized_encoding")
+        encoding = delayed(m, encoding, Requantizer.latency_cycles - 1, name="requantized_encoding")
+        uniform = Signal(2 * UNIFORM_BITS, reset_less=True)
+        m.d.sync += uniform.eq(Cat(uniform_range(config.activation_format, encoding, bits)))
+        encoding = delayed(m, encoding, 1, name="encoder_encoding")
         for lane in range(config.post_lanes):
             requantizer = Requantizer(config.activation_format, config.accumulator_bits)
             encoder = Encoder(config.activation_format)
@@ -393,18 +402,22 @@ class PostProcessor(wiring.Component):
             entry = self.parameter.data[lane]
             m.d.comb += [
                 residual.code.eq(residual_codes.word_select(lane, code_bits)),
-                Cat(residual.first, residual.part, residual.enable, residual.encoding).eq(control),
+                Cat(residual.first, residual.part, residual.enable, residual.native).eq(control),
+                residual.lowest.eq(lowest),
                 requantizer.residual.eq(
                     delayed(m, residual.level, self._operand_cycles - self._residual_cycles, name=f"residual_{lane}")
                 ),
                 requantizer.residual_multiplier.eq(entry.residual_multiplier),
                 requantizer.accumulator.eq(self.accumulator.data[lane]),
                 requantizer.bias.eq(entry.bias),
-                requantizer.multiplier.eq(Mux(raw, 1, entry.multiplier)),
+                requantizer.multiplier.eq(entry.multiplier),
+                requantizer.negative_multiplier.eq(entry.negative_multiplier),
+                requantizer.unscaled.eq(raw),
                 requantizer.shift.eq(Mux(raw, field_shift, entry.shift)),
                 encoder.half_units.eq(requantizer.half_units),
                 encoder.field.eq(requantizer.field),
                 encoder.encoding.eq(encoding),
+                Cat(encoder.limit, encoder.excess).eq(uniform),
                 encoder.relu.eq(relu),
                 encoder.part.eq(part),
                 self.write.data[lane].eq(encoder.code),

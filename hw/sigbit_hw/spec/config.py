@@ -12,7 +12,7 @@ from .parts import RAW_BITS, part_shift_bits
 __all__ = ["CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
 
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 class ConfigError(SigbitError):

@@ -41,8 +41,8 @@ class Encoding(IntEnum):
     """What POST writes."""
 
     NATIVE = 0  #: one native activation code
-    UINT8 = 1  #: digits of an unsigned 8-bit level
-    INT8 = 2  #: digits of a signed 8-bit level in excess 128
+    UINT = 1  #: digits of a level of UINT(bits)
+    INT = 2  #: digits of a level of INT(bits) in excess 2**(bits-1)
     RAW = 3  #: accumulator plus bias, 32 bits, cut into fields of the native code width
 
 
@@ -91,10 +91,12 @@ INSTRUCTIONS = {
         ("parts", 6),  # native codes per value
         ("parameter_base", 16),  # parameter word of the first group
         ("encoding", 2),
+        ("bits", 4),  # of UINT and INT: 2 to 8
         ("relu", 1),  # a negative result becomes 0 (signed native formats; unsigned ones do it anyway)
         ("residual_base", 20),  # feature address of a tensor of the output's shape that is added, as `base`
         ("residual_parts", 6),  # native codes per value of that tensor; 0: nothing is added
         ("residual_encoding", 2),  # of that tensor; not RAW
+        ("residual_bits", 4),  # as `bits`
     ),
     Opcode.POOL: BitTable(
         "POOL",
@@ -116,4 +118,12 @@ INSTRUCTIONS = {
 }
 
 #: One parameter entry per output channel (numerics 6.1).
-PARAMETER = BitTable("PARAMETER", 96, ("bias", 32, True), ("multiplier", 16), ("shift", 6), ("residual_multiplier", 24))
+PARAMETER = BitTable(
+    "PARAMETER",
+    96,
+    ("bias", 32, True),
+    ("multiplier", 16),
+    ("shift", 6),
+    ("residual_multiplier", 24),
+    ("negative_multiplier", 16),  # instead of `multiplier` where the sum of accumulator and bias is negative
+)

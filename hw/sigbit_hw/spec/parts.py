@@ -31,7 +31,7 @@ class ActivationParts:
     Attributes
     ----------
     stored : :class:`Format`
-        Format of the tensor.
+        Format of the tensor; the native one if that has the same levels.
     count : int
         Native codes per value; part ``j`` has weight ``2**(j * step)``.
     offset : int
@@ -57,8 +57,8 @@ class ActivationParts:
 def activation_parts(native, stored):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
-    ``stored`` is the native format itself, or a uniform format of any width; signed uniform values are stored in excess
-    ``2**(b-1)``.
+    ``stored`` has the levels of the native format, which then stands for it, or evenly spaced ones: a uniform format of
+    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``.
 
     Raises
     ------
@@ -66,9 +66,9 @@ def activation_parts(native, stored):
         If ``stored`` is neither.
     """
     step = part_shift_bits(native)
-    if stored == native:
-        return ActivationParts(stored, 1, 0, step)
-    if not stored.uniform:
+    if stored.levels == native.levels:
+        return ActivationParts(native, 1, 0, step)
+    if stored.exponent_bits > 1:
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
             f"or configure the accelerator with activation format {stored}"
@@ -124,5 +124,5 @@ def weight_parts(native, stored, step):
     )
 
 
-#: Uniform formats that the post-processor can write beside the native one.
+#: The widest of the uniform formats that the post-processor writes beside the native one.
 WIDE_ACTIVATIONS = (UINT(8), INT(8))

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import INT, UINT
+from sigbit_hw.spec.formats import INT, UINT, FormatError
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LOOP_LEVELS, PARAMETER, Encoding, Opcode
 from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, Fault, Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts
@@ -71,7 +71,6 @@ class Emulator:
         self.config = config
         self._late = schedule == "late"
         native = config.activation_format
-        self._stored_formats = {Encoding.NATIVE: native, Encoding.UINT8: UINT(8), Encoding.INT8: INT(8)}
         self._product_max, self._accumulator_bits = config.product_magnitude_max, config.accumulator_bits
         self._code_levels = np.array([native.decode(code) for code in range(1 << native.bits)], dtype=np.float32)
         self._rank_codes = np.array([native.encode(level) for level in native.levels], dtype=np.uint8)
@@ -445,7 +444,7 @@ class Emulator:
             )
         start = fields["parameter_base"]
         self._check("parameter", np.array([start, start + groups - 1]), config.parameter_depth)
-        bias, multiplier, shift, residual_multiplier = (
+        bias, multiplier, shift, residual_multiplier, negative_multiplier = (
             self._parameters[name][start : start + groups].reshape(-1) for name in _PARAMETERS
         )
         granules = config.vector // lanes
@@ -475,7 +474,7 @@ class Emulator:
 
         target = addresses("base", parts)
         biased = self._accumulators[bank][:, : rows * pixels, : groups * lanes] + bias
-        product = biased * multiplier
+        product = biased * np.where(biased < 0, negative_multiplier, multiplier)
         if fields["residual_parts"]:
             source = addresses("residual_base", fields["residual_parts"])
             if np.intersect1d(source[:, stored], target[:, stored]).size:
@@ -490,14 +489,28 @@ class Emulator:
         self._codes.reshape(-1, granules, lanes)[where] = values
         self._levels.reshape(-1, granules, lanes)[where] = self._code_levels[values & ((1 << native.bits) - 1)]
 
+    def _stored_format(self, encoding, bits):
+        """Format of a tensor that POST writes or adds."""
+        native = self.config.activation_format
+        if encoding == Encoding.NATIVE:
+            return native
+        try:
+            format = UINT(bits) if encoding == Encoding.UINT else INT(bits)
+        except FormatError as error:
+            raise EmulatorError(f"POST stores or adds {encoding.name} values of {bits} bits: {error}") from error
+        if format == native:
+            raise EmulatorError(f"POST stores or adds digits of {format}, which is native: the encoding is NATIVE")
+        return format
+
     def _residual(self, codes, fields):
         """Levels of native codes, parts first."""
         encoding, stored = Encoding(fields["encoding"]), Encoding(fields["residual_encoding"])
         if Encoding.RAW in (encoding, stored):
             raise EmulatorError(f"POST adds {stored.name} values to {encoding.name} ones; RAW has no residual")
-        parts = activation_parts(self.config.activation_format, self._stored_formats[stored])
+        format = self._stored_format(stored, fields["residual_bits"])
+        parts = activation_parts(self.config.activation_format, format)
         if len(codes) != parts.count:
-            raise EmulatorError(f"POST adds {len(codes)} parts of {stored.name}; there are {parts.count}")
+            raise EmulatorError(f"POST adds {len(codes)} parts of {format}; there are {parts.count}")
         if parts.stored == self.config.activation_format:
             return self._code_levels[codes[0]].astype(np.int64)
         return np.tensordot(1 << parts.step * np.arange(parts.count), codes.astype(np.int64), 1) - parts.offset
@@ -512,7 +525,7 @@ class Emulator:
         half_units = (product << 1) >> shift
         if fields["relu"]:
             half_units = np.maximum(half_units, 0)
-        stored = self._stored_formats[encoding]
+        stored = self._stored_format(encoding, fields["bits"])
         if stored == native:
             return self._rank_codes[np.searchsorted(native.midpoints, half_units, side="right")][np.newaxis]
         digits = activation_parts(native, stored)

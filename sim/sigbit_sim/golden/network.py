@@ -78,6 +78,9 @@ class Convolution:
         Output channel ``o`` reads the input channels of group ``o // (out / groups)`` only.
     relu : bool
         Negative results become 0 (implied by unsigned output formats).
+    negative_multiplier : int64 array, ``(out,)``, optional
+        ``N0`` of numerics 6.1, instead of ``M0`` where ``acc + bias`` is negative (leaky ReLU). Only for signed output
+        formats, and neither with a ReLU nor with a residual, which is added behind that decision.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Convolution:
     residual: str | None = None
     residual_multiplier: np.ndarray | None = None
     groups: int = 1
+    negative_multiplier: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -259,13 +263,16 @@ class IntegerNetwork:
             if kind is Convolution:
                 values["weight_format"] = Format.parse(values["weight_format"])
                 keys = ["weights", "weight_units", "bias", "multiplier", "shift"]
-                if values.get("residual") is not None:
-                    keys.append("residual_multiplier")
+                keys += [key for key in _OPTIONAL_ARRAYS if f"{index}.{key}" in arrays]
                 for key in keys:
                     values[key] = arrays[f"{index}.{key}"]
                 values["weights"] = values["weights"].astype(np.int64)
             layers.append(kind(**values))
         return cls(description["name"], tensors, tuple(layers), description["input"], description["output"])
+
+
+#: Arrays of a convolution that only some have.
+_OPTIONAL_ARRAYS = ("residual_multiplier", "negative_multiplier")
 
 
 def _sources(layer):
@@ -364,6 +371,23 @@ def _check_residual(layer, target, residual):
     _check_range(layer, "residual_multiplier", 0, RESIDUAL_MULTIPLIER_MAX)
 
 
+def _check_leaky(layer, target):
+    if layer.negative_multiplier is None:
+        return
+    if target.format is None or not target.format.signed:
+        raise NetworkError(
+            f"Layer {layer.name} keeps negative results, but {target.name} has the format {target.format or 'raw'}; "
+            f"a leaky ReLU needs a signed output format"
+        )
+    if layer.relu or layer.residual is not None:
+        what = "a ReLU" if layer.relu else f"the residual {layer.residual}"
+        raise NetworkError(
+            f"Layer {layer.name} has a negative_multiplier and {what}; only one of them can follow the accumulator"
+        )
+    _check_array(layer, "negative_multiplier", (target.channels,), np.int64)
+    _check_range(layer, "negative_multiplier", 0, MULTIPLIER_MAX)
+
+
 def _accumulator_bound(layer, source):
     """Largest possible ``|acc|`` of every output channel of a convolution, by its actual weights."""
     return source.format.magnitude_max * np.abs(layer.weights).sum(axis=(1, 2, 3))
@@ -401,6 +425,7 @@ def _check_convolution(layer, target, source, residual=None):
     else:
         _check_requantizer(layer)
     _check_residual(layer, target, residual)
+    _check_leaky(layer, target)
     for what, values in (("bias", np.abs(bias)), ("accumulator", bound)):
         if values.max() >= ACCUMULATOR_LIMIT:
             raise NetworkError(
@@ -531,8 +556,9 @@ def _taps(values, kernel, stride, dilation, size):
             yield ky, kx, values[..., y : y + size[0] * stride[0] : stride[0], x : x + size[1] * stride[1] : stride[1]]
 
 
-def _rounded(accumulator, bias, multiplier, shift, relu, format, *residual):
-    levels = level_table(format)[requantize(accumulator, bias, multiplier, shift, format.midpoints, *residual)]
+def _rounded(accumulator, bias, multiplier, shift, relu, format, *residual, **options):
+    ranks = requantize(accumulator, bias, multiplier, shift, format.midpoints, *residual, **options)
+    levels = level_table(format)[ranks]
     return np.maximum(levels, 0) if relu else levels
 
 
@@ -557,7 +583,9 @@ def _run_convolution(layer, source, target, values, residual=None):
         return accumulator + layer.bias[per_channel]
     constants = (layer.bias[per_channel], layer.multiplier[per_channel], layer.shift[per_channel])
     added = () if residual is None else (residual, layer.residual_multiplier[per_channel])
-    return _rounded(accumulator, *constants, layer.relu, target.format, *added)
+    leaky = layer.negative_multiplier
+    negative = None if leaky is None else leaky[per_channel]
+    return _rounded(accumulator, *constants, layer.relu, target.format, *added, negative_multiplier=negative)
 
 
 def _run_max_pool(layer, _source, target, values):

@@ -128,9 +128,10 @@ def order_keys(codes, format):
     return _code_keys(format)[_checked_codes(codes, format)]
 
 
-def half_units(accumulator, bias, multiplier, shift, residual=0, residual_multiplier=0):
-    """``q = floor(2 * p / 2**sh)`` with ``p = (acc + bias) * M0 + r * M1``; arguments broadcast.
+def half_units(accumulator, bias, multiplier, shift, residual=0, residual_multiplier=0, negative_multiplier=None):
+    """``q = floor(2 * p / 2**sh)`` with ``p = (acc + bias) * M + r * M1``; arguments broadcast.
 
+    ``M`` is ``N0`` where ``acc + bias`` is negative, else ``M0``; without ``negative_multiplier`` it is always ``M0``.
     Every decision point of a format is an integer in half units, so no bit that the shift drops can matter.
     """
     accumulator = np.asarray(accumulator, dtype=np.int64)
@@ -145,7 +146,12 @@ def half_units(accumulator, bias, multiplier, shift, residual=0, residual_multip
     assert ((shift >= 0) & (shift <= SHIFT_MAX)).all(), "sh must be 0 to 47"
     assert ((residual >= -(1 << 12)) & (residual < 1 << 12)).all(), "r must fit 13 signed bits"
     assert ((residual_multiplier >= 0) & (residual_multiplier <= RESIDUAL_MULTIPLIER_MAX)).all(), "M1 must fit 24 bits"
-    product = (accumulator + bias) * multiplier + residual * residual_multiplier
+    biased = accumulator + bias
+    if negative_multiplier is not None:
+        negative_multiplier = np.asarray(negative_multiplier, dtype=np.int64)
+        assert ((negative_multiplier >= 0) & (negative_multiplier <= MULTIPLIER_MAX)).all(), "N0 must be 0 to 65535"
+        multiplier = np.where(biased < 0, negative_multiplier, multiplier)
+    product = biased * multiplier + residual * residual_multiplier
     assert (np.abs(product) < 1 << 49).all(), "p overflows 50 bits"
     return (product << (shift == 0)) >> np.maximum(shift - 1, 0)
 
@@ -156,7 +162,9 @@ def _ranks(midpoints):
     return _frozen(np.searchsorted(midpoints, np.arange(midpoints[0] - 1, midpoints[-1] + 1), side="right"))
 
 
-def requantize(accumulator, bias, multiplier, shift, midpoints, residual=0, residual_multiplier=0):
+def requantize(
+    accumulator, bias, multiplier, shift, midpoints, residual=0, residual_multiplier=0, negative_multiplier=None
+):
     """Rank of the level nearest to ``p / 2**sh``, a tie going to the larger level (numerics 6.1).
 
     Parameters
@@ -169,8 +177,10 @@ def requantize(accumulator, bias, multiplier, shift, midpoints, residual=0, resi
         Sums of neighbouring levels of the output format.
     residual, residual_multiplier : int arrays
         Level of a second input and its ``M1``; absent by default.
+    negative_multiplier : int array, optional
+        ``N0``, instead of ``M0`` where ``acc + bias`` is negative.
     """
-    q = half_units(accumulator, bias, multiplier, shift, residual, residual_multiplier)
+    q = half_units(accumulator, bias, multiplier, shift, residual, residual_multiplier, negative_multiplier)
     # Nothing changes below the lowest and from the highest decision point on; a table is faster than a search.
     lowest, highest = midpoints[0] - 1, midpoints[-1]
     return _ranks(tuple(midpoints))[np.clip(q, lowest, highest) - lowest]

@@ -127,7 +127,7 @@ class InputLayout:
         if levels.shape != shape or levels.dtype.kind not in "iu":
             raise ProgramError(f"An image must be an integer array {shape}, not {levels.dtype} {levels.shape}")
         parts = activation_parts(config.activation_format, self.format)
-        low, table = _level_codes(self.format) if parts.stored == config.activation_format else _digit_table(parts)
+        low, table = _level_codes(parts.stored) if parts.stored == config.activation_format else _digit_table(parts)
         index = levels.astype(np.int64) - low
         legal = (index >= 0) & (index < len(table))
         if not legal.all() or (table[index] < 0).any():
