@@ -11,15 +11,20 @@ from ..spec.instructions import Encoding
 from ..spec.parts import WIDE_ACTIVATIONS, activation_parts, part_shift_bits
 from .requantize import half_unit_bits
 
-__all__ = ["UNIFORM_BITS", "Encoder", "part_index_bits", "uniform_range"]
+__all__ = ["UNIFORM_BITS", "Encoder", "part_count", "part_index_bits", "uniform_range"]
 
 #: Bits of the widest uniform format.
 UNIFORM_BITS = max(stored.bits for stored in WIDE_ACTIVATIONS)
 
 
+def part_count(native_format):
+    """Most native codes that a stored value has."""
+    return max(activation_parts(native_format, stored).count for stored in WIDE_ACTIVATIONS)
+
+
 def part_index_bits(native_format):
     """Width of the index of a part of an 8-bit activation; at least 1."""
-    return max(1, *(ceil_log2(activation_parts(native_format, stored).count) for stored in WIDE_ACTIVATIONS))
+    return max(1, ceil_log2(part_count(native_format)))
 
 
 def uniform_range(native_format, encoding, bits):

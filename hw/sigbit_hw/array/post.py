@@ -6,7 +6,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from ..arith.encode import UNIFORM_BITS, Encoder, part_index_bits, uniform_range
+from ..arith.encode import UNIFORM_BITS, Encoder, part_count, part_index_bits, uniform_range
 from ..arith.requantize import SHIFT_MAX, Requantizer
 from ..arith.residual import ResidualDecoder
 from ..lib.delay import delayed
@@ -113,7 +113,7 @@ class PostProcessor(wiring.Component):
     accumulator : Out(:class:`AccumulatorRead`)
     parameter : Out(:class:`ParameterRead`)
     residual : Out(:class:`ResidualRead`)
-        One read per token of a job with a residual; with one part per value, one per feature word.
+        One read per feature word of a residual.
     write : Out(:class:`FeatureWrite`)
         Always accepted.
     busy : Out(1)
@@ -316,7 +316,7 @@ class PostProcessor(wiring.Component):
             within_plane.eq(inner + outer),
             address.eq(within_plane + delayed(m, plane_offset, 2, name="plane_offset")),
         ]
-        # Residual: the same walk from another base, part by part. A word of one-part values serves all its groups.
+        # Residual: the same walk from another base, part by part. The words of all parts serve all groups in them.
         has_residual = Signal()
         residual_part = Signal(part_index_bits(config.activation_format))
         residual_plane_offset = Signal(address_bits)
@@ -333,9 +333,9 @@ class PostProcessor(wiring.Component):
         with m.Elif(walking):
             m.d.sync += residual_part.eq(residual_part + 1)
             m.d.sync += residual_part_offset.eq(residual_part_offset + current.part_step)
-            m.d.sync += word_held.eq((current.residual_parts == 1) & ~(next_group & (granule == granules - 1)))
             with m.If(next_part):
                 m.d.sync += [residual_part.eq(0), residual_part_offset.eq(0)]
+                m.d.sync += word_held.eq(~(next_group & (granule == granules - 1)))
             with m.If(next_pixel):
                 m.d.sync += word_held.eq(0)
             with m.If(next_plane):
@@ -353,10 +353,15 @@ class PostProcessor(wiring.Component):
         reserve = delayed(m, fetch, _RESIDUAL_ADDRESS_CYCLES - 1, name="residual_reserve", clear=True)
         m.d.comb += self.residual.reserve.eq(reserve)
         m.d.sync += self.residual.en.eq(reserve)
-        residual_word = Signal(config.feature_word_bits, reset_less=True)
+        residual_words = [
+            Signal(config.feature_word_bits, reset_less=True, name=f"residual_word_{number}")
+            for number in range(part_count(config.activation_format))
+        ]
         arrives = _RESIDUAL_ADDRESS_CYCLES + self._feature_latency_cycles
-        with m.If(delayed(m, fetch, arrives, name="residual_arrives", clear=True)):
-            m.d.sync += residual_word.eq(self.residual.data)
+        arrived = delayed(m, Cat(fetch, residual_part), arrives, name="residual_arrives", clear=True)
+        for number, word in enumerate(residual_words):
+            with m.If(arrived == Cat(1, Const(number, len(residual_part)))):
+                m.d.sync += word.eq(self.residual.data)
         native = current.residual_encoding == Encoding.NATIVE
         control = Cat(granule, residual_part == 0, residual_part, has_residual, native)
         control = delayed(m, control, arrives + 1, name="residual_control")
@@ -365,7 +370,10 @@ class PostProcessor(wiring.Component):
         excess = delayed(m, excess, arrives, name="residual_excess")
         lowest = Signal(signed(UNIFORM_BITS + 1), reset_less=True)
         m.d.sync += lowest.eq(Cat(excess[0] & (excess[1:] <= position + 1) for position in range(len(lowest))))
-        residual_codes = residual_word.word_select(residual_granule, config.post_lanes * code_bits)
+        granule_bits = config.post_lanes * code_bits
+        residual_codes = Array([word.word_select(residual_granule, granule_bits) for word in residual_words])[
+            delayed(m, residual_part, arrives + 1, name="residual_word_part")
+        ]
 
         storing = Signal()
         with m.If(accept):
