@@ -71,7 +71,10 @@ def normalize(images, scale=255.0, mean=0.0, std=1.0) -> np.ndarray:
     images = np.asarray(images)
     if np.issubdtype(images.dtype, np.floating):
         if images.ndim not in (2, 4):
-            raise DataError(f"Float images must be N x channels x height x width or N x features, not {images.shape}")
+            raise DataError(
+                "Float images must be N x channels x height x width (height 1 for lengths) or N x features, "
+                f"not {images.shape}"
+            )
         result = images.astype(np.float32)
         if not np.isfinite(result).all():
             raise DataError(f"Float images must be finite, but {np.count_nonzero(~np.isfinite(result))} values are not")

@@ -1,9 +1,10 @@
 """Read an ONNX classifier into a :class:`~sigbit.graph.Graph`; everything that is not supported is reported at once."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,31 +39,66 @@ _NO_LIMIT = 1e30
 #: A slice that ends here or later takes everything; exporters write the largest integer of 32 or 64 bits.
 _ALL = 1 << 30
 
+#: Most values of one tensor for one image; more than any accelerator streams, and sizes that overflow end here.
+_MOST_VALUES = 1 << 26
+
+#: The same of a constant that is computed.
+_MOST_CONSTANTS = 1 << 28
+
+#: Constants up to this size can be shapes.
+_FEW_VALUES = 64
+
+#: Names of nodes that a message lists at most.
+_MOST_NAMES = 100
+
 _TRANSPOSED = "acts on values whose axes were transposed; supported are channels first"
+
+#: For every axis of an ONNX tensor behind the batch, the axes of the graph's map that it runs over, slowest first:
+#: one as a rule, several where they were merged, none where it has size 1 and the map has no such axis.
+_View = tuple[Shape, ...]
+
+_PLAIN: _View = ((0,), (1,), (2,))
 
 
 class _UnsupportedError(Exception):
     """Why one node cannot be read; collected, never seen outside."""
 
 
+class _Problem(NamedTuple):
+    """A node that cannot be read: operator, name, shape of its input if it is known, and why."""
+
+    kind: str
+    name: str
+    shape: str
+    reason: str
+
+
 class _Reader:
     """State while one ONNX graph is walked in order."""
 
-    def __init__(self, onnx: Any, opset: int, fixed_batch: int | None, last: set[str]) -> None:
+    def __init__(self, onnx: Any, model: Any, opset: int, constants: dict, inferred: dict) -> None:
         self.onnx = onnx
         self.opset = opset
-        self.fixed_batch = fixed_batch
-        #: Outputs of the model that no node reads.
-        self.last = last
-        self.constants: dict[str, np.ndarray] = {}
+        self.fixed_batch: int | None = None
+        self.input = ""
+        #: Outputs of the model, and what is only renamed on the way to them.
+        self.last = _last_tensors(model)
+        self.written = {name for node in model.graph.node for name in node.output}
+        self.constants: dict[str, np.ndarray] = dict(constants)
+        #: Shapes without batch that ONNX infers: what lets reading go on behind a node that is not supported.
+        self.inferred: dict[str, Shape] = inferred
+        #: Shapes of maps to which the model reshapes an input of vectors.
+        self.wanted: list[Shape] = []
         self.shapes: dict[str, Shape] = {}
         self.aliases: dict[str, str] = {}
         #: ONNX name of a map whose axes are not channels, height, width: which of these each of its axes is.
-        self.views: dict[str, Shape] = {}
+        self.views: dict[str, _View] = {}
         #: ONNX name of a vector that was flattened from such a map: which value of the graph's vector each one is.
         self.orders: dict[str, Shape] = {}
         self.dropped: list[str] = []
+        #: Tensors behind nodes that cannot be read, and among them those that hold sizes of others.
         self.unknown: set[str] = set()
+        self.unknown_numbers: set[str] = set()
         self.nodes: list[Node] = []
 
     def tensor(self, name: str) -> str:
@@ -70,9 +106,12 @@ class _Reader:
 
     def shape(self, node: Any) -> Shape:
         """Shape of the first input as ONNX has it."""
-        shape = self.shapes[self.tensor(node.input[0])]
-        view = self.views.get(node.input[0])
-        return shape if view is None else tuple(shape[axis] for axis in view)
+        return self.onnx_shape(node.input[0])
+
+    def onnx_shape(self, name: str) -> Shape:
+        shape = self.shapes[self.tensor(name)]
+        view = self.views.get(name)
+        return shape if view is None else tuple(prod(shape[axis] for axis in axes) for axes in view)
 
     def constant(self, node: Any, index: int, what: str) -> np.ndarray | None:
         """Constant input ``index``; None if the node leaves it out."""
@@ -111,9 +150,11 @@ class _Reader:
 
     def emit(self, node: Node) -> None:
         try:
-            self.shapes[node.output] = node.output_shape(*(self.shapes[name] for name in node.inputs))
+            shape = node.output_shape(*(self.shapes[name] for name in node.inputs))
         except ModelError as error:
             raise _UnsupportedError(str(error)) from None
+        _check_size(shape)
+        self.shapes[node.output] = shape
         self.nodes.append(node)
 
     def alias(self, node: Any) -> None:
@@ -122,13 +163,40 @@ class _Reader:
 
     def keep_layout(self, node: Any) -> None:
         """The output has the axes of the first input."""
-        for layouts in (self.views, self.orders):
-            if node.input[0] in layouts:
-                layouts[node.output[0]] = layouts[node.input[0]]
+        if node.input[0] in self.views:
+            self.set_view(node.output[0], self.views[node.input[0]])
+        if node.input[0] in self.orders:
+            self.orders[node.output[0]] = self.orders[node.input[0]]
 
-    def set_view(self, name: str, view: Shape) -> None:
-        if view != tuple(sorted(view)):
-            self.views[name] = view
+    def view(self, node: Any) -> _View:
+        """Axes of the first input, which must be a map."""
+        name = node.input[0]
+        if len(self.shapes[self.tensor(name)]) != 3:
+            raise _UnsupportedError(
+                f"needs a map N x channels x height x width, but its input is {_text(self.shape(node))}"
+            )
+        return self.views.get(name, _PLAIN)
+
+    def set_view(self, name: str, view: _View) -> None:
+        """Of several views that mean the same, because axes have size 1, the plainest one."""
+        shape = self.shapes[self.tensor(name)]
+        groups = [tuple(axis for axis in axes if shape[axis] > 1) for axes in view]
+        absent = (axis for axis in range(3) if shape[axis] == 1)
+        for position, axes in enumerate(groups):
+            if not axes and (axis := next(absent, None)) is not None:
+                groups[position] = (axis,)
+        self.views[name] = tuple(groups)
+        if self.views[name] == _PLAIN:
+            del self.views[name]
+
+    def flatten(self, name: str, source: str, output: str, axes: Shape) -> None:
+        """A vector of a map whose axes run in the order of ``axes``; those of size 1 may be missing there."""
+        shape = self.shapes[source]
+        self.emit(Reshape(name=name, input=source, output=output, shape=(prod(shape),)))
+        order = np.arange(prod(shape)).reshape(shape)
+        order = order.transpose(*axes, *(axis for axis in range(3) if axis not in axes)).reshape(-1)
+        if (np.diff(order) != 1).any():
+            self.orders[output] = tuple(order.tolist())
 
 
 def _text(shape: Shape) -> str:
@@ -144,29 +212,62 @@ def _ends(reader: _Reader, node: Any) -> dict[str, Any]:
     return {"input": reader.tensor(node.input[0]), "output": node.output[0], "name": node.name}
 
 
-def _map(reader: _Reader, node: Any) -> Shape:
-    shape = reader.shape(node)
-    if len(shape) != 3:
-        raise _UnsupportedError(f"needs a map N x channels x height x width, but its input is {_text(shape)}")
-    return shape
+def _check_size(shape: Shape) -> None:
+    if prod(shape) > _MOST_VALUES:
+        raise _UnsupportedError(f"makes {_text(shape)}, {prod(shape)} values per image; at most {_MOST_VALUES}")
 
 
-def _pair(values: Any, what: str, default: int = 1) -> Shape:
-    pair = tuple(int(v) for v in values) if values else (default, default)
-    if len(pair) != 2:
-        raise _UnsupportedError(f"{what} {list(pair)} is not two-dimensional; supported are 2-D windows")
-    return pair
+def _axis(axis: int, rank: int) -> int:
+    """``axis`` of a tensor with ``rank`` axes, the batch included, counted from the front."""
+    if not -rank <= axis < rank:
+        raise _UnsupportedError(f"axis {axis} of a tensor with {rank} axes; expected {-rank} to {rank - 1}")
+    return axis % rank
+
+
+def _spatial(reader: _Reader, node: Any) -> Shape:
+    """For every axis of the first input behind batch and channels, which axis of the map it is: 1 or 2."""
+    view = reader.view(node)
+    if view[0] != (0,):
+        raise _UnsupportedError(_TRANSPOSED)
+    if not 2 <= len(view) <= 3 or any(len(axes) != 1 for axes in view):
+        raise _UnsupportedError(
+            f"has an input {_text(reader.shape(node))}; supported are N x channels x height x width and "
+            "N x channels x length"
+        )
+    return tuple(axis for (axis,) in view[1:])
+
+
+def _per_axis(values: Any, what: str, count: int) -> Shape:
+    """One integer for each of ``count`` spatial axes."""
+    numbers = tuple(int(v) for v in values) if values else (1,) * count
+    if len(numbers) != count:
+        raise _UnsupportedError(f"{what} {list(numbers)}; expected {count} values, one per axis of the window")
+    return numbers
+
+
+def _on_map(values: Shape, axes: Shape, default: int) -> Shape:
+    """Values of the spatial axes ``axes`` as (rows, columns)."""
+    found = dict(zip(axes, values, strict=True))
+    return found.get(1, default), found.get(2, default)
+
+
+def _pads_on_map(pads: Shape, axes: Shape) -> Shape:
+    return _on_map(pads[: len(axes)], axes, 0) + _on_map(pads[len(axes) :], axes, 0)
 
 
 def _pads(attributes: dict, shape: Shape, kernel: Shape, stride: Shape, dilation: Shape) -> Shape:
+    """Pads before all spatial axes of ONNX shape ``shape``, then behind them."""
     mode = attributes.get("auto_pad", "NOTSET")
     if mode == "NOTSET":
-        pads = tuple(int(p) for p in attributes.get("pads", (0, 0, 0, 0)))
-        if len(pads) != 4 or min(pads) < 0:
-            raise _UnsupportedError(f"pads {list(pads)}; supported are four values of at least 0")
+        count = 2 * len(kernel)
+        pads = tuple(int(p) for p in attributes.get("pads", (0,) * count))
+        if len(pads) != count or min(pads) < 0:
+            raise _UnsupportedError(f"pads {list(pads)}; supported are {count} values of at least 0")
         return pads
     if mode == "VALID":
-        return (0, 0, 0, 0)
+        return (0,) * (2 * len(kernel))
+    if min(stride) < 1:
+        raise _UnsupportedError(f"strides {list(stride)}; expected at least 1")
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise _UnsupportedError(f"auto_pad {mode!r}; supported are NOTSET, VALID, SAME_UPPER and SAME_LOWER")
     before, after = [], []
@@ -181,30 +282,36 @@ def _pads(attributes: dict, shape: Shape, kernel: Shape, stride: Shape, dilation
 def _conv(reader: _Reader, node: Any) -> None:
     attributes = _attributes(reader, node)
     weight = reader.required(node, 1, "weight")
-    if weight.ndim != 4:
-        raise _UnsupportedError(f"{weight.ndim - 2}-D convolution (weights {weight.shape}); supported is 2-D")
-    shape = _map(reader, node)
+    if weight.ndim not in (3, 4):
+        raise _UnsupportedError(f"{weight.ndim - 2}-D convolution (weights {weight.shape}); supported are 2-D and 1-D")
+    axes = _spatial(reader, node)
     kernel = weight.shape[2:]
+    if len(kernel) != len(axes):
+        raise _UnsupportedError(f"weights {weight.shape} do not fit its input {_text(reader.shape(node))}")
     if "kernel_shape" in attributes and tuple(attributes["kernel_shape"]) != kernel:
         raise _UnsupportedError(
             f"kernel_shape {list(attributes['kernel_shape'])} contradicts the weights {weight.shape}"
         )
-    stride = _pair(attributes.get("strides"), "strides")
-    dilation = _pair(attributes.get("dilations"), "dilations")
+    stride = _per_axis(attributes.get("strides"), "strides", len(axes))
+    dilation = _per_axis(attributes.get("dilations"), "dilations", len(axes))
+    pads = _pads(attributes, reader.shape(node), kernel, stride, dilation)
     bias = reader.weights(node, 2, "bias")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise _UnsupportedError(f"bias has shape {bias.shape}, expected {weight.shape[:1]}")
     reader.emit(
         Conv(
             **_ends(reader, node),
-            weight=weight,
+            weight=(weight if axes != (2, 1) else weight.swapaxes(2, 3)).reshape(
+                *weight.shape[:2], *_on_map(kernel, axes, 1)
+            ),
             bias=np.zeros(len(weight)) if bias is None else bias,
-            stride=stride,
-            dilation=dilation,
-            pads=_pads(attributes, shape, kernel, stride, dilation),
+            stride=_on_map(stride, axes, 1),
+            dilation=_on_map(dilation, axes, 1),
+            pads=_pads_on_map(pads, axes),
             groups=attributes.get("group", 1),
         )
     )
+    reader.keep_layout(node)
 
 
 def _gemm(reader: _Reader, node: Any) -> None:
@@ -229,27 +336,45 @@ def _matmul(reader: _Reader, node: Any) -> None:
     weight = reader.required(node, 1, "right factor")
     if weight.ndim != 2:
         raise _UnsupportedError(f"right factor has shape {weight.shape}; supported is a matrix")
-    reader.emit(Linear(**_ends(reader, node), weight=_in_order(reader, node, weight.T), bias=np.zeros(weight.shape[1])))
+    bias = np.zeros(weight.shape[1])
+    if len(reader.shape(node)) == 1:
+        reader.emit(Linear(**_ends(reader, node), weight=_in_order(reader, node, weight.T), bias=bias))
+        return
+    if reader.view(node)[-1] != (0,):
+        raise _UnsupportedError(
+            f"multiplies the last axis of {_text(reader.shape(node))}, which is not that of the channels; flatten it "
+            "first, or transpose it to channels last"
+        )
+    reader.emit(Conv(**_ends(reader, node), weight=weight.T[:, :, np.newaxis, np.newaxis], bias=bias))
+    reader.keep_layout(node)
 
 
-def _in_order(reader: _Reader, node: Any, weight: np.ndarray) -> np.ndarray:
-    """Weights ``(out, in)`` for the order that the input's values have in the graph."""
+def _in_order(reader: _Reader, node: Any, values: np.ndarray) -> np.ndarray:
+    """Values whose last axis runs over the input's elements, in the order that these have in the graph."""
     order = reader.orders.get(node.input[0])
-    if order is None or weight.shape[1] != len(order):
-        return weight
-    ordered = np.empty_like(weight)
-    ordered[:, list(order)] = weight
+    if order is None or values.shape[-1] != len(order):
+        return values
+    ordered = np.empty_like(values)
+    ordered[..., list(order)] = values
     return ordered
 
 
-def _per_channel(value: np.ndarray, shape: Shape, what: str) -> np.ndarray:
-    """``value`` of a broadcast against ``N x shape`` as one number per channel."""
+def _per_channel(value: np.ndarray, shape: Shape, what: str, channel: int = 0) -> np.ndarray:
+    """``value`` of a broadcast against ``N x shape`` as one number per channel, which is axis ``channel`` of it."""
     full = (1,) * (1 + len(shape) - value.ndim) + value.shape
-    if len(full) != 1 + len(shape) or any(n != 1 for n in (full[0], *full[2:])) or full[1] not in (1, shape[0]):
+    others = (n for axis, n in enumerate(full) if axis != 1 + channel)
+    if len(full) != 1 + len(shape) or any(n != 1 for n in others) or full[1 + channel] not in (1, shape[channel]):
         raise _UnsupportedError(
             f"{what} of shape {value.shape} does not broadcast as one value per channel of {_text(shape)}"
         )
-    return np.array(np.broadcast_to(value.reshape(-1), (shape[0],)))
+    return np.array(np.broadcast_to(value.reshape(-1), (shape[channel],)))
+
+
+def _affine(reader: _Reader, node: Any, gain: np.ndarray, shift: np.ndarray) -> None:
+    """Values per channel, or per element of a vector in the order that ONNX has it."""
+    gain, shift = (_in_order(reader, node, values) for values in (gain, shift))
+    reader.emit(Affine(**_ends(reader, node), gain=gain, shift=shift))
+    reader.keep_layout(node)
 
 
 def _batch_norm(reader: _Reader, node: Any) -> None:
@@ -258,19 +383,24 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
         raise _UnsupportedError("is in training mode; export the model in evaluation mode")
     names = ("scale", "bias", "mean", "variance")
     scale, bias, mean, variance = (reader.required(node, i, name) for i, name in enumerate(names, 1))
+    shapes = {value.shape for value in (scale, bias, mean, variance)}
+    if len(shapes) > 1 or scale.ndim != 1:
+        raise _UnsupportedError(f"has parameters of the shapes {sorted(shapes)}; expected one value per channel each")
     if (variance < 0).any():
         raise _UnsupportedError("has a negative variance; repair the model")
     deviation = np.sqrt(variance + attributes.get("epsilon", 1e-5))
     if (deviation == 0).any():
         raise _UnsupportedError("has a variance of 0 and no epsilon; repair the model")
     gain = scale / deviation
-    reader.emit(Affine(**_ends(reader, node), gain=gain, shift=bias - mean * gain))
+    if len(reader.shapes[reader.tensor(node.input[0])]) == 3 and reader.view(node)[0] != (0,):
+        raise _UnsupportedError(_TRANSPOSED)
+    _affine(reader, node, gain, bias - mean * gain)
 
 
 def _arithmetic(reader: _Reader, node: Any) -> None:
     """Add, Sub, Mul, Div with a constant per channel, and Add (or Sum) of two tensors."""
-    if len(node.input) != 2:
-        raise _UnsupportedError(f"has {len(node.input)} operands; supported are two")
+    if len(node.input) != 2 or not all(node.input):
+        raise _UnsupportedError(f"has {len([name for name in node.input if name])} operands; supported are two")
     if node.op_type in _SUMS and not any(name in reader.constants for name in node.input):
         first, second = ((reader.views.get(name), reader.orders.get(name)) for name in node.input)
         if first != second:
@@ -278,13 +408,18 @@ def _arithmetic(reader: _Reader, node: Any) -> None:
         reader.emit(Add(**_ends(reader, node), residual=reader.tensor(node.input[1])))
         reader.keep_layout(node)
         return
-    if any(name in layouts for name in node.input for layouts in (reader.views, reader.orders)):
-        raise _UnsupportedError(_TRANSPOSED)
     first_is_constant = node.input[0] in reader.constants
-    data = reader.tensor(node.input[1 if first_is_constant else 0])
-    shape = reader.shapes[data]
-    value = _per_channel(reader.required(node, 0 if first_is_constant else 1, "operand"), shape, "operand")
-    one, zero = np.ones(shape[0]), np.zeros(shape[0])
+    constant = reader.required(node, 0 if first_is_constant else 1, "operand")
+    if first_is_constant:
+        node.input[:] = [node.input[1], node.input[0]]
+    shape = reader.shape(node)
+    view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
+    # Where the channels are merged with other axes, or have no axis, one number for all is left.
+    channel = view.index((0,)) if (0,) in view else None
+    if channel is None and constant.size == 1:
+        constant, shape = constant.reshape(1), reader.shapes[reader.tensor(node.input[0])][:1]
+    value = _per_channel(constant, shape, "operand", channel or 0)
+    one, zero = np.ones(len(value)), np.zeros(len(value))
     if node.op_type in _SUMS:
         gain, shift = one, value
     elif node.op_type == "Mul":
@@ -297,7 +432,7 @@ def _arithmetic(reader: _Reader, node: Any) -> None:
         raise _UnsupportedError("divides by 0")
     else:
         gain, shift = 1 / value, zero
-    reader.emit(Affine(name=node.name, input=data, output=node.output[0], gain=gain, shift=shift))
+    _affine(reader, node, gain, shift)
 
 
 def _rectify(reader: _Reader, node: Any, limit: float | None) -> None:
@@ -321,9 +456,9 @@ def _leaky_relu(reader: _Reader, node: Any) -> None:
 def _prelu(reader: _Reader, node: Any) -> None:
     slope = reader.required(node, 1, "slope")
     if slope.size > 1:
-        if any(node.input[0] in layouts for layouts in (reader.views, reader.orders)):
-            raise _UnsupportedError(_TRANSPOSED)
-        slope = _per_channel(slope, reader.shape(node), "slope")
+        view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
+        channel = view.index((0,)) if (0,) in view else 0
+        slope = _in_order(reader, node, _per_channel(slope, reader.shape(node), "slope", channel))
     _leak(reader, node, slope.reshape(-1))
 
 
@@ -332,9 +467,11 @@ def _clip(reader: _Reader, node: Any) -> None:
     bounds = []
     for index, key in ((1, "min"), (2, "max")):
         given = reader.constant(node, index, key) if reader.opset >= 11 else attributes.get(key)
+        if given is not None and np.size(given) != 1:
+            raise _UnsupportedError(f"{key} has {np.size(given)} values; expected one")
         bounds.append(None if given is None else float(np.asarray(given).reshape(-1)[0]))
     low, high = bounds
-    if low != 0:
+    if low != 0 and not ((low is None or low < 0) and _non_negative(reader, node.input[0])):
         raise _UnsupportedError(f"clips below at {low}; supported is 0, as ReLU and ReLU6 do")
     _rectify(reader, node, _limit(high))
 
@@ -346,6 +483,14 @@ def _limit(value: float | None) -> float | None:
     if not value > 0:
         raise _UnsupportedError(f"clips above at {value}; supported are bounds above 0")
     return value
+
+
+def _non_negative(reader: _Reader, name: str) -> bool:
+    """Whether a tensor is a ReLU's, or was pooled or rearranged from one."""
+    source = next((node for node in reader.nodes if node.output == reader.tensor(name)), None)
+    if isinstance(source, MaxPool | AveragePool | Reshape) or (isinstance(source, Conv) and source.copy):
+        return _non_negative(reader, source.input)
+    return isinstance(source, Relu)
 
 
 def _extremum(reader: _Reader, node: Any) -> None:
@@ -361,29 +506,35 @@ def _extremum(reader: _Reader, node: Any) -> None:
             raise _UnsupportedError(f"with {value}; supported is 0, as ReLU does")
         _rectify(reader, node, None)
         return
-    source = next((other for other in reader.nodes if other.output == reader.tensor(data[0])), None)
-    if not isinstance(source, Relu):
+    if not _non_negative(reader, data[0]):
         raise _UnsupportedError("of a tensor that can be negative; supported is Min behind a ReLU or Max with 0")
     _rectify(reader, node, _limit(value))
 
 
-def _copy(reader: _Reader, node: Any, weight: np.ndarray, stride: Shape = (1, 1), pads: Shape = (0, 0, 0, 0)) -> None:
-    """Channels chosen by a matrix of zeros and ones, at strided positions, zeros around."""
-    reader.emit(
-        Conv(
-            **_ends(reader, node),
-            weight=weight[:, :, np.newaxis, np.newaxis],
-            bias=np.zeros(len(weight)),
-            stride=stride,
-            pads=pads,
-            copy=True,
-        )
-    )
+def _copy(
+    reader: _Reader,
+    node: Any,
+    channels: Sequence[int | None],
+    stride: Shape = (1, 1),
+    pads: Shape = (0, 0, 0, 0),
+) -> None:
+    """The channels of these numbers, None for one of zeros, at strided positions, zeros around."""
+    given = reader.shapes[reader.tensor(node.input[0])][0]
+    _check_size((len(channels), given))
+    weight = np.zeros((len(channels), given, 1, 1))
+    for output, channel in enumerate(channels):
+        if channel is not None:
+            weight[output, channel] = 1
+    bias = np.zeros(len(weight))
+    reader.emit(Conv(**_ends(reader, node), weight=weight, bias=bias, stride=stride, pads=pads, copy=True))
+    reader.keep_layout(node)
 
 
 def _integers(reader: _Reader, node: Any, index: int, what: str) -> list[int] | None:
     value = reader.constant(node, index, what)
-    return None if value is None else [int(n) for n in value.reshape(-1)]
+    if value is not None and value.dtype.kind not in "iu":
+        raise _UnsupportedError(f"{what} {node.input[index]!r} has type {value.dtype}; expected integers")
+    return None if value is None else value.reshape(-1).tolist()
 
 
 def _slice(reader: _Reader, node: Any) -> None:
@@ -395,18 +546,26 @@ def _slice(reader: _Reader, node: Any) -> None:
         starts, ends, axes, steps = (attributes.get(key) for key in keys)
     if starts is None or ends is None:
         raise _UnsupportedError("has no starts or ends")
-    shape = _map(reader, node)
+    rank = 1 + len(reader.shape(node))
+    view = reader.view(node)
+    shape = reader.shapes[reader.tensor(node.input[0])]
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise _UnsupportedError(f"has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes, {len(steps)} steps")
     chosen = [range(n) for n in shape]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if axis % 4 == 0:
-            if start != 0 or step != 1 or end < _ALL:
-                raise _UnsupportedError("takes images out of the batch; supported are slices of a map")
-            continue
+        axis = _axis(axis, rank)
         if step == 0:
             raise _UnsupportedError("has a step of 0")
-        chosen[axis % 4 - 1] = range(shape[axis % 4 - 1])[start:end:step]
+        if axis == 0:
+            if start != 0 or step != 1 or end < _ALL:
+                raise _UnsupportedError("takes images out of the batch; supported are slices of a map")
+        elif len(view[axis - 1]) == 1:
+            (mapped,) = view[axis - 1]
+            chosen[mapped] = range(shape[mapped])[start:end:step]
+        elif (size := reader.shape(node)[axis - 1]) != len(range(size)[start:end:step]) or step != 1:
+            raise _UnsupportedError(f"slices axis {axis} of {_text(reader.shape(node))}, which is several axes merged")
     stride = (chosen[1].step, chosen[2].step)
     for taken, size, step in zip(chosen[1:], shape[1:], stride, strict=True):
         if step < 1 or taken != range(0, size, step):
@@ -416,7 +575,10 @@ def _slice(reader: _Reader, node: Any) -> None:
             )
     if not chosen[0]:
         raise _UnsupportedError("takes no channel")
-    _copy(reader, node, np.eye(shape[0])[list(chosen[0])], stride)
+    if chosen == [range(n) for n in shape]:
+        reader.alias(node)
+        return
+    _copy(reader, node, chosen[0], stride=stride)
 
 
 def _pad(reader: _Reader, node: Any) -> None:
@@ -430,30 +592,53 @@ def _pad(reader: _Reader, node: Any) -> None:
         axes = _integers(reader, node, 3, "axes")
     else:
         pads, value, axes = attributes.get("pads"), attributes.get("value", 0.0), None
-    shape = _map(reader, node)
-    axes = list(range(4)) if axes is None else [axis % 4 for axis in axes]
     if value is not None and np.any(value):
         raise _UnsupportedError(f"value {np.asarray(value).reshape(-1)[0]}; supported is 0")
+    rank = 1 + len(reader.shape(node))
+    axes = list(range(rank)) if axes is None else [_axis(axis, rank) for axis in axes]
     if pads is None or len(pads) != 2 * len(axes):
         raise _UnsupportedError(f"pads {pads}; expected two per axis")
-    before, after = [0] * 4, [0] * 4
+    view = ((), *reader.view(node))
+    before, after = [0] * 3, [0] * 3
     for position, axis in enumerate(axes):
-        before[axis], after[axis] = pads[position], pads[position + len(axes)]
-    if min(before + after) < 0 or before[0] or after[0]:
-        raise _UnsupportedError(f"pads {pads}; supported are channels, rows and columns of zeros")
-    weight = np.eye(before[1] + shape[0] + after[1])[:, before[1] : before[1] + shape[0]]
-    _copy(reader, node, weight, pads=(*before[2:], *after[2:]))
+        ends = pads[position], pads[position + len(axes)]
+        if min(ends) < 0 or (any(ends) and len(view[axis]) != 1):
+            raise _UnsupportedError(f"pads {pads}; supported are channels, rows and columns of zeros")
+        if any(ends):
+            before[view[axis][0]], after[view[axis][0]] = ends
+    if not any(before + after):
+        reader.alias(node)
+        return
+    channels = reader.shapes[reader.tensor(node.input[0])][0]
+    _check_size((before[0] + channels + after[0],))
+    taken = [None] * before[0] + list(range(channels)) + [None] * after[0]
+    _copy(reader, node, taken, pads=(*before[1:], *after[1:]))
 
 
 def _softmax(reader: _Reader, node: Any) -> None:
     """A last softmax does not change which logit is the largest."""
-    shape = reader.shape(node)
-    axis = _attributes(reader, node).get("axis", -1 if reader.opset >= 13 else 1) % (1 + len(shape))
-    if node.output[0] not in reader.last or axis != 1:
+    rank = 1 + len(reader.shape(node))
+    axis = _axis(_attributes(reader, node).get("axis", -1 if reader.opset >= 13 else 1), rank)
+    view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
+    # Before version 13 all axes from this one on are one.
+    merged = () if reader.opset >= 13 else reader.shape(node)[axis:]
+    if node.output[0] not in reader.last or axis == 0 or view[axis - 1] != (0,) or prod(merged) != 1:
         raise _UnsupportedError(
             "is not the model's output over its classes, axis=1; supported is that, which the host can compute, "
             "because the logits have the same order"
         )
+    _drop(reader, node)
+
+
+def _sigmoid(reader: _Reader, node: Any) -> None:
+    if node.output[0] not in reader.last:
+        raise _UnsupportedError(
+            "is not the model's output; supported is that, which the host can compute. Use ReLU or ReLU6 inside"
+        )
+    _drop(reader, node)
+
+
+def _drop(reader: _Reader, node: Any) -> None:
     reader.dropped.append(f"{node.op_type} {node.name!r}")
     reader.alias(node)
 
@@ -462,34 +647,52 @@ def _pool(reader: _Reader, node: Any) -> None:
     attributes = _attributes(reader, node)
     if len([name for name in node.output if name]) > 1:
         raise _UnsupportedError("returns indices; supported is the pooled map alone")
-    shape = _map(reader, node)
+    axes = _spatial(reader, node)
     if "kernel_shape" not in attributes:
         raise _UnsupportedError("has no kernel_shape")
-    kernel = _pair(attributes["kernel_shape"], "kernel_shape")
-    stride = _pair(attributes.get("strides"), "strides")
-    dilation = _pair(attributes.get("dilations"), "dilations")
-    if dilation != (1, 1):
+    kernel = _per_axis(attributes["kernel_shape"], "kernel_shape", len(axes))
+    stride = _per_axis(attributes.get("strides"), "strides", len(axes))
+    dilation = _per_axis(attributes.get("dilations"), "dilations", len(axes))
+    if any(d != 1 for d in dilation):
         raise _UnsupportedError(f"dilations {list(dilation)}; supported are pools without dilation")
-    pads = _pads(attributes, shape, kernel, stride, dilation)
-    grown = _ceil_mode_pads(shape, kernel, stride, pads) if attributes.get("ceil_mode", 0) else pads
-    if kernel == stride == (1, 1) and not any(grown):
+    if min(kernel + stride) < 1:
+        raise _UnsupportedError(f"kernel_shape {list(kernel)}, strides {list(stride)}; expected at least 1")
+    sizes = reader.shape(node)[1:]
+    pads = _pads(attributes, reader.shape(node), kernel, stride, dilation)
+    grown = _ceil_mode_pads(sizes, kernel, stride, pads) if attributes.get("ceil_mode", 0) else pads
+    if set(kernel + stride) == {1} and not any(grown):
         reader.alias(node)
         return
+    if any(pad >= size for pad, size in zip(grown, kernel * 2, strict=True)):
+        raise _UnsupportedError(f"pads {list(grown)} must be smaller than the window {list(kernel)}")
+    window: dict[str, Any] = {"kernel": _on_map(kernel, axes, 1), "stride": _on_map(stride, axes, 1)}
+    window["pads"] = _pads_on_map(grown, axes)
     if node.op_type == "MaxPool":
-        reader.emit(MaxPool(**_ends(reader, node), kernel=kernel, stride=stride, pads=grown))
+        reader.emit(MaxPool(**_ends(reader, node), **window))
+        reader.keep_layout(node)
         return
-    if grown != pads:
-        raise _UnsupportedError("ceil_mode=1 gives windows of different areas here; supported are windows of one area")
-    if any(pads) and not attributes.get("count_include_pad", 0):
-        raise _UnsupportedError("windows differ in area, pads are not counted; supported is count_include_pad=1")
-    reader.emit(AveragePool(**_ends(reader, node), kernel=kernel, stride=stride, pads=pads))
+    area = _common_area(sizes, kernel, stride, grown, pads if attributes.get("count_include_pad", 0) else None)
+    ends = _ends(reader, node)
+    if area == prod(kernel):
+        reader.emit(AveragePool(**ends, **window))
+    else:
+        summed = ends["output"] + ".windows"
+        reader.emit(AveragePool(**{**ends, "output": summed}, **window))
+        channels = reader.shapes[summed][0]
+        gain = np.full(channels, prod(kernel) / area)
+        reader.emit(
+            Affine(
+                name=ends["name"] + ".area", input=summed, output=ends["output"], gain=gain, shift=np.zeros(channels)
+            )
+        )
+    reader.keep_layout(node)
 
 
-def _ceil_mode_pads(shape: Shape, kernel: Shape, stride: Shape, pads: Shape) -> Shape:
+def _ceil_mode_pads(sizes: Shape, kernel: Shape, stride: Shape, pads: Shape) -> Shape:
     """Pads that give the positions of ceil_mode: windows may run out at the end but must start inside the map."""
     after = []
-    for axis in range(2):
-        size, before, end = shape[1 + axis], pads[axis], pads[2 + axis]
+    for axis, size in enumerate(sizes):
+        before, end = pads[axis], pads[len(sizes) + axis]
         exact = size + before + end - kernel[axis]
         count = -(-exact // stride[axis]) + 1
         if (count - 1) * stride[axis] >= size + before:
@@ -497,54 +700,82 @@ def _ceil_mode_pads(shape: Shape, kernel: Shape, stride: Shape, pads: Shape) -> 
         if count > window_positions(size, kernel[axis], stride[axis], 1, before, end):
             end += (count - 1) * stride[axis] - exact
         after.append(end)
-    return (pads[0], pads[1], *after)
+    return (*pads[: len(sizes)], *after)
+
+
+def _common_area(sizes: Shape, kernel: Shape, stride: Shape, pads: Shape, counted: Shape | None) -> int:
+    """Pixels that every window of an average is divided by: those of the map and, of the pads, those counted."""
+    area = 1
+    for axis, size in enumerate(sizes):
+        before, after = pads[axis], pads[len(sizes) + axis]
+        inner, outer = (0, 0) if counted is None else (counted[axis], counted[len(sizes) + axis])
+        starts = range(-before, size + after - kernel[axis] + 1, stride[axis])
+        lengths = {min(start + kernel[axis], size + outer) - max(start, -inner) for start in starts}
+        if len(lengths) > 1:
+            raise _UnsupportedError(
+                "windows at the border differ in area, because pads or positions of ceil_mode=1 are not counted; "
+                "supported is count_include_pad=1, or windows of one area"
+            )
+        area *= max(1, *lengths) if lengths else 1
+    return area
 
 
 def _global_pool(reader: _Reader, node: Any) -> None:
-    kind = MaxPool if node.op_type == "GlobalMaxPool" else AveragePool
-    kernel = _map(reader, node)[1:]
+    _spatial(reader, node)
+    _reduced(reader, node, {1, 2}, node.output[0])
+    reader.keep_layout(node)
+
+
+def _reduced(reader: _Reader, node: Any, axes: set[int], output: str) -> None:
+    """One pool over whole axes of the map, to tensor ``output``."""
+    ends = {**_ends(reader, node), "output": output}
+    _, height, width = reader.shapes[ends["input"]]
+    kernel = (height if 1 in axes else 1, width if 2 in axes else 1)
     if kernel == (1, 1):
-        reader.alias(node)
+        reader.aliases[output] = ends["input"]
     else:
-        reader.emit(kind(**_ends(reader, node), kernel=kernel, stride=(1, 1)))
+        kind = AveragePool if node.op_type in ("GlobalAveragePool", "ReduceMean") else MaxPool
+        reader.emit(kind(**ends, kernel=kernel, stride=(1, 1)))
 
 
-def _reduce_mean(reader: _Reader, node: Any) -> None:
+def _reduce(reader: _Reader, node: Any) -> None:
     attributes = _attributes(reader, node)
     axes = attributes.get("axes")
     if axes is None:
-        given = reader.constant(node, 1, "axes")
-        axes = [] if given is None else given.reshape(-1).tolist()
-    shape = reader.shapes[reader.tensor(node.input[0])]
-    if len(shape) != 3:
-        raise _UnsupportedError(f"needs a map N x channels x height x width, but its input is {_text(shape)}")
-    view = reader.views.get(node.input[0], (0, 1, 2))
-    if any(axis % 4 == 0 for axis in axes) or sorted(view[axis % 4 - 1] for axis in axes) != [1, 2]:
-        raise _UnsupportedError(f"reduces axes {list(axes)}; supported is the mean over height and width, axes [2, 3]")
-    ends = _ends(reader, node)
-    if attributes.get("keepdims", 1):
-        reader.emit(AveragePool(**ends, kernel=shape[1:], stride=(1, 1)))
-        reader.keep_layout(node)
-        return
-    pooled = node.output[0] + ".pooled"
-    reader.emit(AveragePool(**{**ends, "output": pooled}, kernel=shape[1:], stride=(1, 1)))
-    reader.emit(Reshape(**{**ends, "name": node.name + ".flatten", "input": pooled}, shape=(shape[0],)))
+        axes = _integers(reader, node, 1, "axes") or []
+    view = reader.view(node)
+    reduced = {_axis(axis, 1 + len(view)) - 1 for axis in axes}
+    mapped = {axis for position in reduced if position >= 0 for axis in view[position]}
+    if not reduced or -1 in reduced or 0 in mapped:
+        what = "mean" if node.op_type == "ReduceMean" else "maximum"
+        raise _UnsupportedError(
+            f"reduces axes {list(axes)} of {_text(reader.shape(node))}; supported is the {what} over height and width, "
+            "axes [2, 3]"
+        )
+    kept = tuple(axes for position, axes in enumerate(view) if position not in reduced)
+    output = node.output[0]
+    if len(kept) == 1 and not attributes.get("keepdims", 1):
+        _reduced(reader, node, mapped, output + ".pooled")
+        reader.flatten(node.name + ".flatten", reader.tensor(output + ".pooled"), output, kept[0])
+    else:
+        _reduced(reader, node, mapped, output)
+        reader.set_view(output, view if attributes.get("keepdims", 1) else kept)
 
 
 def _flatten(reader: _Reader, node: Any) -> None:
-    axis = _attributes(reader, node).get("axis", 1)
     shape = reader.shape(node)
-    if axis % (1 + len(shape)) != 1:
+    axis = _attributes(reader, node).get("axis", 1)
+    position = axis if axis == 1 + len(shape) else _axis(axis, 1 + len(shape))
+    if position == 0 or prod(shape[: position - 1]) != 1:
         raise _UnsupportedError(f"axis={axis}; supported is axis=1, which keeps the batch")
     _emit_reshape(reader, node, (prod(shape),))
 
 
 def _reshape(reader: _Reader, node: Any) -> None:
     shape = reader.shape(node)
-    target = reader.constant(node, 1, "shape")
-    if target is None:
+    sizes = _integers(reader, node, 1, "shape")
+    if sizes is None:
         raise _UnsupportedError("has no shape input")
-    sizes = target.reshape(-1).tolist()
     if _attributes(reader, node).get("allowzero", 0) and 0 in sizes[1:]:
         raise _UnsupportedError(f"target shape {sizes} has no values (allowzero=1)")
     rest = [shape[i - 1] if n == 0 and i <= len(shape) else n for i, n in enumerate(sizes[1:], 1)]
@@ -558,36 +789,50 @@ def _reshape(reader: _Reader, node: Any) -> None:
 
 def _emit_reshape(reader: _Reader, node: Any, rest: Shape) -> None:
     shape = reader.shape(node)
-    large = [axis for axis, size in enumerate(shape) if size > 1]
+    source = reader.tensor(node.input[0])
     if rest == shape:
         reader.alias(node)
-    elif len(rest) == 1:
-        reader.emit(Reshape(**_ends(reader, node), shape=rest))
-        if (view := reader.views.get(node.input[0])) is not None:
-            mapped = reader.shapes[reader.tensor(node.input[0])]
-            order = np.arange(rest[0]).reshape(mapped).transpose(view).reshape(-1)
-            if (np.diff(order) != 1).any():
-                reader.orders[node.output[0]] = tuple(order.tolist())
-    elif len(rest) == 3 and len(shape) == 3 and [shape[axis] for axis in large] == [n for n in rest if n > 1]:
-        small = (axis for axis, size in enumerate(shape) if size == 1)
-        wide = iter(large)
-        _transposed(reader, node, tuple(next(small) if n == 1 else next(wide) for n in rest))
-    elif len(rest) == 3 and len(shape) == 1 and shape[0] in rest and node.input[0] not in reader.orders:
+    elif len(reader.shapes[source]) == 3:
+        view = _regrouped(reader.shapes[source], reader.view(node), rest)
+        if view is None:
+            raise _UnsupportedError(
+                f"turns {_text(shape)} into {_text(rest)}; supported is flattening, and axes that are merged or have "
+                "size 1"
+            )
+        if len(rest) == 1:
+            reader.flatten(node.name, source, node.output[0], view[0])
+        else:
+            _viewed(reader, node, view)
+    elif shape[0] in rest and prod(rest) == shape[0] and node.input[0] not in reader.orders and source != reader.input:
         reader.emit(Reshape(**_ends(reader, node), shape=(shape[0], 1, 1)))
         channel = rest.index(shape[0])
-        others = iter((1, 2))
-        reader.set_view(node.output[0], tuple(0 if axis == channel else next(others) for axis in range(3)))
+        reader.set_view(node.output[0], tuple((0,) if axis == channel else () for axis in range(len(rest))))
     else:
+        if source == reader.input:
+            reader.wanted.append(rest)
         raise _UnsupportedError(
-            f"turns {_text(shape)} into {_text(rest)}; supported is flattening to N x features, and axes of size 1"
+            f"turns {_text(shape)} into {_text(rest)}; supported is that of the model's input, and axes of size 1"
         )
 
 
-def _transposed(reader: _Reader, node: Any, axes: Shape) -> None:
-    """The output is the input with its axes, numbered without batch, in another order; nothing is computed."""
-    view = reader.views.get(node.input[0], (0, 1, 2))
+def _regrouped(shape: Shape, view: _View, rest: Shape) -> _View | None:
+    """View of the axes of ``view`` merged to the sizes ``rest``; None if an axis would be split."""
+    axes = iter([axis for axes in view for axis in axes if shape[axis] > 1])
+    groups = []
+    for size in rest:
+        group: Shape = ()
+        while prod(shape[axis] for axis in group) < size and (axis := next(axes, None)) is not None:
+            group += (axis,)
+        if prod(shape[axis] for axis in group) != size:
+            return None
+        groups.append(group)
+    return tuple(groups)
+
+
+def _viewed(reader: _Reader, node: Any, view: _View) -> None:
+    """The output is the input with its axes in another order, merged or apart; nothing is computed."""
     reader.aliases[node.output[0]] = reader.tensor(node.input[0])
-    reader.set_view(node.output[0], tuple(view[axis] for axis in axes))
+    reader.set_view(node.output[0], view)
 
 
 def _transpose(reader: _Reader, node: Any) -> None:
@@ -598,25 +843,31 @@ def _transpose(reader: _Reader, node: Any) -> None:
     if len(shape) == 1:
         reader.alias(node)
     else:
-        _transposed(reader, node, tuple(axis - 1 for axis in order[1:]))
+        view = reader.view(node)
+        _viewed(reader, node, tuple(view[axis - 1] for axis in order[1:]))
 
 
 def _squeeze(reader: _Reader, node: Any) -> None:
-    """Squeeze and Unsqueeze between N x C x 1 x 1 and N x C."""
+    """Squeeze and Unsqueeze: axes of size 1, but the batch, come and go."""
     shape = reader.shape(node)
     axes = _attributes(reader, node).get("axes")
     if axes is None:
-        given = reader.constant(node, 1, "axes")
-        axes = None if given is None else given.reshape(-1).tolist()
-    rank = 1 + len(shape)
+        axes = _integers(reader, node, 1, "axes")
     if node.op_type == "Unsqueeze":
-        if len(shape) != 1 or axes is None or len(axes) != 2 or 0 in (added := {axis % 4 for axis in axes}):
-            raise _UnsupportedError(f"axes {axes} of {_text(shape)}; supported is N x C to a map, axes [2, 3]")
-        rest: Shape = tuple(1 if axis in added else shape[0] for axis in (1, 2, 3))
-    else:
         if axes is None:
+            raise _UnsupportedError("has no axes")
+        rank = 1 + len(shape) + len(axes)
+        added = {_axis(axis, rank) for axis in axes}
+        if 0 in added or len(added) != len(axes):
+            raise _UnsupportedError(f"axes {list(axes)} of {_text(shape)}; expected different ones behind the batch")
+        sizes = iter(shape)
+        rest = tuple(1 if axis in added else next(sizes) for axis in range(1, rank))
+    else:
+        if axes is None and reader.fixed_batch == 1:
             raise _UnsupportedError("without axes would drop a batch of one; supported are axes [2, 3]")
-        drop = {axis % rank for axis in axes}
+        if axes is None:
+            axes = [axis for axis, size in enumerate(shape, 1) if size == 1]
+        drop = {_axis(axis, 1 + len(shape)) for axis in axes}
         if 0 in drop or any(shape[axis - 1] != 1 for axis in drop):
             raise _UnsupportedError(f"axes {list(axes)} of {_text(shape)}; supported are axes of size 1")
         rest = tuple(n for i, n in enumerate(shape, 1) if i not in drop)
@@ -629,10 +880,20 @@ def _identity(reader: _Reader, node: Any) -> None:
     reader.alias(node)
 
 
+def _cast(reader: _Reader, node: Any) -> None:
+    types = reader.onnx.TensorProto
+    target = _attributes(reader, node).get("to")
+    if target not in (types.FLOAT, types.FLOAT16, types.DOUBLE, types.BFLOAT16):
+        name = types.DataType.Name(target).lower() if target in types.DataType.values() else target
+        raise _UnsupportedError(f"casts to {name}; supported are types of real numbers")
+    reader.alias(node)
+
+
 _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "Add": _arithmetic,
     "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
+    "Cast": _cast,
     "Clip": _clip,
     "Conv": _conv,
     "Div": _arithmetic,
@@ -651,9 +912,11 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "Mul": _arithmetic,
     "PRelu": _prelu,
     "Pad": _pad,
-    "ReduceMean": _reduce_mean,
+    "ReduceMax": _reduce,
+    "ReduceMean": _reduce,
     "Relu": _relu,
     "Reshape": _reshape,
+    "Sigmoid": _sigmoid,
     "Slice": _slice,
     "Softmax": _softmax,
     "Squeeze": _squeeze,
@@ -667,12 +930,15 @@ _SUMS = ("Add", "Sum")
 _ARITHMETIC = (*_SUMS, "Div", "Mul", "Sub")
 #: Operators whose first input may be a constant.
 _CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
-#: Operators that are read on maps whose axes are in another order.
-_ANY_VIEW = ("Add", "Clip", "Dropout", "Flatten", "Identity", "LeakyRelu", "Max", "Min", "PRelu", "ReduceMean", "Relu",
-             "Reshape", "Squeeze", "Sum", "Transpose")  # fmt: skip
-#: Operators that are read on vectors that were flattened from such maps.
-_ANY_ORDER = ("Add", "Clip", "Dropout", "Flatten", "Gemm", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "Max",
-              "Min", "PRelu", "Relu", "Reshape", "Softmax", "Sum")  # fmt: skip
+#: Operators that are read on vectors that were flattened from maps whose axes are in another order.
+_ANY_ORDER = ("Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout", "Flatten", "Gemm", "Identity",
+              "LeakyRelu", "LogSoftmax", "MatMul", "Max", "Min", "Mul", "PRelu", "Relu", "Reshape", "Sigmoid",
+              "Softmax", "Squeeze", "Sub", "Sum", "Unsqueeze")  # fmt: skip
+
+#: Operators that compute nothing, so that the host can leave out what is behind them.
+_RENAMING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+#: Operators of quantized models.
+_INTEGER = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QuantizeLinear")
 
 #: Operators that the reader understands; any deterministic operator on constants alone is evaluated, too.
 SUPPORTED = tuple(_HANDLERS)
@@ -680,6 +946,8 @@ SUPPORTED = tuple(_HANDLERS)
 _HINTS = {
     "ArgMax": "cut it off; the classifier's logits are the output",
     "Concat": "add the parts instead, or cut the model before it",
+    "HardSigmoid": "use ReLU or ReLU6",
+    "HardSwish": "use ReLU or ReLU6",
     "Resize": "maps do not grow; cut the model before it",
     "Upsample": "maps do not grow; cut the model before it",
 }
@@ -688,8 +956,11 @@ _HINTS = {
 def _import_onnx() -> Any:
     try:
         import onnx
+        import onnx.checker
+        import onnx.inliner
         import onnx.numpy_helper
         import onnx.reference
+        import onnx.shape_inference
     except ImportError as error:
         raise ModelError(f"Reading ONNX needs the package onnx ({error}); install sigbit[onnx]") from None
     return onnx
@@ -702,6 +973,8 @@ def _load(onnx: Any, path: Path) -> Any:
         raise ModelError(f"Cannot read model {str(path)!r}: {error.strerror}; expected an ONNX file") from None
     try:
         model = onnx.load_model_from_string(data)
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
     except Exception as error:  # protobuf's error type differs between its implementations
         raise ModelError(f"{str(path)!r} is not an ONNX model ({type(error).__name__}: {error})") from None
     if not model.ir_version or not model.graph.node:
@@ -745,64 +1018,144 @@ def _read_input(model: Any, constants: dict, path: Path) -> tuple[str, Shape, in
         raise ModelError(f"{str(path)!r} has {len(model.graph.output)} outputs ({names}); supported is exactly one")
     name, kind = inputs[0].name, inputs[0].type.tensor_type
     if kind.elem_type not in (1, 10, 11):
-        raise ModelError(f"Input {name!r} has ONNX type {kind.elem_type}; supported are float, float16 and double")
+        raise ModelError(
+            f"Input {name!r} has ONNX type {kind.elem_type}; supported are float, float16 and double. Export the float "
+            "model; images of 8 bits are normalized by the host"
+        )
+    supported = "supported are N x C x H x W, N x C x length and N x features"
     if not kind.HasField("shape"):
-        raise ModelError(f"Input {name!r} has no shape; supported are N x C x H x W and N x features with fixed sizes")
+        raise ModelError(f"Input {name!r} has no shape; {supported} with fixed sizes")
     sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+    if sizes and sizes[0] == -1:
+        sizes[0] = "?"
     text = " x ".join(map(str, sizes)) or "scalar"
-    if len(sizes) not in (2, 4):
-        raise ModelError(f"Input {name!r} has shape {text}; supported are N x C x H x W and N x features")
-    if any(isinstance(size, str) for size in sizes[1:]):
-        raise ModelError(f"Input {name!r} has shape {text}; only the batch may be dynamic. Export with fixed sizes")
+    if not 2 <= len(sizes) <= 4:
+        raise ModelError(f"Input {name!r} has shape {text}; {supported}")
+    dynamic = [size for size in sizes[1:] if isinstance(size, str)]
+    if dynamic:
+        raise ModelError(
+            f"Input {name!r} has shape {text}; only the batch may be dynamic, not {', '.join(map(repr, dynamic))}. "
+            "Export with fixed sizes, or fix them with onnxruntime.tools.make_dynamic_shape_fixed"
+        )
     if any(size < 1 for size in sizes if not isinstance(size, str)):
         raise ModelError(f"Input {name!r} has shape {text}; every size must be at least 1")
-    return name, tuple(int(size) for size in sizes[1:]), sizes[0] if isinstance(sizes[0], int) else None
+    shape = tuple(int(size) for size in sizes[1:])
+    if prod(shape) > _MOST_VALUES:
+        raise ModelError(f"Input {name!r} has shape {text}, {prod(shape)} values per image; at most {_MOST_VALUES}")
+    return name, shape, sizes[0] if isinstance(sizes[0], int) else None
 
 
-def _input_layout(onnx: Any, model: Any, name: str, shape: Shape, constants: dict) -> tuple[Shape, Shape]:
-    """Shape of the input as channels, height, width, and which of these each axis of the ONNX input is.
+def _layouts(shape: Shape, transposes: bool) -> list[tuple[Shape, _View]]:
+    """Maps, and vectors, that an input of ``shape`` can be, and what the axes of the input are in them.
 
-    A model that takes channels last moves them first at once, by Transpose, or by Reshape if there is one channel.
+    Which one it is shows in what the model does with it: before a convolution, channels come first. Channels are taken
+    to be last only where there are few of them, or the model transposes something. Of several layouts that can be read
+    the first one is taken.
     """
-    readers = [node for node in model.graph.node if name in node.input]
-    kinds = {node.op_type for node in readers}
-    last = len(shape) == 3 and len(readers) > 0
-    if kinds == {"Transpose"}:
-        last &= all(list(onnx.helper.get_node_attr_value(node, "perm")) == [0, 3, 1, 2] for node in readers)
-    elif kinds == {"Reshape"}:
-        targets = [constants.get(node.input[1], np.zeros(0)).tolist()[1:] for node in readers]
-        last &= shape[2:] == (1,) and shape[0] > 1 and all(target == [1, *shape[:2]] for target in targets)
-    else:
-        last = False
-    return ((shape[2], shape[0], shape[1]), (1, 2, 0)) if last else (shape, tuple(range(len(shape))))
+    layouts: list[tuple[Shape, _View]]
+    few = shape[-1] <= 4 < shape[0]
+    if len(shape) == 1:
+        return [(shape, ((0,),))]
+    if len(shape) == 2:
+        first, second = shape
+        layouts = [((1, first, second), ((1,), (2,))), ((first, 1, second), ((0,), (2,)))]
+        return [*layouts, ((second, 1, first), ((2,), (0,)))] if few or transposes else layouts
+    layouts = [(shape, _PLAIN)]
+    channels_last: tuple[Shape, _View] = ((shape[2], shape[0], shape[1]), ((1,), (2,), (0,)))
+    return [channels_last, *layouts] if few else [*layouts, channels_last] if transposes else layouts
+
+
+def _layouts_of_vector(shape: Shape, transposes: bool) -> list[tuple[Shape, _View]]:
+    """The same for vectors that the model reshapes to ``shape`` first."""
+    if not 2 <= len(shape) <= 3:
+        return []
+    return [(mapped, (tuple(axis for axes in view for axis in axes),)) for mapped, view in _layouts(shape, transposes)]
+
+
+def _last_tensors(model: Any) -> set[str]:
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    last = {value.name for value in model.graph.output if not readers[value.name]}
+    for node in reversed(model.graph.node):
+        if node.op_type in _RENAMING and last.intersection(node.output):
+            last.update(name for name in node.input[:1] if readers[name] == 1)
+    return last
+
+
+def _check_names(model: Any, constants: dict, path: Path) -> None:
+    """Every tensor is written once, and every output of the model at all."""
+    written = Counter(name for node in model.graph.node for name in node.output if name)
+    written.update({value.name for value in model.graph.input} | constants.keys())
+    problems = [f"tensor {name!r} is written {count} times" for name, count in written.items() if count > 1]
+    problems += [f"nothing writes output {v.name!r}" for v in model.graph.output if v.name not in written]
+    if problems:
+        more = f", and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ModelError(f"{str(path)!r} is not a valid graph: {', '.join(problems[:10])}{more}")
+
+
+def _check_is_float(model: Any, constants: dict, path: Path) -> None:
+    known = constants.keys() | {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    integer = Counter(
+        node.op_type
+        for node in model.graph.node
+        if (node.op_type in _INTEGER or node.op_type.startswith("QLinear")) and node.input[0] not in known
+    )
+    if integer:
+        found = ", ".join(f"{count} {kind}" for kind, count in integer.items())
+        raise ModelError(
+            f"{str(path)!r} is quantized already ({found}); sigbit chooses and calibrates formats itself: export the "
+            "float model"
+        )
+
+
+def _inferred_shapes(onnx: Any, model: Any) -> dict[str, Shape]:
+    """Shapes of tensors as ONNX infers them, a free batch as 0; those with other sizes that are free are left out."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # protobuf and onnx raise several types; what is wrong shows when the nodes are read
+        return {}
+    shapes = {}
+    for value in (*graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims[1:]):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    return shapes
 
 
 def _fold(reader: _Reader, node: Any) -> None:
     """Evaluate a node whose inputs are all constants."""
     onnx = reader.onnx
-    if node.op_type == "Shape":
+    if node.op_type == "Shape" and node.input[0] not in reader.constants:
         # 0 is the batch: Reshape reads it as "copy".
         sizes = np.array((0, *reader.shape(node)), np.int64)
         attributes = _attributes(reader, node)
         reader.constants[node.output[0]] = sizes[attributes.get("start", 0) : attributes.get("end", len(sizes))]
         return
-    values = [onnx.helper.make_tensor_value_info(name, 0, None) for name in node.input if name]
-    outputs = [onnx.helper.make_tensor_value_info(name, 0, None) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], "constant", values, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", reader.opset)])
+    helper, feeds = onnx.helper, {name: reader.constants[name] for name in node.input if name}
     try:
-        feeds = {name: reader.constants[name] for name in node.input if name}
+        inputs = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in feeds.items()
+        ]
+        outputs = [helper.make_tensor_value_info(name, 0, None) for name in node.output if name]
+        small = [onnx.numpy_helper.from_array(array, key) for key, array in feeds.items() if array.size <= _FEW_VALUES]
+        graph = helper.make_graph([node], "constant", inputs, outputs, small)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", reader.opset)])
+        most = max(map(prod, _inferred_shapes(onnx, model).values()), default=0) if feeds else 0
+        if most > _MOST_CONSTANTS:
+            raise _UnsupportedError(f"makes a constant of {most} values; at most {_MOST_CONSTANTS}")
         results = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+    except _UnsupportedError:
+        raise
     except Exception as error:  # the reference evaluator raises whatever NumPy raises
         raise _UnsupportedError(f"cannot be evaluated on its constant inputs: {error}") from None
     reader.constants.update(zip((name for name in node.output if name), map(np.asarray, results), strict=True))
 
 
 def _foldable(reader: _Reader, node: Any) -> bool:
-    if node.op_type == "Shape":
-        return reader.tensor(node.input[0]) in reader.shapes
-    if node.op_type == "Constant":
+    if node.op_type == "Shape" and node.input and reader.tensor(node.input[0]) in reader.shapes:
         return True
+    if node.op_type == "Constant":
+        return not node.input
     inputs = [name for name in node.input if name]
     return bool(inputs) and "Random" not in node.op_type and all(name in reader.constants for name in inputs)
 
@@ -828,32 +1181,70 @@ def read_onnx(path: str | Path) -> Graph:
     model = _load(onnx, path)
     opset = _opset(model, path)
     constants = _read_initializers(onnx, model, path)
+    _check_names(model, constants, path)
+    _check_is_float(model, constants, path)
     name, shape, batch = _read_input(model, constants, path)
-    last = {value.name for value in model.graph.output} - {name for node in model.graph.node for name in node.input}
-    reader = _Reader(onnx, opset, batch, last)
-    reader.constants.update(constants)
-    shape, view = _input_layout(onnx, model, name, shape, constants)
-    reader.shapes[name] = shape
-    reader.set_view(name, view)
-    problems: list[str] = []
     used: set[str] = set()
     for index, node in enumerate(model.graph.node):
         wanted = node.name or f"{node.op_type}_{index}"
         node.name = wanted if wanted not in used else f"{wanted}_{index}"
         used.add(node.name)
-        _read_node(reader, node, problems)
-    if problems:
-        raise ModelError(
-            f"{str(path)!r} has {len(problems)} unsupported or broken node{'s' * (len(problems) > 1)}:\n  "
-            + "\n  ".join(problems)
-            + f"\nSupported operators: {', '.join(SUPPORTED)}"
-        )
+
+    def attempt(layout: tuple[Shape, _View], inferred: dict) -> tuple[_Reader, list[_Problem]]:
+        reader = _Reader(onnx, model, opset, constants, inferred)
+        reader.input, reader.fixed_batch = name, batch
+        reader.shapes[name] = layout[0]
+        if len(layout[0]) == 3:
+            reader.set_view(name, layout[1])
+        problems: list[_Problem] = []
+        for node in model.graph.node:
+            _read_node(reader, node, problems)
+        return reader, problems
+
+    best: tuple[int, tuple[Shape, _View]] | None = None
+    transposes = any(node.op_type == "Transpose" for node in model.graph.node)
+    layouts = _layouts(shape, transposes)
+    for layout in layouts:
+        reader, problems = attempt(layout, {})
+        if not problems:
+            break
+        layouts += [found for rest in reader.wanted for found in _layouts_of_vector(rest, transposes)]
+        if best is None or len(reader.unknown) < best[0]:
+            best = len(reader.unknown), layout
+    else:
+        # The layout that gets furthest; again, so that what stands behind the obstacles is checked as well.
+        assert best is not None
+        _, problems = attempt(best[1], _inferred_shapes(onnx, model))
+        raise ModelError(_explained(path, problems))
     output = reader.tensor(model.graph.output[0].name)
     if output not in reader.shapes:
         raise ModelError(f"Output {model.graph.output[0].name!r} of {str(path)!r} does not depend on input {name!r}")
-    if any(model.graph.output[0].name in layouts for layouts in (reader.views, reader.orders)):
+    view = reader.views.get(model.graph.output[0].name, ())
+    axes = [axis for group in view for axis in group if reader.shapes[output][axis] > 1]
+    if axes != sorted(axes) or model.graph.output[0].name in reader.orders:
         reader.dropped.append(f"transposition of {output!r}")
-    return Graph(path.stem, name, output, shape, tuple(reader.nodes), tuple(reader.dropped))
+    return Graph(path.stem, name, output, layout[0], tuple(reader.nodes), tuple(reader.dropped))
+
+
+def _explained(path: Path, problems: list[_Problem]) -> str:
+    """All problems; nodes of one kind with the same problem share a line, and very many names are counted only."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        shape = f" ({problem.shape})" if problem.shape else ""
+        groups.setdefault((problem.kind, problem.reason), []).append(f"{problem.name!r}{shape}")
+    lines, left = [], _MOST_NAMES
+    for (kind, reason), names in groups.items():
+        shown = names[: max(1, left)]
+        left -= len(shown)
+        more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+        lines.append(f"{kind} {', '.join(shown)}{more}: {reason}")
+    hidden = lines[_MOST_NAMES:]
+    lines = lines[:_MOST_NAMES] + [f"... and {len(hidden)} more kinds of problems"] * bool(hidden)
+    return (
+        f"{str(path)!r} has {len(problems)} unsupported or broken node{'s' * (len(problems) > 1)}:\n  "
+        + "\n  ".join(lines)
+        + f"\nSupported operators: {', '.join(SUPPORTED)}"
+    )
 
 
 def _check_without_shapes(reader: _Reader, node: Any) -> None:
@@ -863,33 +1254,67 @@ def _check_without_shapes(reader: _Reader, node: Any) -> None:
         raise _UnsupportedError("combines two computed tensors; supported is one constant, per tensor or per channel")
 
 
-def _read_node(reader: _Reader, node: Any, problems: list[str]) -> None:
-    label = f"{node.op_type} {node.name!r}"
+def _is_unknown_number(reader: _Reader, node: Any) -> bool:
+    """Whether a node computes with sizes of a tensor behind an obstacle."""
+    if node.op_type in ("Shape", "Size") and node.input:
+        return reader.tensor(node.input[0]) in reader.unknown
+    inputs = {name for name in node.input if name and name not in reader.constants}
+    return bool(inputs) and inputs <= reader.unknown_numbers
+
+
+def _check_schema(reader: _Reader, node: Any) -> None:
+    """Attributes and inputs have the types that ONNX defines for the operator."""
+    context = reader.onnx.checker.C.CheckerContext()
+    context.ir_version = reader.onnx.IR_VERSION
+    context.opset_imports = {"": reader.opset}
+    try:
+        reader.onnx.checker.check_node(node, context)
+    except reader.onnx.checker.ValidationError as error:
+        reason = str(error).split("\n")[0]
+        raise _UnsupportedError(f"is not valid in operator set {reader.opset}: {reason}") from None
+
+
+def _read_node(reader: _Reader, node: Any, problems: list[_Problem]) -> None:
+    # Handlers may order its inputs.
+    node = type(node).FromString(node.SerializeToString()) if node.op_type in _CONSTANT_FIRST else node
     domain = node.domain if node.domain not in ("", "ai.onnx") else ""
     try:
         if not domain and _foldable(reader, node):
             _fold(reader, node)
             return
+        if not domain and _is_unknown_number(reader, node):
+            reader.unknown.update(node.output)
+            reader.unknown_numbers.update(node.output)
+            return
         if domain or node.op_type not in _HANDLERS:
             hint = _HINTS.get(node.op_type, "replace it by supported operators, or cut the model before it")
             raise _UnsupportedError(f"operator {domain + '.' if domain else ''}{node.op_type} is not supported; {hint}")
+        _check_schema(reader, node)
         inputs = [reader.tensor(source) for source in node.input if source]
         known = reader.shapes.keys() | reader.constants.keys() | reader.unknown
         missing = [source for source in inputs if source not in known]
+        if missing and missing[0] in reader.written:
+            raise _UnsupportedError(f"reads tensor {missing[0]!r} before it is written: a cycle, or nodes out of order")
         if missing:
             raise _UnsupportedError(f"reads tensor {missing[0]!r}, which nothing before it writes")
         _check_without_shapes(reader, node)
-        if not inputs or any(source in reader.unknown for source in inputs):
+        if any(source in reader.unknown for source in inputs):
             reader.unknown.update(node.output)
             return
         if inputs[0] in reader.constants and node.op_type not in _CONSTANT_FIRST:
             raise _UnsupportedError(
                 f"data input {inputs[0]!r} is a constant; expected a tensor computed from the input"
             )
-        for layouts, readable in ((reader.views, _ANY_VIEW), (reader.orders, _ANY_ORDER)):
-            if node.op_type not in readable and any(source in layouts for source in node.input):
-                raise _UnsupportedError(_TRANSPOSED)
+        if node.op_type not in _ANY_ORDER and any(source in reader.orders for source in node.input):
+            raise _UnsupportedError(_TRANSPOSED)
         _HANDLERS[node.op_type](reader, node)
     except _UnsupportedError as error:
-        problems.append(f"{label}: {error}")
-        reader.unknown.update(node.output)
+        sources = [name for name in node.input if reader.tensor(name) in reader.shapes]
+        shape = reader.onnx_shape(sources[0]) if sources else reader.inferred.get(next(iter(node.input), ""), (0,))[1:]
+        problems.append(_Problem(node.op_type, node.name, _text(shape) if shape else "", str(error)))
+        for name in filter(None, node.output):
+            same = (source for source in sources if reader.inferred.get(name, (0,))[1:] == reader.onnx_shape(source))
+            if (source := next(same, None)) is None:
+                reader.unknown.add(name)
+            else:
+                reader.alias(type(node)(input=[source], output=[name]))

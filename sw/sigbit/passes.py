@@ -27,6 +27,9 @@ TOLERANCE = 1e-8
 
 _SEED = 1
 
+#: Channels that an output may have if a layer is added for it.
+_MOST_OUTPUTS = 1 << 12
+
 
 class PassError(RuntimeError):
     """A pass changed what the graph computes: a defect of the pass."""
@@ -141,6 +144,11 @@ def _affine_after(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | Non
         return exchanged, moved
     if isinstance(target, Conv) and (node.output in target.inputs[1:] or (any(target.pads) and node.shift.any())):
         return None
+    if isinstance(target, Conv) and target.copy and not target.relu and target.weight.shape[2:] == (1, 1):
+        chosen = target.weight[:, :, 0, 0]
+        spread = replace(node, gain=chosen @ node.gain, shift=chosen @ node.shift)
+        exchanged, _, moved = _exchanged(graph, spread, target)
+        return exchanged, moved
     if isinstance(target, Conv | Linear):
         gain, shift = (_seen_by_outputs(target, values) for values in (node.gain, node.shift))
         bias = target.bias + (target.weight * shift).reshape(len(target.weight), -1).sum(1)
@@ -189,7 +197,10 @@ def fold_affine(graph: Graph) -> Graph:
 
 
 def merge_copies(graph: Graph) -> Graph:
-    """A copy behind a copy becomes one, and a copy that only pads becomes part of the convolutions behind it."""
+    """A copy behind a copy becomes one, and a copy that only pads becomes part of the windows behind it.
+
+    Those of a maximum leave padding out instead of counting it as 0, which is the same where nothing is negative.
+    """
     while True:
         merged = next(filter(None, (_merged_copy(graph, node) for node in graph.nodes)), None)
         if merged is None:
@@ -205,19 +216,34 @@ def _merged_copy(graph: Graph, node: Node) -> Graph | None:
     only_pads = node.stride == (1, 1) and np.array_equal(node.weight[:, :, 0, 0], np.eye(len(node.weight)))
     taken: dict[Node, Node] = {}
     for reader in readers:
-        if not isinstance(reader, Conv) or node.output in reader.inputs[1:]:
+        if not isinstance(reader, Conv | AveragePool | MaxPool) or node.output in reader.inputs[1:]:
             return None
-        if not (only_pads or (reader.copy and not reader.relu)):
+        if not (only_pads or (isinstance(reader, Conv) and reader.copy and not reader.relu)):
             return None
         pads = tuple(
             inner + outer * stride for inner, outer, stride in zip(node.pads, reader.pads, node.stride * 2, strict=True)
         )
+        if not isinstance(reader, Conv):
+            fits = all(pad < size for pad, size in zip(pads, reader.kernel * 2, strict=True))
+            if not fits or (isinstance(reader, MaxPool) and not _non_negative(graph, node.input)):
+                return None
+            taken[reader] = replace(reader, input=node.input, pads=pads)
+            continue
         stride = (node.stride[0] * reader.stride[0], node.stride[1] * reader.stride[1])
         weight = reader.weight
         if not only_pads:
             weight = (weight[:, :, 0, 0] @ node.weight[:, :, 0, 0])[:, :, np.newaxis, np.newaxis]
         taken[reader] = replace(reader, input=node.input, weight=weight, stride=stride, pads=pads)
     return _rebuilt(graph, [taken.get(other, other) for other in graph.nodes])
+
+
+def _non_negative(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor comes from a ReLU, through pools and copies."""
+    source = graph.producer(tensor)
+    if isinstance(source, Relu) or getattr(source, "relu", False):
+        return True
+    passes = isinstance(source, MaxPool | AveragePool) or (isinstance(source, Conv) and source.copy)
+    return source is not None and passes and _non_negative(graph, source.input)
 
 
 def _depths(graph: Graph) -> dict[str, int]:
@@ -376,6 +402,8 @@ def end_in_convolution(graph: Graph) -> Graph:
     if any(node.name == "logits" for node in graph.nodes) or "raw_logits" in graph.shapes:
         raise ModelError("A model that ends in a pool or ReLU must not name a node 'logits' or a tensor 'raw_logits'")
     channels = graph.shapes[graph.output][0]
+    if channels > _MOST_OUTPUTS:
+        raise ModelError(f"Output {graph.output!r} has {channels} channels; at most {_MOST_OUTPUTS}")
     diagonal = np.eye(channels)[:, :, np.newaxis, np.newaxis]
     bias = np.zeros(channels)
     if isinstance(last, AveragePool) and not last.relu and not graph.consumers(graph.output):

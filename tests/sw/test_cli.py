@@ -274,8 +274,38 @@ def broken_models(folder):
     weights.CopyFrom(numpy_helper.from_array(np.ones((8, 7, 3, 3), np.float32), weights.name))
     save("shape.onnx")
     weights.CopyFrom(original)
-    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Softsign"
+    first = next(node for node in model.graph.node if node.op_type == "Relu")
+    first.op_type = "Softsign"
     save("operator.onnx")
+    first.op_type = "Relu"
+
+    def change(name, alter):
+        changed = onnx.ModelProto.FromString(model.SerializeToString())
+        alter(changed)
+        onnx.save(changed, folder / name)
+
+    def sizes(changed):
+        return changed.graph.input[0].type.tensor_type.shape.dim
+
+    def many(changed):
+        source = changed.graph.input[0].name
+        for index in range(300):
+            changed.graph.node.append(onnx.helper.make_node("Erf", [source], [f"e{index}"], name=f"erf{index}"))
+
+    def outside(changed):
+        onnx.external_data_helper.convert_model_to_external_data(changed, location="absent.bin", size_threshold=0)
+
+    change("dynamic.onnx", lambda changed: setattr(sizes(changed)[2], "dim_param", "rows"))
+    change("nothing.onnx", lambda changed: setattr(sizes(changed)[1], "dim_value", 0))
+    change("huge.onnx", lambda changed: setattr(sizes(changed)[2], "dim_value", 1 << 62))
+    change("old.onnx", lambda changed: setattr(changed.opset_import[0], "version", 6))
+    change("new.onnx", lambda changed: setattr(changed.opset_import[0], "version", 99))
+    change("many.onnx", many)
+    change("cycle.onnx", lambda changed: changed.graph.node[0].input.__setitem__(0, changed.graph.node[1].output[0]))
+    change("dangling.onnx", lambda changed: changed.graph.node[1].input.__setitem__(0, "absent"))
+    change("output.onnx", lambda changed: setattr(changed.graph.output[0], "name", "absent"))
+    change("outside.onnx", outside)
+    (folder / "absent.bin").unlink()
 
 
 @pytest.mark.parametrize(
@@ -289,6 +319,16 @@ def broken_models(folder):
         ("nan.onnx", "NaN|nan|finite"),
         ("shape.onnx", "channels"),
         ("operator.onnx", "Softsign"),
+        ("dynamic.onnx", "only the batch may be dynamic, not 'rows'"),
+        ("nothing.onnx", "every size must be at least 1"),
+        ("huge.onnx", "values per image; at most"),
+        ("old.onnx", "operator set 6; supported are"),
+        ("new.onnx", "operator set 99; supported are"),
+        ("many.onnx", "300 unsupported or broken nodes(.|\n)*Erf 'erf0'.* and 200 more: operator Erf is not supported"),
+        ("cycle.onnx", "before it is written: a cycle"),
+        ("dangling.onnx", "reads tensor 'absent', which nothing before it writes"),
+        ("output.onnx", "nothing writes output 'absent'"),
+        ("outside.onnx", "from 'absent.bin'"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_named(tmp_path, capsys, model, message):

@@ -7,50 +7,21 @@ import onnx
 import onnxruntime
 import pytest
 import sigbit
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
+from onnx_models import MAP, build, one, read
 from sigbit.float_model import run_float
 from sigbit.graph import Linear, ModelError
-from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, read_onnx
+from sigbit.onnx_reader import OPSET_MAX, OPSET_MIN, SUPPORTED, read_onnx
 from sigbit.passes import lower
 from sigbit.quantize import input_levels, quantize
 from sigbit_sim.golden.network import run
 
 RANDOM = np.random.default_rng(3)
-MAP = ("N", 3, 9, 8)
 VECTOR = ("N", 12)
 
 
 def weights(*shape):
     return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def build(nodes, constants, shape=MAP, opset=17, inputs=(), outputs=("y",)):
-    """Model with input ``x`` and output ``y``; nodes are ``(operator, inputs, outputs, attributes)``."""
-    proto = [
-        helper.make_node(kind, sources, results, name=f"n{index}", **attributes)
-        for index, (kind, sources, results, attributes) in enumerate(nodes)
-    ]
-    return helper.make_model(
-        helper.make_graph(
-            proto,
-            "test",
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), *inputs)],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=8 if opset < 20 else 10,
-    )
-
-
-def read(model, folder):
-    path = Path(folder) / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    return read_onnx(path)
-
-
-def one(kind, inputs="x", **attributes):
-    return [(kind, inputs.split(), ["y"], attributes)]
 
 
 CONV = {"w": weights(4, 3, 3, 2), "b": weights(4)}
@@ -75,6 +46,14 @@ AS_ONNX_RUNS_IT = {
             ("Transpose", ["q"], ["y"], {"perm": [0, 3, 1, 2]}),
         ],
         {"p": np.full((1, 1, 1), 0.5, np.float32)},
+    ),
+    "prelu where channels are last": (
+        [
+            ("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}),
+            ("PRelu", ["t", "p"], ["q"], {}),
+            ("Transpose", ["q"], ["y"], {"perm": [0, 3, 1, 2]}),
+        ],
+        {"p": np.abs(weights(3))},
     ),
     "prelu with one slope": (one("PRelu", "x p"), {"p": np.full(1, 0.3, np.float32)}),
     "prelu with a slope per channel": (one("PRelu", "x p"), {"p": np.abs(weights(3, 1, 1))}),
@@ -326,8 +305,15 @@ def with_value(value, *shape):
 
 
 BROKEN_NODES = {
-    "unknown operator": (one("Sigmoid"), {}, MAP, r"Sigmoid 'n0': operator Sigmoid is not supported.*cut the model"),
-    "softmax of a row": (one("Softmax"), {}, MAP, "not the model's output over its classes"),
+    "unknown operator": (
+        one("Softsign"),
+        {},
+        MAP,
+        r"Softsign 'n0' \(N x 3 x 9 x 8\): operator Softsign is not supported.*cut the model",
+    ),
+    "hard swish": (one("HardSwish"), {}, MAP, "operator HardSwish is not supported; use ReLU or ReLU6"),
+    "sigmoid inside": ([("Sigmoid", ["x"], ["s"], {}), ("Relu", ["s"], ["y"], {})], {}, MAP, "not the model's output"),
+    "softmax of a row": (one("Softmax", axis=3), {}, ("N", 3, 9, 5), "not the model's output over its classes"),
     "softmax inside": (
         [("Softmax", ["x"], ["s"], {"axis": 1}), ("Relu", ["s"], ["y"], {})],
         {},
@@ -355,12 +341,6 @@ BROKEN_NODES = {
         "slope of shape .* one value per channel",
     ),
     "prelu with a computed slope": (one("PRelu", "x x"), {}, MAP, "slope 'x' is computed from the input"),
-    "prelu of transposed maps": (
-        [("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}), ("PRelu", ["t", "p"], ["y"], {})],
-        {"p": np.ones(3, np.float32)},
-        MAP,
-        "axes were transposed; supported are channels first",
-    ),
     "sum of different shapes": (
         [("GlobalAveragePool", ["x"], ["p"], {}), ("Add", ["x", "p"], ["y"], {})],
         {},
@@ -453,8 +433,72 @@ BROKEN_NODES = {
         "has no values",
     ),
     "reshape to a map": (one("Reshape", "x s"), {"s": np.array([0, 8, 9, 3])}, MAP, "supported is flattening"),
-    "mean over channels": (one("ReduceMean", axes=[1]), {}, MAP, "supported is the mean over height and width"),
+    "mean over channels": (
+        one("ReduceMean", axes=[1]),
+        {},
+        ("N", 3, 9, 5),
+        "supported is the mean over height and width",
+    ),
     "missing tensor": (one("Relu", "z"), {}, MAP, "reads tensor 'z', which nothing before it writes"),
+    "missing operand": ([("Sum", ["x", ""], ["y"], {})], {}, MAP, "has 1 operands; supported are two"),
+    "cycle": (
+        [("Add", ["x", "b"], ["a"], {}), ("Relu", ["a"], ["b"], {}), ("Relu", ["b"], ["y"], {})],
+        {},
+        MAP,
+        "reads tensor 'b' before it is written: a cycle, or nodes out of order",
+    ),
+    "attribute of another version": (one("Clip", min=0.0), {}, MAP, "not valid in operator set 17: .*min"),
+    "attribute of another type": (one("Conv", "x w", strides=2), CONV, MAP, "not valid in operator set 17: .*strides"),
+    "too few inputs": (one("Conv"), {}, MAP, "not valid in operator set 17"),
+    "three strides": (one("Conv", "x w", strides=[1, 1, 1]), CONV, MAP, "expected 2 values, one per axis"),
+    "3-D convolution": (one("Conv", "x w"), {"w": weights(4, 3, 3, 3, 3)}, MAP, "3-D convolution .*2-D and 1-D"),
+    "1-D weights on a map": (one("Conv", "x w"), {"w": weights(4, 3, 3)}, MAP, "do not fit its input N x 3 x 9 x 8"),
+    "pads that overflow": (
+        one("Conv", "x w", pads=[1 << 62] * 4),
+        {"w": weights(4, 3, 3, 3)},
+        MAP,
+        "values per image; at most",
+    ),
+    "pads of a pool that overflow": (
+        one("AveragePool", kernel_shape=[2, 2], pads=[1 << 62] * 4),
+        {},
+        MAP,
+        "must be smaller than the window",
+    ),
+    "channels that overflow": (one("Pad", "x p"), {"p": np.array([0, 1 << 40] + [0] * 6)}, MAP, "at most 67108864"),
+    "shape that overflows": (
+        one("Reshape", "x s"),
+        {"s": np.array([0, 1 << 32, 1 << 32])},
+        MAP,
+        r"target shape \[0, 4294967296, 4294967296\] does not keep the batch",
+    ),
+    "constant that overflows": (
+        [("ConstantOfShape", ["s"], ["c"], {}), ("Add", ["x", "c"], ["y"], {})],
+        {"s": np.array([1 << 31, 1 << 31])},
+        MAP,
+        "makes a constant of 4611686018427387904 values",
+    ),
+    "axis out of range": (one("ReduceMean", axes=[2, 7]), {}, MAP, "axis 7 of a tensor with 4 axes; expected -4 to 3"),
+    "axes that are no integers": (one("Squeeze", "x a"), {"a": weights(1)}, MAP, "axes 'a' has type float32"),
+    "cast to integers": (one("Cast", to=7), {}, MAP, "casts to int64"),
+    "windows of different areas in ceil mode": (
+        one("AveragePool", kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1),
+        {},
+        MAP,
+        "windows at the border differ in area",
+    ),
+    "parameters of different sizes": (
+        one("BatchNormalization", "x s t m v"),
+        NORM | {"m": weights(4)},
+        MAP,
+        r"parameters of the shapes \[\(3,\), \(4,\)\]",
+    ),
+    "other domain": (
+        [("Softsign", ["x"], ["y"], {"domain": "com.example"})],
+        {},
+        MAP,
+        "operator com.example.Softsign is not supported",
+    ),
 }
 
 
@@ -473,26 +517,118 @@ def test_every_obstacle_is_named_at_once(tmp_path):
         ("Concat", ["a", "x"], ["b"], {"axis": 1}),
         ("Relu", ["b"], ["c"], {}),
         ("Mul", ["b", "c"], ["d"], {}),
-        ("Tanh", ["d"], ["y"], {}),
+        ("Shape", ["d"], ["size"], {}),
+        ("Gather", ["size", "zero"], ["n"], {}),
+        ("Concat", ["n", "rest"], ["flat"], {"axis": 0}),
+        ("Reshape", ["d", "flat"], ["e"], {}),
+        ("Tanh", ["e"], ["y"], {}),
     ]
     with pytest.raises(ModelError) as caught:
-        read(build(nodes, {}), tmp_path)
+        read(build(nodes, {"zero": np.array([0]), "rest": np.array([-1])}), tmp_path)
     found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
-    assert found == ["Sigmoid 'n0'", "Concat 'n1'", "Mul 'n3'", "Tanh 'n4'"]
+    first = "Sigmoid 'n0' (N x 3 x 9 x 8)"
+    assert found == [first, "Concat 'n1' (N x 3 x 9 x 8)", "Mul 'n3' (N x 6 x 9 x 8)", "Tanh 'n8'"]
+
+
+def test_obstacles_are_those_of_the_layout_that_gets_furthest(tmp_path):
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("Softsign", ["c"], ["s"], {}), ("Tanh", ["s"], ["y"], {})]
+    with pytest.raises(ModelError) as caught:
+        read(build(nodes, {"w": weights(4, 6, 3)}, ("N", 6, 20)), tmp_path)
+    found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
+    assert found == ["Softsign 'n1' (N x 4 x 18)", "Tanh 'n2' (N x 4 x 18)"]
+
+
+def test_a_softmax_is_over_all_axes_from_its_own_on_before_operator_set_13(tmp_path):
+    assert read(build(one("Softmax", axis=1), {}, opset=13), tmp_path).dropped
+    with pytest.raises(ModelError, match="not the model's output over its classes"):
+        read(build(one("Softmax", axis=1), {}, opset=12), tmp_path)
+
+
+def test_what_stands_behind_obstacles_is_checked_as_well(tmp_path):
+    nodes = [
+        ("Softsign", ["x"], ["a"], {}),
+        ("Conv", ["a", "w"], ["c"], {"group": 2}),
+        ("HardSwish", ["c"], ["d"], {}),
+        ("AveragePool", ["a"], ["y"], {"kernel_shape": [3, 3], "dilations": [2, 2]}),
+    ]
+    with pytest.raises(ModelError) as caught:
+        read(build(nodes, CONV, opset=19), tmp_path)
+    reasons = str(caught.value).splitlines()
+    assert len(reasons) == 6
+    assert "take 6 channels, but its input has 3" in reasons[2]
+    assert "pools without dilation" in reasons[4]
+
+
+def test_hundreds_of_obstacles_are_grouped_and_counted(tmp_path):
+    nodes = [(("Softsign", "Tanh")[i % 2], [f"t{i}" if i else "x"], [f"t{i + 1}"], {}) for i in range(600)]
+    nodes.append(("Relu", ["t600"], ["y"], {}))
+    with pytest.raises(ModelError, match="has 600 unsupported or broken nodes") as caught:
+        read(build(nodes, {}), tmp_path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert lines[1].startswith("  Softsign 'n0' (N x 3 x 9 x 8), 'n2' (N x 3 x 9 x 8), 'n4'")
+    assert " and 200 more: operator Softsign is not supported" in lines[1]
+    assert " and 299 more: operator Tanh is not supported" in lines[2]
+    assert len(str(caught.value)) < 5000
+
+
+QUANTIZED = {
+    "QDQ": [
+        ("QuantizeLinear", ["x", "s", "z"], ["q"], {}),
+        ("DequantizeLinear", ["q", "s", "z"], ["d"], {}),
+        ("Softsign", ["d"], ["y"], {}),
+    ],
+    "operators on integers": [
+        ("QuantizeLinear", ["x", "s", "z"], ["q"], {}),
+        ("QLinearMatMul", ["q", "s", "z", "q", "s", "z", "s", "z"], ["r"], {}),
+        ("DequantizeLinear", ["r", "s", "z"], ["y"], {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", QUANTIZED)
+def test_models_that_are_quantized_are_refused_in_one_sentence(case, tmp_path):
+    model = build(QUANTIZED[case], {"s": np.float32(0.1), "z": np.int8(0)})
+    with pytest.raises(ModelError, match=r"is quantized already \(1 QuantizeLinear.*export the float model") as caught:
+        read(model, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_is_written_twice_or_never_is_named(tmp_path):
+    with pytest.raises(ModelError, match="not a valid graph: tensor 'y' is written 2 times"):
+        read(build([*one("Relu"), *one("Relu")], {}), tmp_path)
+    with pytest.raises(ModelError, match="tensor 'x' is written 2 times"):
+        read(build([("Relu", ["x"], ["x"], {}), *one("Relu")], {}), tmp_path)
+    with pytest.raises(ModelError, match="nothing writes output 'z'"):
+        read(build(one("Relu"), {}, outputs=["z"]), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (("N", 3, "H", 8), "only the batch may be dynamic"),
+        (("N", 3, "H", 8), "N x 3 x H x 8; only the batch may be dynamic, not 'H'. Export with fixed sizes"),
+        (("N", "C", "length"), "not 'C', 'length'"),
+        (("N", 3, 1 << 40, 1 << 40), "3626777458843887524118528 values per image; at most"),
         (("N", 3, 0, 8), "every size must be at least 1"),
-        (("N", 3, 8), "supported are N x C x H x W and N x features"),
+        ((("N", 3, 8, 8, 8)), "supported are N x C x H x W, N x C x length and N x features"),
+        (("N",), "supported are N x C x H x W"),
         (None, "has no shape"),
     ],
 )
 def test_input_shapes_that_are_not_fixed_maps_or_vectors_are_refused(shape, message, tmp_path):
     with pytest.raises(ModelError, match=message):
         read(build(one("Relu"), {}, shape), tmp_path)
+
+
+def test_a_batch_of_minus_one_is_free(tmp_path):
+    assert read(build(one("Conv", "x w b"), CONV, (-1, 3, 9, 8)), tmp_path).input_shape == (3, 9, 8)
+
+
+def test_inputs_of_integers_are_refused(tmp_path):
+    model = build(one("Relu"), {})
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    with pytest.raises(ModelError, match=r"has ONNX type 2; supported are float.*normalized by the host"):
+        read(model, tmp_path)
 
 
 @pytest.mark.parametrize("opset", [OPSET_MIN - 1, OPSET_MAX + 1])
@@ -531,6 +667,10 @@ def test_missing_external_data_is_named(tmp_path):
     model = build(one("Conv", "x w b"), CONV)
     onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert read_onnx(path).nodes[0].weight.shape == (4, 3, 3, 2)
+    content = (tmp_path / "weights.bin").read_bytes()
+    (tmp_path / "weights.bin").write_bytes(content[:20])
+    with pytest.raises(ModelError, match=r"Cannot read weights '.' .* from 'weights.bin'"):
+        read_onnx(path)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"weights '.' .* from 'weights.bin'"):
         read_onnx(path)
@@ -592,6 +732,12 @@ def test_a_model_with_blocks_and_channels_last_is_read_lowered_and_quantized(tmp
     network = quantize(lowered, images, "int:8", "uint:8")
     found = run(network, input_levels(network, images)) * network.tensors[network.output].unit
     assert 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum()) > 25
+
+
+def test_the_page_of_operators_names_all_of_them():
+    text = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
+    assert not [name for name in SUPPORTED if f"`{name}`" not in text]
+    assert f"operator sets {OPSET_MIN} to {OPSET_MAX}" in text
 
 
 def test_the_shipped_model_equals_onnxruntime_after_lowering():

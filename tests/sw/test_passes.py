@@ -153,6 +153,29 @@ LOWERED = {
         (conv(3, 4), max_pool, reshape(36), relu, linear(36, 5)),
         ["Conv+relu", "MaxPool", "Conv"],
     ),
+    "pads before an average": (
+        (conv(3, 4), copy(4, pads=(1, 0, 1, 1)), average_pool, conv(4, 2)),
+        ["Conv", "AveragePool", "Conv"],
+    ),
+    "pads before a maximum of nothing negative": (
+        (conv(3, 4), relu, max_pool, copy(4, pads=(1, 0, 0, 1)), max_pool, conv(4, 2, kernel=2)),
+        ["Conv+relu", "MaxPool", "MaxPool", "Conv"],
+    ),
+    "pads before a maximum": (
+        (conv(3, 4), copy(4, pads=(1, 0, 1, 1)), max_pool, conv(4, 2)),
+        ["Conv", "Conv", "MaxPool", "Conv"],
+    ),
+    "pads as wide as the window": (
+        (conv(3, 4), relu, copy(4, pads=(2, 0, 0, 1)), max_pool, conv(4, 2)),
+        ["Conv+relu", "Conv", "MaxPool", "Conv"],
+    ),
+    "scaling before pads and new channels": (
+        (scaling(3), copy(3, before=1, after=2, pads=(1, 1, 1, 1)), conv(6, 4)),
+        ["Conv", "Conv"],
+    ),
+    "scaling before pads": ((scaling(3), copy(3, pads=(1, 1, 1, 1)), conv(3, 4)), ["Conv"]),
+    "shift before new channels": ((affine(3), copy(3, before=1, after=2), conv(6, 4)), ["Conv", "Conv"]),
+    "shift before pads": ((affine(3), copy(3, pads=(1, 1, 1, 1)), conv(3, 4)), ["Conv", "Conv"]),
     "relu twice": ((conv(3, 4), relu, max_pool, relu, conv(4, 2)), ["Conv+relu", "MaxPool", "Conv"]),
     "relu of an average": ((conv(3, 4), average_pool, relu, conv(4, 2)), ["Conv", "AveragePool+relu", "Conv"]),
     "linear layers": ((linear(6, 5), relu, linear(5, 4)), ["Conv+relu", "Conv"]),
