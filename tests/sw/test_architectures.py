@@ -135,14 +135,12 @@ def test_resnet20_runs_whole_on_the_board_preset(written):
 
 
 @pytest.mark.slow
-def test_resnet18_runs_whole_on_the_board_preset_in_bands(written):
-    path, _ = written("resnet18")
-    program = compile(
-        quantize(path, images("resnet18", 2), weights="esb:4,2", activations="esbu:4,2"), PRESETS["zcu102"]
-    )
-    bands = [packet.rows for packet in program.image[0] if packet.rows]
-    assert len(bands) == 14
-    assert bands[-1][1] == 224
+@pytest.mark.parametrize(("name", "chained"), [("resnet18", {0, 1}), ("mobilenetv2", {2, 3, 4}), ("alexnet", {0, 1})])
+def test_large_networks_run_on_the_board_preset_in_bands(written, name, chained):
+    path, _ = written(name)
+    program = compile(quantize(path, images(name, 2), weights="esb:4,2", activations="esbu:4,2"), PRESETS["zcu102"])
+    assert [packet.rows for packet in program.image[0] if packet.rows][-1][1] == program.input.rows
+    assert {i for i, layer in enumerate(program.layers) if len(layer["instructions"]) > 1} >= chained
 
 
 def test_the_command_writes_a_network_or_says_why_not(folder, capsys):
