@@ -454,7 +454,8 @@ def _plan(network, config, layers):
     source = layers[0].source
     words = tuple(0 if isinstance(layer, _Maximum) else layer.weight_words for layer in layers)
     costs = Costs(
-        cycles=lambda index, rows: _row_cycles(layers[index], rows, config),
+        cycles=lambda index, rows: _row_cycles(layers[index], rows, config)[0],
+        drain=lambda index, rows: _row_cycles(layers[index], rows, config)[1],
         weight_words=words,
         weight_depth=config.weight_depth,
         weight_beats=config.beats_per_word(config.weight_word_bits),
@@ -464,11 +465,11 @@ def _plan(network, config, layers):
 
 
 def _row_cycles(layer, rows, config):
-    """Cycles of so many output rows that nothing overlaps: one layer begins when the last one's results are stored."""
+    """Cycles of so many output rows, and those from the end of their computation until the last results are stored."""
     width = layer.target.width
     if isinstance(layer, _Maximum):
         positions = layer.kernel[0] * layer.kernel[1]
-        return layer.source.blocks * _plane_rows(rows, config.planes, positions)[0] * width * positions
+        return layer.source.blocks * _plane_rows(rows, config.planes, positions)[0] * width * positions, 0
     total = post = 0
     sizes = Counter(
         (strip.rows * strip.pixels, strip.valid_rows * strip.pixels) for strip in _strips(rows, width, config)
@@ -482,7 +483,7 @@ def _row_cycles(layer, rows, config):
             # Results are stored while the next strip is computed.
             post = results * (tile.columns // config.post_lanes) * values
             total += count * max(steps * max(positions, MIN_TILE_CYCLES), post)
-    return total + post + config.columns + config.rows
+    return total, post + config.columns + config.rows
 
 
 @dataclass(frozen=True)

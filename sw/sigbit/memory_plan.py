@@ -96,8 +96,9 @@ class Costs:
 
     Attributes
     ----------
-    cycles : function
-        Of the index of a layer and a number of output rows: the cycles that these rows take.
+    cycles, drain : function
+        Of the index of a layer and a number of output rows: the cycles that these rows take, and those until the last
+        results are stored, which a layer that reads them waits for.
     weight_words : sequence of int
         Of every layer.
     weight_depth : int
@@ -109,6 +110,7 @@ class Costs:
     """
 
     cycles: Callable
+    drain: Callable
     weight_words: tuple
     weight_depth: int
     weight_beats: int
@@ -169,7 +171,7 @@ class _Chain:
 class _Planner:
     def __init__(self, layers, source, outputs, costs):
         self._layers, self._source, self._outputs, self._costs = layers, source, outputs, costs
-        self._cycles = cache(costs.cycles)
+        self._cycles, self._drain = cache(costs.cycles), cache(costs.drain)
         self._maps = {source.name: source}
         self._born, self._last = {source.name: -1}, {source.name: 0}
         for index, layer in enumerate(layers):
@@ -345,6 +347,8 @@ class _Planner:
                 if rows > 0:
                     work = self._cycles(index, rows)
                     cost += max(work, load) if streamed or not band else work
+                    # The bands of one layer do not read each other's results.
+                    cost += self._drain(index, rows) if end - start > 1 or not band else 0
         chain = _Chain(start, end, bands, made, held, frozenset(kept), cost, 0)
         return replace(chain, words=self._peak(chain))
 
