@@ -257,6 +257,7 @@ PRESETS = {
         planes=2,
         post_lanes=32,
         strip_depth=512,
+        max_wide_reduction=4096,
         feature_depth=32768,
         weight_depth=4096,
         parameter_depth=512,
