@@ -269,15 +269,20 @@ class _Timeline:
             # Words are read when the grid has taken the set before; then the grid may take this one.
             read = max(self._loaded, self._swap + 1 + timing.weight_hold_cycles)
             usable, swap = read + timing.weight_lead_cycles, None
-            for _ in range(tiles):
+            for tile in range(tiles):
                 ready = max(now, usable, self._tile + MIN_TILE_CYCLES)
+                last = left == 1 and tile == tiles - 1
+                if last and positions == 1:
+                    ready = max(ready, read + words)
                 self._tile = feature_reads.after(ready, 1) - 1
-                end = feature_reads.after(self._tile, positions)
                 self._spend("weight_stalls", now, ready)
-                self._spend("compute_cycles", ready, end, positions)
-                self._spend("post_stalls", ready, end, end - ready - positions)
                 swap = self._tile if swap is None else swap
-                now = end
+                now = self._positions(ready, positions - last)
+                if last:
+                    # The last position waits until the words of its set have been read.
+                    ready = max(now, read + words)
+                    self._spend("weight_stalls", now, ready)
+                    now = self._positions(ready, 1)
             period, self._swap, self._loaded = swap - self._swap, swap, read + words
             left -= 1
             state = swap - read, now - swap
@@ -291,7 +296,7 @@ class _Timeline:
                 )
                 left = 0
             before = state
-        # The last position waits until the words of its set have been read.
+        # As above, if the last set was one of those that go on.
         late = max(self._loaded + 1 - now, 0)
         self._spend("weight_stalls", now, now + late)
         if positions == 1:
@@ -299,6 +304,13 @@ class _Timeline:
             self._swap += late if tiles == 1 else 0
         self._retire(now + late - 1)
         return popped
+
+    def _positions(self, ready, count):
+        """First cycle behind so many positions."""
+        end = self._feature_reads.after(ready, count) if count else ready
+        self._spend("compute_cycles", ready, end, count)
+        self._spend("post_stalls", ready, end, end - ready - count)
+        return end
 
     def _post(self, fields, known):
         """A POST is taken while the COMPUTE before it runs, if none waits; returns the cycle in which it is taken."""
