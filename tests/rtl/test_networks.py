@@ -28,7 +28,15 @@ SLOW = {
     "fewer columns than lanes": roomy(TINY, ESB(4, 1), ESBU(4, 2), rows=1, lanes=16, columns=8, stream_bits=128),
     "three rows, short codes": roomy(TINY, ESB(3, 0), ESBU(2, 0), rows=3, lanes=4, columns=12, strip_depth=16),
     "two planes, odd code width": roomy(
-        TINY, ESB(5, 2), ESBU(5, 3), lanes=2, columns=36, weight_columns=4, planes=2, stream_bits=256
+        TINY,
+        ESB(5, 2),
+        ESBU(5, 3),
+        lanes=2,
+        columns=36,
+        weight_columns=4,
+        planes=2,
+        stream_bits=256,
+        feature_depth=4096,
     ),
     "four planes, integers": roomy(
         TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
