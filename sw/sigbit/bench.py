@@ -51,17 +51,15 @@ LUT_TARGETS = {
 #: Images on RTL: enough for some seconds each.
 _SIM_IMAGES = {"tiny": 50, "small": 400}
 
-#: Bits of the first and the last layer; AlexNet's last one has 4096 products, too many of 8 bits for the accumulators.
 _EDGE_BITS = 8
-_NATIVE_EDGES = ("alexnet",)
 
 _NETWORKS = """\
 One image per network, `{preset}`: {config.mac_lanes} lanes, {config.weight_format} x {config.activation_format}, \
-{config.stream_bits} stream bits per cycle. Edges are the bits of the first and the last layer. In use is the share \
-of lanes and cycles, those in which input and weights arrive included, with part products that the formats need (9 \
-per product of 8 bits); convolutions: in all cycles but those of fully connected layers. Frames per second are \
-arithmetic at these clocks, not timing. Prediction is the cycle model against RTL, wrong outputs are images of which \
-any output differs from the golden model. Weights and images are random, unless models are given."""
+first and last layer in {edge} bits, {config.stream_bits} stream bits per cycle. In use is the share of lanes and \
+cycles, those in which input and weights arrive included, with part products that the formats need (9 per product of \
+8 bits); convolutions: in all cycles but those of fully connected layers. Frames per second are arithmetic at these \
+clocks, not timing. Prediction is the cycle model against RTL, wrong outputs are images of which any output differs \
+from the golden model. Weights and images are random, unless models are given."""
 
 _GRID = """\
 LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
@@ -176,9 +174,8 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
         else:
             images, _ = load_images(data, 16)
         progress(f"{name}: quantizing")
-        edge_bits = None if name in _NATIVE_EDGES else _EDGE_BITS
         network = quantize(
-            graph, images, weights=config.weight_format, activations=config.activation_format, edge_bits=edge_bits
+            graph, images, weights=config.weight_format, activations=config.activation_format, edge_bits=_EDGE_BITS
         )
         result = report(
             network, config, device=device, progress=lambda line, *count, name=name: progress(f"{name}: {line}")
@@ -189,7 +186,6 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             {
                 "network": Path(name).stem,
                 "configuration": preset,
-                "edge_bits": edge_bits,
                 "macs": total["macs"],
                 "part_products": total["part_products"],
                 "cycles": cycles["measured"] or cycles["predicted"],
@@ -208,7 +204,6 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
         rows,
         {
             "network": lambda row: row["network"],
-            "edges": lambda row: row["edge_bits"] or "native",
             "GMAC": lambda row: f"{row['macs'] / 1e9:.3f}",
             "cycles": lambda row: row["cycles"],
             "in use, convolutions": lambda row: f"{row['convolution_utilisation']:.1%}",
@@ -220,7 +215,7 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             "seconds": lambda row: f"{row['seconds']:.0f}",
         },
     )
-    return rows, f"{table}\n\n{_NETWORKS.format(config=config, preset=preset)}"
+    return rows, f"{table}\n\n{_NETWORKS.format(config=config, preset=preset, edge=_EDGE_BITS)}"
 
 
 def _prediction(row):
