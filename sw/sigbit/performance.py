@@ -54,7 +54,7 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
         * ``predicted`` and ``measured`` (None without RTL): ``total`` cycles, and the performance counters by name. The
           prediction also has ``stream_waits`` and ``sequencer``, the cycles that no counter counts;
         * ``utilisation``: part products over lanes and total cycles, of the measurement if there is one;
-        * ``bound_by``: what most of the predicted cycles go to.
+        * ``bound_by``: what most of the predicted cycles go to; None for a layer that takes none.
 
         ``total`` sums them up and has ``frames_per_second`` by clock in MHz (arithmetic, not timing), ``convolutions``
         (the part products of convolutions, what share of the lanes' cycles they are in all layers that are not fully
@@ -151,8 +151,8 @@ def _geometry(network, layer):
     return {
         "kind": type(layer).__name__,
         "input_shape": (source.channels, source.height, source.width),
-        "kernel": tuple(layer.weights.shape[2:] if convolution else layer.kernel),
-        "stride": tuple(layer.stride),
+        "kernel": tuple(layer.weights.shape[2:] if convolution else getattr(layer, "kernel", (1, 1))),
+        "stride": tuple(getattr(layer, "stride", (1, 1))),
         "groups": layer.groups if convolution else None,
     }
 
@@ -181,7 +181,7 @@ def _cycles(row, config, images, index, predicted, measured):
     return {
         **result,
         "utilisation": row["part_products"] * images / slots if slots else None,
-        "bound_by": max(shares, key=shares.__getitem__),
+        "bound_by": max(shares, key=shares.__getitem__) if counts["total"] else None,
     }
 
 
