@@ -154,3 +154,28 @@ def test_pool_ends_when_its_last_result_is_stored():
     assert len(reads) == 9
     assert pool_end >= reads[-1] + 6
     assert cycles_of(events, "output")[0] > pool_end
+
+
+@pytest.mark.parametrize("first", [pack(Opcode.POOL, count4=20), pack(Opcode.OUTPUT)], ids=["pool", "output"])
+def test_a_post_behind_an_instruction_that_is_not_compute_runs_once(first):
+    events = simulate([first, pack(Opcode.POST), pack(Opcode.OUTPUT, wait_post=1)])
+    assert len(cycles_of(events, "post")) == 1
+
+
+def test_kept_weights_are_read_once_per_block():
+    events = simulate(
+        [pack(Opcode.COMPUTE, weight_base=7, weight_words=4, keep=1, count0=2, count1=2, count2=3, count4=9, width=9)]
+    )
+    assert len(cycles_of(events, "vector")) == 2 * 2 * 3 * 9
+    assert [address for _, what, address in events if what == "weight"] == list(range(7, 15))
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_a_compute_retires_when_its_weights_have_been_read(positions):
+    """What it read may be overwritten from then on."""
+    words = pack(Opcode.COMPUTE, weight_words=40, count4=positions, height=1, width=positions)
+    events = simulate([words, pack(Opcode.COMPUTE, weight_base=100, weight_words=4)])
+    reads = [cycle for cycle, what, address in events if what == "weight" and address < 100]
+    assert len(reads) == 40
+    assert (cycles_of(events, "vector")[0] < reads[-1]) == (positions > 1), "the tile starts early"
+    assert cycles_of(events, "retire")[0] >= reads[-1]
