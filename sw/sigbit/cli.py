@@ -431,8 +431,8 @@ def _bench(arguments):
 
     options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data")}
     options = {key: value for key, value in options.items() if value is not None}
-    if arguments.what != "networks":
-        _refuse(arguments, f"bench {arguments.what}", *options)
+    known = {"networks": options, "size": ("config",)}.get(arguments.what, ())
+    _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
     rows, text = run_bench(arguments.what, write=arguments.write, progress=_say, **options)
     _print(arguments, rows, text)
     return 1 if any(row.get("mismatches") for row in rows) else 0
@@ -634,14 +634,14 @@ def _parser():
     sub.add_argument("--images", type=_positive, default=250, metavar="N", help="test images, 400 at most (250)")
     sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
 
-    help = "measure LUTs per MAC lane, simulation speed, or the cycles of well-known networks"
+    help = "measure LUTs per MAC lane, of a whole accelerator, simulation speed, or the cycles of well-known networks"
     sub = command("bench", _bench, help, "sigbit bench networks --networks resnet20 --json")
-    sub.add_argument("what", choices=("lut", "sim", "networks"))
+    sub.add_argument("what", choices=("lut", "size", "sim", "networks"))
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
+    sub.add_argument("--config", metavar="NAME|FILE", help="of size and networks: preset or JSON file (zcu102)")
     group = sub.add_argument_group("networks")
     known = ", ".join(ARCHITECTURES)
     group.add_argument("--networks", nargs="+", metavar="NAME|MODEL.onnx", help=f"{known} (all), or ONNX models")
-    group.add_argument("--config", metavar="NAME|FILE", help="preset or JSON file (zcu102)")
     group.add_argument(
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )

@@ -110,6 +110,36 @@ def test_the_simulation_bench_measures_both_presets(monkeypatch):
 
 
 @pytest.fixture
+def _size(monkeypatch):
+    def estimate(config):
+        assert config == PRESETS["small"]
+        module = {"lut": 100, "ff": 200, "bram": 1, "dsp": 0}
+        names = (
+            "sigbit_dot_product_cell_x",
+            "sigbit_accumulator_4",
+            "sigbit_requantizer_1",
+            "sigbit_memory_2",
+            "sigbit",
+        )
+        modules = {name: {**module, "instances": count} for count, name in enumerate(names, 1)}
+        total = {key: 15 * value for key, value in module.items()}
+        return {**total, "modules": modules, "yosys": "0.70"}
+
+    monkeypatch.setattr("sigbit_sim.estimate.estimate", estimate)
+
+
+@pytest.mark.usefixtures("_size")
+def test_the_size_bench_adds_up_the_parts_of_an_accelerator(capsys):
+    rows, text = bench.run_bench("size", config="small")
+    assert [(row["instances"], row["lut"]) for row in rows] == [*((n, 100 * n) for n in range(1, 6)), ("", 1500)]
+    assert "| all |  | 1,500 (1%) | 3,000 (1%) | 15 (2%) | 0 (0%) |" in text
+    assert "takes 80% of the LUTs" in text
+    assert "makes 136.5 / 170.7 / 204.8 GOPS" in text  # 512 lanes
+    assert main(["bench", "sim", "--config", "small"]) == 2
+    assert "--config has no effect on bench sim" in capsys.readouterr().err
+
+
+@pytest.fixture
 def _small_networks(monkeypatch, tmp_path):
     """A network of one pooled convolution in place of the well-known ones, on the accelerator for tests."""
     monkeypatch.setattr(bench, "ARCHITECTURES", {"one": None})
