@@ -458,6 +458,19 @@ def test_what_is_concatenated_has_the_unit_that_suits_all_of_it():
     assert rows["grow"]["output_shape"] == (4, 8, 8)
 
 
+def test_the_format_of_one_layer_is_that_of_all_it_is_joined_with():
+    graph = Graph("structure", "x", ("y", "z"), (2, 8, 8), STRUCTURE)
+    network = quantize(graph, IMAGES, layers={"two": {"activations": "uint:6"}})
+    assert {network.tensors[name].format for name in "apbqc"} == {UINT(6)}
+    layers = {"one": {"activations": "uint:6"}, "two": {"activations": "uint:5"}, "join": {"activations": "uint:6"},
+              "other": {"activations": "int:8"}}  # fmt: skip
+    with pytest.raises(QuantizationError) as caught:
+        quantize(graph, IMAGES, layers=layers)
+    for message in ("'two': uint:5 is joined with uint:6 of layer 'one'", "'join': the layer keeps the format of its "
+                    "input; give it to layer 'one'", "'other': the last layer leaves raw integers"):  # fmt: skip
+        assert message in str(caught.value)
+
+
 def test_every_rule_for_units_works_on_a_union():
     graph = Graph("structure", "x", ("y", "z"), (2, 8, 8), STRUCTURE)
     floats = run_float(graph, IMAGES, all_tensors=True)
