@@ -241,6 +241,13 @@ def test_what_cannot_be_in_its_place_is_copied(members, copies):
     assert layers[join]["macs"] == 0
 
 
+def test_a_sum_of_one_part_adds_parts_that_are_blocks_of_others_apart():
+    builder = _joined(16, 8, format=UINT(8)).conv(8, (1, 1), ESB(4, 2), TINY.activation_format, residual="layer1_out")
+    alone = builder.last
+    builder.concat("layer0_out", "layer1_out").conv(8, (1, 1), ESB(4, 2), TINY.activation_format, residual=alone)
+    _tail(builder)
+
+
 def test_a_sum_in_other_lanes_than_its_residual_is_copied():
     for first, copies in ((8, 0), (3, 1)):
         builder = _joined(first, 8)
@@ -658,6 +665,17 @@ def test_random_networks_that_join_and_enlarge_equal_the_golden_model_in_small_m
     config = roomy(list(CONFIGS.values())[seed % 5], weights, activations, parameter_depth=256)
     builder, outputs = random_structure(seed, weights, activations)
     check_in_smaller_memories(builder, replace(config, feature_depth=8192), 2, dict.fromkeys(outputs))
+
+
+def test_what_several_layers_write_stays_whole():
+    """Its 512 words do not fit beside anything else in 512, though one chain writes and reads them."""
+    builder = Builder(0, 8, 64, 8, ESBU(4, 2)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    for kernel, pad in ((3, 1), (1, 0)):
+        builder.last = "layer0_out"
+        builder.conv(4, (kernel, 1), ESB(4, 2), ESBU(4, 2), pads=(pad, 0, pad, 0))
+    builder.concat("layer1_out", "layer2_out").conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.max_pool((2, 2), (2, 2))
+    assert check_in_smaller_memories(builder, replace(TINY, feature_depth=2048), 2) == 1024
 
 
 @pytest.mark.parametrize("join", [False, True], ids=["chain before", "chain within"])
