@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+from sigbit.graph import Concat as JoinedNode
+from sigbit.graph import Conv, Graph
+from sigbit.graph import MaxPool as MaxPoolNode
+from sigbit.graph import Upsample as UpsampleNode
 from sigbit_hw.spec.formats import INT, UINT
 from sigbit_hw.spec.parts import part_shift_bits
-from sigbit_sim.golden.network import AveragePool, Convolution, IntegerNetwork, MaxPool, Tensor
+from sigbit_sim.golden.network import AveragePool, Concat, Convolution, IntegerNetwork, MaxPool, Tensor, Upsample
 
 
 class Builder:
@@ -119,8 +123,27 @@ class Builder:
             source.channels, kernel, stride, pads, (1, 1), output,
         )  # fmt: skip
 
-    def network(self):
-        return IntegerNetwork("random", self.tensors, tuple(self.layers), "input", self.last)
+    def concat(self, *names):
+        """The channels of some tensors; the next layer reads them."""
+        name = f"layer{len(self.layers)}"
+        self.last = f"{name}_out"
+        self.layers.append(Concat(name, names[0], self.last, names[1:]))
+        channels = sum(self.tensors[other].channels for other in names)
+        self.tensors[self.last] = replace(self.tensors[names[0]], name=self.last, channels=channels)
+        return self
+
+    def upsample(self, factors=(2, 2)):
+        source = self.tensors[self.last]
+        name = f"layer{len(self.layers)}"
+        self.layers.append(Upsample(name, source.name, f"{name}_out", factors))
+        self.last = f"{name}_out"
+        self.tensors[self.last] = replace(
+            source, name=self.last, height=source.height * factors[0], width=source.width * factors[1]
+        )
+        return self
+
+    def network(self, *outputs):
+        return IntegerNetwork("random", self.tensors, tuple(self.layers), "input", outputs or self.last)
 
     def images(self, count):
         source = self.tensors["input"]
@@ -237,6 +260,58 @@ def mixed_network(seed, weights, activations):
     return builder.conv(3, (shape.height, shape.width), weight_format(), choose([None, stored()]))
 
 
+def random_structure(seed, weights, activations):
+    """Concatenations of whatever there is, nested and repeated, sums, pools and upsampling, and several outputs.
+
+    Returns the builder and the names of the outputs.
+    """
+    rng = np.random.default_rng(seed)
+    # All tensors have one format, so that any may be joined; only the native one can be pooled.
+    stored = [activations, activations, UINT(8), INT(8)][seed % 4]
+    builder = Builder(seed, int(rng.integers(1, 7)), 4, 5, stored)
+
+    def choose(items):
+        return items[int(rng.integers(len(items)))]
+
+    def like(*keys):
+        """Earlier tensors that agree with the last one, which comes first."""
+        last = builder.tensors[builder.last]
+        found = [n for n, t in builder.tensors.items() if all(getattr(t, key) == getattr(last, key) for key in keys)]
+        return [builder.last, *(name for name in found if name != builder.last)]
+
+    outputs = []
+    for _ in range(9):
+        count = builder.tensors[builder.last].channels
+        kind = choose(["conv", "conv", "sum", "concat", "concat", "concat", "pool", "upsample", "average", "depthwise"])
+        area = builder.tensors[builder.last].height * builder.tensors[builder.last].width
+        if kind == "concat" and count < 40:
+            names = like("height", "width")
+            builder.concat(*(choose(names) for _ in range(int(rng.integers(1, 4)))), builder.last)
+        elif kind == "pool" and stored == activations:
+            builder.max_pool(*choose([((3, 3), (1, 1), (1, 1, 1, 1)), ((2, 2), (2, 2), (0, 0, 1, 1))]))
+        elif kind == "upsample" and area < 60:
+            builder.upsample(choose([(2, 2), (1, 3)]))
+        elif kind == "sum" or kind == "depthwise":
+            groups = count if kind == "depthwise" else 1
+            residual = (
+                choose([None, *like("channels", "height", "width")])
+                if groups > 1
+                else choose(like("channels", "height", "width"))
+            )
+            builder.conv(count, (3, 3), weights, stored, pads=(1, 1, 1, 1), groups=groups, residual=residual)
+        elif kind == "average":
+            builder.average_pool((3, 3), (1, 1), stored, (1, 1, 1, 1))
+        else:
+            builder.conv(int(rng.integers(2, 20)), (1, 3), weights, stored, pads=(0, 1, 0, 1))
+        if rng.random() < 0.2:
+            outputs.append(builder.last)
+        if rng.random() < 0.3:
+            builder.last = choose(like("height", "width"))
+    shape = builder.tensors[builder.last]
+    builder.conv(3, (shape.height, shape.width), weights, None)
+    return builder, (*outputs, builder.last)
+
+
 def _shape(tensor):
     return tensor.channels, tensor.height, tensor.width
 
@@ -245,3 +320,58 @@ def roomy(config, weights, activations, **changes):
     """The configuration for the formats, with accumulators for any small network."""
     config = replace(config, weight_format=weights, activation_format=activations, max_reduction=1, **changes)
     return replace(config, max_reduction=(1 << 30) // (config.product_magnitude_max + 1))
+
+
+def _float_layers(seed):
+    """Makers of float convolutions ``(name, source, inputs, outputs)``, with and without ReLU."""
+    rng = np.random.default_rng(seed)
+
+    def conv(name, source, inputs, outputs, kernel=3, relu=True, stride=1):
+        weight = rng.normal(size=(outputs, inputs, kernel, kernel)) * (2 / inputs) ** 0.5 / kernel
+        pads = ((kernel - 1) // 2,) * 4
+        return Conv(name=name, input=source, output=name, weight=weight, bias=rng.normal(size=outputs) / 10, relu=relu,
+                    stride=(stride, stride), pads=pads)  # fmt: skip
+
+    return conv
+
+
+def small_unet():
+    """Two levels down and up again, joined with what was there before; a class for every pixel."""
+    conv = _float_layers(1)
+    nodes = (
+        conv("e1", "x", 2, 6),
+        MaxPoolNode(name="d1", input="e1", output="d1", kernel=(2, 2), stride=(2, 2)),
+        conv("e2", "d1", 6, 10),
+        MaxPoolNode(name="d2", input="e2", output="d2", kernel=(2, 2), stride=(2, 2)),
+        conv("middle", "d2", 10, 13),
+        UpsampleNode(name="u2", input="middle", output="u2", factors=(2, 2)),
+        JoinedNode(name="c2", input="u2", output="c2", others=("e2",)),
+        conv("f2", "c2", 23, 7),
+        UpsampleNode(name="u1", input="f2", output="u1", factors=(2, 2)),
+        JoinedNode(name="c1", input="e1", output="c1", others=("u1",)),
+        conv("f1", "c1", 13, 6),
+        conv("classes", "f1", 6, 3, kernel=1, relu=False),
+    )
+    return Graph("unet", "x", "classes", (2, 12, 8), nodes)
+
+
+def small_detector():
+    """Strided layers, a pool of pools, two heads at two scales, the finer one fed by the coarser one."""
+    conv = _float_layers(2)
+    pool = {"kernel": (3, 3), "stride": (1, 1), "pads": (1, 1, 1, 1)}
+    nodes = (
+        conv("a", "x", 3, 6, stride=2),
+        conv("b", "a", 6, 9, stride=2),
+        conv("c", "b", 9, 8, stride=2),
+        MaxPoolNode(name="p1", input="c", output="p1", **pool),
+        MaxPoolNode(name="p2", input="p1", output="p2", **pool),
+        JoinedNode(name="pools", input="c", output="pools", others=("p1", "p2")),
+        conv("d", "pools", 24, 11, kernel=1),
+        conv("coarse", "d", 11, 5, kernel=1, relu=False),
+        conv("e", "d", 11, 5, kernel=1),
+        UpsampleNode(name="grown", input="e", output="grown", factors=(2, 2)),
+        JoinedNode(name="route", input="grown", output="route", others=("b",)),
+        conv("f", "route", 14, 7),
+        conv("fine", "f", 7, 5, kernel=1, relu=False),
+    )
+    return Graph("detector", "x", ("coarse", "fine"), (3, 24, 16), nodes)

@@ -74,11 +74,12 @@ def _check_output(path):
 
 
 def _save_outputs(path, outputs):
+    """Write one array ``outputs``, or one array by the name of each output if there are several."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, outputs=outputs)
+            np.savez_compressed(file, **(outputs if isinstance(outputs, dict) else {"outputs": outputs}))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -256,7 +257,7 @@ def _run_program(arguments, images, labels):
     levels = program.input_levels(images)
     with Session(open_device(device, program.config, _say), program) as session:
         outputs = session.run(levels, lambda done: _say(f"{device}: images", done, len(images)))
-    accuracy = None if labels is None else evaluation.accuracy(outputs, labels)
+    accuracy = None if labels is None else evaluation.accuracy(evaluation.choose(outputs), labels)
     return {"images": len(images), "device": device, "accuracy": accuracy}, outputs
 
 
@@ -287,6 +288,8 @@ def _mismatches(result):
 def _place(difference):
     names = zip(("channel", "y", "x"), difference["position"], strict=False)
     where = ", ".join(f"{name} {index}" for name, index in names)
+    if "output" in difference:
+        where = f"output {difference['output']}, {where}"
     return f"{where}: {difference['found']} instead of {difference['expected']}"
 
 
@@ -302,8 +305,10 @@ def _evaluate(arguments):
     network, config, model, calibration = _network_and_configuration(arguments)
     device = arguments.device or "golden"
     # First, so that labels that do not fit are found before the device runs.
-    float_accuracy = evaluation.accuracy(run_float(model, images), labels)
-    measured = evaluation.evaluate(network, images, device=device, config=config, labels=labels, progress=_say)
+    float_accuracy = evaluation.accuracy(evaluation.choose(run_float(model, images), arguments.output), labels)
+    measured = evaluation.evaluate(
+        network, images, device=device, config=config, labels=labels, output=arguments.output, progress=_say
+    )
     del measured["outputs"]
     result = {
         **measured,
@@ -588,7 +593,7 @@ def _parser():
     _formats(sub, _NETWORKS_OWN)
     _config(sub, default=f"{_PRESET}, or the program's own")
     _device(sub, default="golden, for a program emulator")
-    sub.add_argument("-o", "--output", metavar="FILE.npz", help="write the outputs")
+    sub.add_argument("-o", "--output", metavar="FILE.npz", help="write the outputs, an array for each by its name")
 
     sub = command(
         "evaluate",
@@ -602,6 +607,7 @@ def _parser():
     _formats(sub, _OWN)
     _config(sub)
     _device(sub)
+    sub.add_argument("--output", metavar="NAME", help="the output that has the classes, if there are several (first)")
     sub.add_argument("--layers", action="store_true", help="add formats, cost and error of every layer")
 
     sub = command(

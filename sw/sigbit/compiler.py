@@ -1,12 +1,14 @@
 """The compiler: an integer network becomes a packet program for one accelerator configuration.
 
-Every layer is lowered to one form (a convolution in part passes, or a maximum), placed in feature memory, cut into
-strips of output pixels and column tiles of output channels, and written as packets. Nothing here rounds: the program's
-result equals :func:`sigbit_sim.golden.network.run` bit for bit, or compiling fails with a message.
+Every layer is lowered to a few forms (a convolution in part passes, a maximum, repeated pixels), placed in feature
+memory, cut into strips of output pixels and column tiles of output channels, and written as packets. What is
+concatenated is written where it belongs from the start. Nothing here rounds: the program's result equals
+:func:`sigbit_sim.golden.network.run` bit for bit, or compiling fails with a message.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from sigbit_hw.spec.config import ConfigError, accumulator_width
@@ -22,10 +24,10 @@ from sigbit_hw.spec.instructions import (
 )
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
-from sigbit_sim.golden.network import AveragePool, Convolution, MaxPool
+from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
 from sigbit_sim.golden.program import InputLayout, OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
 
-from .memory_plan import Costs, MemoryPlan, Move, Send, plan_memory
+from .memory_plan import Costs, MemoryPlan, Move, Output, Send, plan_memory
 
 __all__ = ["CompileError", "compile", "fit"]
 
@@ -62,19 +64,19 @@ def compile(network, config):
     """
     shortages = []
     for layout in _input_layouts(network, config):
-        layers = _lower(network, config, layout)
-        for layer in layers:
-            if not isinstance(layer, _Maximum):
+        lowered = _lower(network, config, layout)
+        for layer in lowered.layers:
+            if isinstance(layer, _Reduction):
                 _check_accumulators(layer, config)
-        plan = _plan(network, config, layers)
+        plan = _plan(network, config, lowered)
         if isinstance(plan, MemoryPlan):
-            return _Emitter(network, config, layers, layout, plan).program()
+            return _Emitter(network, config, lowered, plan).program()
         shortages.append(plan)
     least = min(shortages, key=lambda shortage: (shortage.enough, shortage.words))
     raise CompileError(
-        f"Layer {layers[least.layer].name} takes at least {least.words} words of feature memory, with all that later "
-        f"layers wait for and with bands of rows as low as possible; there are {config.feature_depth} for all layers: "
-        f"raise feature_depth to at least {least.enough}, choose a larger preset or a smaller image"
+        f"Layer {lowered.layers[least.layer].name} takes at least {least.words} words of feature memory, with all that "
+        f"later layers wait for and with bands of rows as low as possible; there are {config.feature_depth} for all "
+        f"layers: raise feature_depth to at least {least.enough}, choose a larger preset or a smaller image"
     )
 
 
@@ -90,11 +92,11 @@ def fit(network, config):
     :exc:`CompileError`
         If a layer needs more than 32 bits, or cannot run on the configuration's formats.
     """
-    layers = _lower(network, config, _input_layouts(network, config)[0])
+    layers = _lower(network, config, _input_layouts(network, config)[0]).layers
     wide = INT(8).magnitude_max * UINT(8).magnitude_max
     bits = max(config.sum_bits, accumulator_width(1, wide))
     for layer in layers:
-        if not isinstance(layer, _Maximum):
+        if isinstance(layer, _Reduction):
             needed = layer.accumulator_bits
             if needed > RAW_BITS:
                 raise CompileError(
@@ -116,14 +118,28 @@ def fit(network, config):
 
 @dataclass(frozen=True)
 class _Map:
-    """A tensor as feature memory holds it."""
+    """A tensor as feature memory holds it: in a region of ``blocks`` per part, alone or beside others of its size.
 
-    name: str
-    channels: int
+    ``lanes`` are runs ``(first, count)`` of stored channels, together the tensor's channels in order; a run starts at a
+    multiple of ``post_lanes``. The other lanes may hold anything.
+    """
+
+    name: str  # of the region
     height: int
     width: int
     blocks: int
     parts: int
+    lanes: tuple
+
+    @property
+    def positions(self):
+        """Stored channel of every channel."""
+        return np.concatenate([np.arange(first, first + count) for first, count in self.lanes])
+
+    def span(self, config):
+        """First and end of the blocks in which channels lie."""
+        first, end = _extent(self.lanes)
+        return first // config.vector, -(-end // config.vector)
 
     @property
     def planes(self):
@@ -147,7 +163,9 @@ class _ColumnTile:
 class _Reduction:
     """A convolution in part passes; an average is one with one channel per group and weights of 1.
 
-    ``digits[i]`` are native weight levels ``(out, in of a group, kh, kw)`` of part ``i``.
+    Outputs are the stored channels from the first to the last of the target; those between its channels are 0.
+    ``digits[i]`` are native weight levels ``(out, in of a group, kh, kw)`` of part ``i``, and ``inputs`` the stored
+    channels ``(out, in of a group)`` of the source that they belong to.
     """
 
     name: str
@@ -155,7 +173,7 @@ class _Reduction:
     target: _Map
     residual: _Map | None
     digits: tuple
-    groups: int
+    inputs: np.ndarray
     keep: bool  # every kernel position has the same weights
     tiles: tuple
     shifts: tuple  # of weight parts, in steps
@@ -175,6 +193,7 @@ class _Reduction:
     residual_encoding: tuple
     relu: bool
     macs: int
+    in_bands: ClassVar = True
 
     @property
     def reads(self):
@@ -205,10 +224,45 @@ class _Maximum:
     stride: tuple
     pads: tuple
     dilation: tuple = (1, 1)
+    in_bands: ClassVar = True
 
     @property
     def reads(self):
         return (self.source,)
+
+
+@dataclass(frozen=True)
+class _Repetition:
+    """Every pixel ``factors[0]`` times in its column and ``factors[1]`` times in its row."""
+
+    name: str
+    source: _Map
+    target: _Map
+    factors: tuple
+    in_bands: ClassVar = False
+
+    @property
+    def reads(self):
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """A network in the accelerator's terms.
+
+    ``layers`` come in order; ``ends[i]`` is the number of those that are done when layer ``i`` of the network is. One
+    that only concatenates has none of its own. ``maps`` holds every tensor by name.
+    """
+
+    layers: tuple
+    ends: tuple
+    layout: InputLayout
+    maps: dict
+
+
+def _extent(lanes):
+    """First and end of all stored channels of some runs."""
+    return min(first for first, _ in lanes), max(first + count for first, count in lanes)
 
 
 def _blocks(channels, config):
@@ -225,7 +279,7 @@ def _feature_map(tensor, config):
         except FormatError as error:
             raise CompileError(f"Tensor {tensor.name}: {error}") from error
     blocks = _blocks(tensor.channels, config)
-    return _Map(tensor.name, tensor.channels, tensor.height, tensor.width, blocks, parts)
+    return _Map(tensor.name, tensor.height, tensor.width, blocks, parts, ((0, tensor.channels),))
 
 
 def _encoding(tensor, config):
@@ -249,11 +303,11 @@ def _input_layouts(network, config):
         tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit,
         (1, 1), (1, 1), (1, 1), (0, 0), tensor.height, tensor.width,
     )  # fmt: skip
-    readers = [layer for layer in network.layers if layer.input == network.input]
+    readers = [layer for layer in network.layers if network.input in sources(layer)]
     if len(readers) != 1 or not isinstance(readers[0], Convolution) or readers[0].groups > 1:
         return (plain,)
     layer = readers[0]
-    if any(isinstance(other, Convolution) and other.residual == network.input for other in network.layers):
+    if layer.residual == network.input:
         return (plain,)
     kh, kw = layer.weights.shape[2:]
     target = network.tensors[layer.output]
@@ -288,18 +342,23 @@ def _weight_parts(layer, config):
 
 
 def _lower(network, config, layout):
-    """Layers in the accelerator's terms."""
-    maps = {name: _feature_map(tensor, config) for name, tensor in network.tensors.items()}
-    maps[network.input] = replace(
-        maps[network.input],
-        channels=layout.stored_channels,
+    """Layers in the accelerator's terms, and where tensors lie in their regions."""
+    if network.input in network.outputs:
+        raise CompileError(f"Output {network.input} of network {network.name} is its input; leave it out")
+    plain = {name: _feature_map(tensor, config) for name, tensor in network.tensors.items()}
+    plain[network.input] = replace(
+        plain[network.input],
         height=layout.rows,
         width=layout.columns,
         blocks=_blocks(layout.stored_channels, config),
+        lanes=((0, layout.stored_channels),),
     )
-    layers = []
+    maps, copies = _arrange(network, config, plain)
+    tensors = dict(network.tensors)
+    layers: list[_Reduction | _Maximum | _Repetition] = []
+    ends: list[int] = []
     for layer in network.layers:
-        source = network.tensors[layer.input]
+        source = tensors[layer.input]
         if isinstance(layer, MaxPool):
             # Digits of one part are native codes in the order of their levels.
             if (parts := maps[layer.input].parts) > 1:
@@ -312,10 +371,167 @@ def _lower(network, config, layout):
             layers.append(
                 _Maximum(layer.name, maps[layer.input], maps[layer.output], layer.kernel, layer.stride, layer.pads[:2])
             )
+        elif isinstance(layer, Upsample):
+            layers.append(_Repetition(layer.name, maps[layer.input], maps[layer.output], layer.factors))
+        elif isinstance(layer, Concat):
+            for copy, name in copies[layer.output].items():
+                tensors[copy] = tensors[name]
+                lowered = _lower_reduction(
+                    _identity(layer.name, name, copy, tensors, config), tensors, maps, None, config
+                )
+                layers.append(replace(lowered, macs=0))
         else:
             folded = layout if layer.input == network.input and isinstance(layer, Convolution) else None
-            layers.append(_lower_reduction(layer, network.tensors, maps, folded, config))
-    return tuple(layers)
+            layers.append(_lower_reduction(layer, tensors, maps, folded, config))
+        ends.append(len(layers))
+    return _Lowered(tuple(layers), tuple(ends), layout, maps)
+
+
+def _identity(name, source, target, tensors, config):
+    """A layer that copies levels."""
+    channels = tensors[source].channels
+    ones, zeros = np.ones(channels, dtype=np.int64), np.zeros(channels, dtype=np.int64)
+    return Convolution(
+        name, source, target, ones.reshape(-1, 1, 1, 1), config.weight_format, np.ones(channels), zeros, ones, zeros,
+        groups=channels,
+    )  # fmt: skip
+
+
+def _arrange(network, config, plain):
+    """Where tensors lie, those that are concatenated in one region, so that nothing has to be moved.
+
+    What cannot be written in its place is copied there: the network's input, a tensor that comes twice, and the sum of
+    a layer with a residual in other lanes, because the post-processor adds lane by lane.
+
+    Parameters
+    ----------
+    plain : dict of str to :class:`_Map`
+        Every tensor in a region of its own.
+
+    Returns
+    -------
+    maps : dict of :class:`_Map`
+        By tensor or copy.
+    copies : dict
+        Output of a concatenation -> its copies and the tensors that they are copied from.
+    """
+    moved = {network.input}
+    while True:
+        members, copies, home = _members(network, moved)
+        maps = _assign_lanes(network, config, plain, members, copies, home)
+        for layer in network.layers:
+            residual = getattr(layer, "residual", None)
+            if (
+                residual is not None
+                and layer.output in home
+                and not _same_lanes(maps[residual], maps[layer.output], config)
+            ):
+                moved.add(layer.output)
+                break
+        else:
+            return maps, copies
+
+
+def _members(network, moved):
+    """What is concatenated from what.
+
+    Parameters
+    ----------
+    moved : set of str
+        Tensors that have to be copied.
+
+    Returns
+    -------
+    members : dict
+        Output of a concatenation -> the tensors and copies that it consists of, none of them concatenated itself.
+    copies : dict
+        As of :func:`_arrange`.
+    home : dict
+        Every such tensor or copy -> the region that it shares with all that it is concatenated with.
+    """
+    members: dict[str, list] = {}
+    copies: dict[str, dict] = {}
+    home: dict = {}
+    for layer in network.layers:
+        if not isinstance(layer, Concat):
+            continue
+        own: list = []
+        made: dict = {}
+        for name in sources(layer):
+            for member in members.get(name, (name,)):
+                if member in moved or member in own:
+                    known = (copy for group in copies.values() for copy, source in group.items() if source == member)
+                    copy = next((copy for copy in known if copy not in own), (layer.output, len(own)))
+                    if copy[0] == layer.output:
+                        made[copy] = member
+                    member = copy
+                own.append(member)
+        members[layer.output], copies[layer.output] = own, made
+        regions = {home.get(member) for member in own} - {None}
+        home = {member: layer.output if region in regions else region for member, region in home.items()}
+        home.update(dict.fromkeys(own, layer.output))
+    return members, copies, home
+
+
+def _assign_lanes(network, config, plain, members, copies, home):
+    """Maps of all tensors and copies. Regions fill in the order in which layers run.
+
+    The pooling unit writes whole words: what it makes starts a block and lies in the lanes of its source. Layers that
+    come later fill up its last block.
+    """
+    vector = config.vector
+    lanes, ends, steps = {network.input: plain[network.input].lanes}, dict.fromkeys(home.values(), 0), {}
+
+    def take(name, count, unit):
+        """First stored channel of so many in the region of a tensor or copy."""
+        if name not in home:
+            return 0
+        first = -(-ends[home[name]] // unit) * unit
+        ends[home[name]] = first + count
+        return first
+
+    for layer in network.layers:
+        name = layer.output
+        residual = getattr(layer, "residual", None)
+        if isinstance(layer, Concat):
+            for copy, source in copies[name].items():
+                count = sum(count for _, count in lanes[source])
+                lanes[copy] = ((take(copy, count, config.post_lanes), count),)
+            lanes[name] = tuple(run for member in members[name] for run in lanes[member])
+        elif isinstance(layer, MaxPool | Upsample):
+            first, end = _extent(lanes[layer.input])
+            offset = take(name, end - first // vector * vector, vector) - first // vector * vector
+            lanes[name] = tuple((first + offset, count) for first, count in lanes[layer.input])
+        elif residual is not None and name not in home:
+            offset = _extent(lanes[residual])[0] // vector * vector
+            lanes[name] = tuple((first - offset, count) for first, count in lanes[residual])
+            if min(plain[name].parts, plain[residual].parts) > 1:
+                steps[name] = residual
+        else:
+            count = network.tensors[name].channels
+            lanes[name] = ((take(name, count, config.post_lanes), count),)
+
+    def region(name):
+        return home.get(members[name][0] if name in members else name, name)
+
+    blocks = {name: _blocks(end, config) for name, end in ends.items()}
+    maps: dict = {}
+    for name, runs in lanes.items():
+        own, source = region(name), name
+        if own not in blocks:
+            # Parts of a sum follow each other in the same steps as those of its residual.
+            blocks[own] = maps[steps[name]].blocks if name in steps else _blocks(_extent(runs)[1], config)
+        while source not in plain:
+            source = copies[source[0]][source]
+        maps[name] = replace(plain[source], name=own, blocks=blocks[own], lanes=runs)
+    return maps
+
+
+def _same_lanes(residual, target, config):
+    """Whether every channel of two maps lies in the same lane, with the same steps between blocks and parts."""
+    distance = np.unique(residual.positions - target.positions)
+    apart = min(residual.parts, target.parts) > 1 and residual.blocks != target.blocks
+    return len(distance) == 1 and distance[0] % config.vector == 0 and not apart
 
 
 def _lower_reduction(layer, tensors, maps, folded, config):
@@ -335,6 +551,8 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         digits = tuple(np.moveaxis(rows[np.searchsorted(levels, weights)], -1, 0))
         bias, multiplier, shift = layer.bias, layer.multiplier, layer.shift
     negative_multiplier = getattr(layer, "negative_multiplier", None)
+    if negative_multiplier is None:
+        negative_multiplier = multiplier
     kernel = weights.shape[2:]
     positive = np.maximum(weights, 0).sum(axis=(1, 2, 3))
     negative = np.minimum(weights, 0).sum(axis=(1, 2, 3))
@@ -351,39 +569,67 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     else:
         smallest, largest = source.format.levels[0], source.format.levels[-1]
     stride, pads = layer.stride, layer.pads[:2]
+    low = smallest * positive + largest * negative - constant
+    high = largest * positive + smallest * negative - constant
+    bias = bias + constant - activations.offset * (positive + negative)
+    residual_multiplier = np.zeros_like(bias) if residual is None else layer.residual_multiplier
     if folded is not None and folded.kernel != (1, 1):
         digits = tuple(_fold(digit, folded.kernel) for digit in digits)
         if folded.kernel[0] > 1 or kernel[0] == 1:
             kernel, stride, dilation, pads = (1, 1), (1, 1), (1, 1), (0, 0)
         else:
             kernel, stride, dilation, pads = (kernel[0], 1), (stride[0], 1), (dilation[0], 1), (pads[0], 0)
+    inputs = _inputs(maps[layer.input], groups, digits[0].shape, config)
+    positions = maps[layer.output].positions
+    if (np.diff(positions) != 1).any():
+        positions = positions - positions.min()
+
+        def spread(values):
+            """Zeros between what belongs to the target's channels."""
+            result = np.zeros((positions.max() + 1, *values.shape[1:]), values.dtype)
+            result[positions] = values
+            return result
+
+        digits, inputs = tuple(map(spread, digits)), spread(inputs)
+        low, high, bias, multiplier, shift, residual_multiplier, negative_multiplier = map(
+            spread, (low, high, bias, multiplier, shift, residual_multiplier, negative_multiplier)
+        )
     return _Reduction(
         name=layer.name,
         source=maps[layer.input],
         target=maps[layer.output],
         residual=None if residual is None else maps[residual],
         digits=digits,
-        groups=groups,
+        inputs=inputs,
         keep=isinstance(layer, AveragePool),
-        tiles=_column_tiles(digits, groups, maps[layer.input].blocks, config),
+        tiles=_column_tiles(digits, inputs, maps[layer.input].blocks, config),
         shifts=shifts,
         kernel=tuple(kernel),
         stride=stride,
         dilation=dilation,
         pads=pads,
         pad_digits=activations.digits(0),
-        low=smallest * positive + largest * negative - constant,
-        high=largest * positive + smallest * negative - constant,
-        bias=bias + constant - activations.offset * (positive + negative),
+        low=low,
+        high=high,
+        bias=bias,
         multiplier=multiplier,
         shift=shift,
-        residual_multiplier=np.zeros_like(bias) if residual is None else layer.residual_multiplier,
-        negative_multiplier=multiplier if negative_multiplier is None else negative_multiplier,
+        residual_multiplier=residual_multiplier,
+        negative_multiplier=negative_multiplier,
         encoding=_encoding(target, config),
         residual_encoding=(Encoding.NATIVE, 0) if residual is None else _encoding(tensors[residual], config),
         relu=layer.relu,
         macs=weights.size * target.height * target.width,
     )
+
+
+def _inputs(source, groups, shape, config):
+    """Stored channel of a map for every output and input channel of its group; ``shape`` is that of the weights."""
+    outputs, depth = shape[:2]
+    rows = source.positions.astype(np.int32).reshape(groups, depth)
+    if groups == 1:
+        return np.broadcast_to(rows, (outputs, depth))
+    return rows.repeat(outputs // groups, axis=0)
 
 
 def _fold(weights, kernel):
@@ -394,15 +640,15 @@ def _fold(weights, kernel):
     return weights.transpose(0, 3, 1, 2).reshape(out, kw * channels, kh, 1)
 
 
-def _column_tiles(digits, groups, blocks, config):
+def _column_tiles(digits, inputs, blocks, config):
     """Cut output channels into the fewest pairs of tile and channel block, of these into the fewest tiles.
 
     A tile starts at a multiple of ``post_lanes`` and reads the blocks from the first to the last for which it has a
     weight: all of them in most layers, few where channels are grouped or selected. The array computes nothing else.
     """
-    out, group_channels = digits[0].shape[:2]
+    out = len(inputs)
     outputs, channels = np.nonzero(np.any([digit.any(axis=(2, 3)) for digit in digits], axis=0))
-    block = (outputs // (out // groups) * group_channels + channels) // config.vector
+    block = inputs[outputs, channels] // config.vector
     firsts, ends = np.full(out, blocks), np.zeros(out, dtype=np.int64)
     np.minimum.at(firsts, outputs, block)
     np.maximum.at(ends, outputs, block + 1)
@@ -449,10 +695,16 @@ def _check_accumulators(layer, config):
             raise CompileError(f"Layer {layer.name}: raw results can reach {worst}, which leaves {RAW_BITS} bits")
 
 
-def _plan(network, config, layers):
-    """Addresses of all tensors and the order of work, or the words that the feature memory lacks."""
+def _plan(network, config, lowered):
+    """Addresses of all regions and the order of work, or the words that the feature memory lacks."""
+    layers = lowered.layers
     source = layers[0].source
-    words = tuple(0 if isinstance(layer, _Maximum) else layer.weight_words for layer in layers)
+    words = tuple(layer.weight_words if isinstance(layer, _Reduction) else 0 for layer in layers)
+    outputs = {
+        layer.output: (lowered.maps[layer.output].name, end - 1)
+        for layer, end in zip(network.layers, lowered.ends, strict=True)
+        if layer.output in network.outputs
+    }
     costs = Costs(
         cycles=lambda index, rows: _row_cycles(layers[index], rows, config)[0],
         drain=lambda index, rows: _row_cycles(layers[index], rows, config)[1],
@@ -461,15 +713,18 @@ def _plan(network, config, layers):
         weight_beats=config.beats_per_word(config.weight_word_bits),
         input_cycles=source.planes * source.height * source.width * config.beats_per_word(config.feature_word_bits),
     )
-    return plan_memory(layers, source, {network.output}, config.feature_depth, costs)
+    return plan_memory(layers, source, outputs, config.feature_depth, costs)
 
 
 def _row_cycles(layer, rows, config):
     """Cycles of so many output rows, and those from the end of their computation until the last results are stored."""
     width = layer.target.width
-    if isinstance(layer, _Maximum):
+    if not isinstance(layer, _Reduction):
+        first, end = layer.source.span(config)
+        if isinstance(layer, _Repetition):
+            return layer.source.parts * (end - first) * rows * width, 0
         positions = layer.kernel[0] * layer.kernel[1]
-        return layer.source.blocks * _plane_rows(rows, config.planes, positions)[0] * width * positions, 0
+        return (end - first) * _plane_rows(rows, config.planes, positions)[0] * width * positions, 0
     total = post = 0
     sizes = Counter(
         (strip.rows * strip.pixels, strip.valid_rows * strip.pixels) for strip in _strips(rows, width, config)
@@ -571,8 +826,8 @@ class _Ring:
 class _Emitter:
     """Writes instructions and the packets around them, and knows which instruction uses which words."""
 
-    def __init__(self, network, config, layers, layout, plan):
-        self._network, self._config, self._layers, self._layout = network, config, layers, layout
+    def __init__(self, network, config, lowered, plan):
+        self._network, self._config, self._lowered, self._layers = network, config, lowered, lowered.layers
         self._plan = plan
         self._log = []  # per instruction: whether it cannot retire before the POST in front of it
         self._packets = []
@@ -582,6 +837,7 @@ class _Emitter:
         self._feature_users = np.full(config.feature_depth, -1, dtype=np.int64)
         self._payloads = {}
         self._fresh: tuple = ()  # spans that the latest POST writes, if nothing has waited for it since
+        self._fresh_layer = None  # of that POST
 
     # -- whole program -------------------------------------------------------------------------------------------------
 
@@ -607,9 +863,17 @@ class _Emitter:
             packets, reports = self._image(self._plan.images[index % copies])
             if index >= copies:
                 images.append(tuple(packets))
-        tensor = self._network.tensors[self._network.output]
-        output = OutputLayout(tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit)
-        return Program(config, self._network.name, tuple(setup), tuple(images), self._layout, output, tuple(reports))
+        outputs = tuple(map(self._output_layout, self._network.outputs))
+        layout = self._lowered.layout
+        return Program(config, self._network.name, tuple(setup), tuple(images), layout, outputs, tuple(reports))
+
+    def _output_layout(self, name):
+        config, tensor, place = self._config, self._network.tensors[name], self._lowered.maps[name]
+        start = place.span(config)[0] * config.vector
+        lanes = tuple((int(first - start), int(count)) for first, count in place.lanes)
+        return OutputLayout(
+            name, tensor.channels, tensor.height, tensor.width, tensor.format, tensor.unit, place.blocks, lanes
+        )
 
     def _resident(self, pieces, ring):
         """The pieces, placed for good, if they fit together; else nothing."""
@@ -634,7 +898,7 @@ class _Emitter:
         """Every distinct piece of weights, unsplit: ``(key, words, function that makes the payload)``."""
         pieces = {}
         for index, layer in enumerate(self._layers):
-            if isinstance(layer, _Maximum):
+            if not isinstance(layer, _Reduction):
                 continue
             for tile in layer.tiles:
                 for part, _, _ in _passes(layer):
@@ -645,7 +909,7 @@ class _Emitter:
     def _all_parameters(self):
         pieces: list[tuple] = []
         for index, layer in enumerate(self._layers):
-            if not isinstance(layer, _Maximum):
+            if isinstance(layer, _Reduction):
                 pieces.extend(self._parameter_piece(index, tile) for tile in layer.tiles)
         return tuple(pieces)
 
@@ -659,18 +923,30 @@ class _Emitter:
     def _image(self, steps):
         """Packets of an image, and the report of every layer."""
         first = len(self._log)
-        reports = [self._empty_report(layer) for layer in self._layers]
+        owners = np.searchsorted(self._lowered.ends, np.arange(len(self._layers)), side="right").tolist()
+        own = [
+            [layer for layer, owner in zip(self._layers, owners, strict=True) if owner == index]
+            for index in range(len(self._network.layers))
+        ]
+        reports = [
+            self._empty_report(layer.name, lowered) for layer, lowered in zip(self._network.layers, own, strict=True)
+        ]
         for step in steps:
             if isinstance(step, Send):
                 self._send_input(step.window)
                 continue
-            layer, report = self._layers[step.layer], reports[step.layer]
+            if isinstance(step, Output):
+                self._send_output(step)
+                continue
+            layer, report = self._layers[step.layer], reports[owners[step.layer]]
             start = len(self._log) - first
             try:
                 if isinstance(step, Move):
                     self._move(step, layer.target, report)
                 elif isinstance(layer, _Maximum):
                     self._maximum(step, layer, report)
+                elif isinstance(layer, _Repetition):
+                    self._repetition(step, layer, report)
                 else:
                     self._reduction(step, layer, report)
             except ValueError as error:
@@ -683,27 +959,21 @@ class _Emitter:
                 start, _ = ranges.pop()
             ranges.append((start, len(self._log) - first))
         self._flush()
-        name = self._network.output
-        base, words = self._span(self._layers_target(name), self._plan.outputs[name])
-        output = INSTRUCTIONS[Opcode.OUTPUT].pack(opcode=Opcode.OUTPUT, wait_post=1, base=base, words=words)
-        self._feature_users[base : base + words] = len(self._log)
-        self._log.append(True)
-        self._packets.append(Packet(Kind.OUTPUT, 1, fence=_NO_FENCE, payload=self._instruction_payload(output)))
         return self._packets, [{**report, "instructions": tuple(report["instructions"])} for report in reports]
 
     @staticmethod
-    def _empty_report(layer):
-        pool = isinstance(layer, _Maximum)
-        macs, words = (0, 0) if pool else (layer.macs, layer.weight_words)
-        products = 0 if pool else macs * sum(part is not None for part, _, _ in _passes(layer))
+    def _empty_report(name, lowered):
+        """Report of a layer of the network before its instructions; ``lowered`` is what it became."""
+        reductions = [layer for layer in lowered if isinstance(layer, _Reduction)]
+        products = (layer.macs * sum(part is not None for part, _, _ in _passes(layer)) for layer in reductions)
         return {
-            "name": layer.name,
-            "macs": macs,
-            "part_products": products,
+            "name": name,
+            "macs": sum(layer.macs for layer in reductions),
+            "part_products": sum(products),
             "tiles": 0,
             "compute_cycles": 0,
             "pool_cycles": 0,
-            "weight_words": words,
+            "weight_words": sum(layer.weight_words for layer in reductions),
             "instructions": [],
         }
 
@@ -722,8 +992,18 @@ class _Emitter:
         rows = () if window.end - window.first == source.height else (window.first, window.end)
         self._packets.append(Packet(Kind.INPUT, words, base, fence, rows=rows))
 
-    def _layers_target(self, name):
-        return next(layer.target for layer in self._layers if layer.target.name == name)
+    def _send_output(self, step):
+        """Send the words of an output, in a packet of its own, whose tag is its number."""
+        self._flush()
+        place = self._lowered.maps[step.name]
+        base = step.window.base + place.span(self._config)[0] * step.window.plane_words
+        words = self._output_layout(step.name).word_count(self._config)
+        number = self._network.outputs.index(step.name)
+        output = INSTRUCTIONS[Opcode.OUTPUT].pack(opcode=Opcode.OUTPUT, wait_post=1, base=base, words=words, tag=number)
+        self._feature_users[base : base + words] = len(self._log)
+        self._log.append(True)
+        self._fresh = ()
+        self._packets.append(Packet(Kind.OUTPUT, 1, fence=_NO_FENCE, payload=self._instruction_payload(output)))
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
@@ -750,6 +1030,7 @@ class _Emitter:
                     (1, 0, 0, 0),
                 ),
                 output_base=base,
+                output_step=1,
             )
             report["pool_cycles"] += words
 
@@ -760,9 +1041,11 @@ class _Emitter:
         positions = layer.kernel[0] * layer.kernel[1]
         rows, plane_rows = _plane_rows(step.end - step.first, self._config.planes, positions)
         y0 = step.first * layer.stride[0] - layer.pads[0] - window.first
-        for block in range(source.blocks):
+        (first, end), first_written = source.span(self._config), target.span(self._config)[0]
+        for block in range(first, end):
             start = window.base + block * window.plane_words
-            output = written.base + block * written.plane_words + (step.first - written.first) * target.width
+            output = written.base + (first_written + block - first) * written.plane_words
+            output += (step.first - written.first) * target.width
             self._issue(
                 Opcode.POOL,
                 reads=(start, (window.end - window.first) * source.width),
@@ -783,10 +1066,42 @@ class _Emitter:
                 plane_step=plane_rows * layer.stride[0] * source.width,
                 plane_ystep=plane_rows * layer.stride[0],
                 output_base=output,
+                output_step=1,
                 all_planes=plane_rows > 0,
                 output_plane_step=plane_rows * target.width,
             )
             report["pool_cycles"] += rows * target.width * positions
+
+    def _repetition(self, step, layer, report):
+        """Windows of one pixel: a row is read once per row that it becomes, one instruction per column in a pixel."""
+        source, target = layer.source, layer.target
+        window, written = step.windows[source.name], step.windows[target.name]
+        (first, end), block = source.span(self._config), target.span(self._config)[0]
+        down, across = layer.factors
+        for part in range(source.parts):
+            start = window.base + (part * source.blocks + first) * window.plane_words
+            output = written.base + (part * target.blocks + block) * written.plane_words
+            for column in range(across):
+                self._issue(
+                    Opcode.POOL,
+                    reads=self._span(source, window),
+                    writes=self._span(target, written),
+                    wait_post=True,
+                    base=start,
+                    height=1,
+                    width=1,
+                    # Both maps are whole: the rows of all blocks follow each other, and so do those that they become.
+                    **_loops(
+                        ((end - first) * source.height, source.width, 0, 0),
+                        (down, 0, 0, 0),
+                        (source.width, 1, 0, 0),
+                        (1, 0, 0, 0),
+                        (1, 0, 0, 0),
+                    ),
+                    output_base=output + column,
+                    output_step=across,
+                )
+        report["pool_cycles"] += source.parts * (end - first) * target.height * target.width
 
     def _reduction(self, step, layer, report):
         config = self._config
@@ -845,6 +1160,9 @@ class _Emitter:
 
     def _is_fresh(self, layer, window, strip, part, block):
         """Whether a strip reads words of a channel block that the latest POST may not have written yet."""
+        if layer is self._fresh_layer:
+            # Its results may lie beside what it reads, in other lanes of the same words.
+            return False
         width, rows = layer.source.width, window.end - window.first
         low = strip.y * layer.stride[0] - layer.pads[0] - window.first
         high = (strip.y + strip.rows * self._config.planes - 1) * layer.stride[0] - layer.pads[0] - window.first
@@ -894,8 +1212,8 @@ class _Emitter:
         target = layer.target
         key, size, make = self._parameter_piece(step.layer, column_tile)
         address = self._load(self._parameters, Kind.PARAMETERS, key, size, make, self._stream_parameters)
-        first_block = column_tile.start // config.vector
-        end_block = (column_tile.start + column_tile.used - 1) // config.vector + 1
+        lane = _extent(target.lanes)[0] + column_tile.start
+        first_block, end_block = lane // config.vector, (lane + column_tile.used - 1) // config.vector + 1
 
         def first_word(window, plane):
             return window.base + plane * window.plane_words + (strip.y - window.first) * target.width + strip.x
@@ -906,14 +1224,16 @@ class _Emitter:
         if layer.residual is not None:
             added = step.windows[layer.residual.name]
             reads = self._span(layer.residual, added)
+            # In the same lane of another block.
+            other = lane + layer.residual.lanes[0][0] - target.lanes[0][0]
             residual = {
-                "residual_base": first_word(added, first_block),
+                "residual_base": first_word(added, other // config.vector),
                 "residual_parts": layer.residual.parts,
                 **dict(zip(("residual_encoding", "residual_bits"), layer.residual_encoding, strict=True)),
             }
             if target.parts == 1:
                 # The plan gives both the same steps, but for those that only one of them takes.
-                part_step = target.blocks * added.plane_words
+                part_step = layer.residual.blocks * added.plane_words
         self._issue(
             Opcode.POST,
             reads=reads,
@@ -927,7 +1247,7 @@ class _Emitter:
             part_step=part_step,
             plane_step=strip.rows * target.width,
             valid_rows=strip.valid_rows,
-            first_group=column_tile.start // config.post_lanes % (config.vector // config.post_lanes),
+            first_group=lane // config.post_lanes % (config.vector // config.post_lanes),
             groups=size,
             parts=target.parts,
             parameter_base=address,
@@ -942,6 +1262,7 @@ class _Emitter:
             for block in range(first_block, end_block)
         ]
         self._fresh = tuple((start, start + strip.valid_rows * target.width) for start in starts)
+        self._fresh_layer = layer
 
     # -- weights and parameters ----------------------------------------------------------------------------------------
 
@@ -1004,9 +1325,7 @@ class _Emitter:
         levels = np.zeros((tile.columns, (b1 - b0) * vector, ky1 - ky0, kx1 - kx0), dtype=np.int64)
         if part is not None:
             piece = layer.digits[part][tile.start : tile.start + tile.used, :, ky0:ky1, kx0:kx1]
-            group_channels = piece.shape[1]
-            group = np.arange(tile.start, tile.start + tile.used) // (layer.target.channels // layer.groups)
-            channels = group[:, np.newaxis] * group_channels + np.arange(group_channels) - b0 * vector
+            channels = layer.inputs[tile.start : tile.start + tile.used] - b0 * vector
             outputs, inputs = np.nonzero((channels >= 0) & (channels < levels.shape[1]))
             levels[outputs, channels[outputs, inputs]] = piece[outputs, inputs]
         words = levels.reshape(tile.columns, b1 - b0, vector, ky1 - ky0, kx1 - kx0)

@@ -17,7 +17,7 @@ from .device import open_device
 from .quantize import input_levels
 from .session import Session
 
-__all__ = ["DEVICES", "accuracy", "configuration", "evaluate", "layer_report", "native_formats"]
+__all__ = ["DEVICES", "accuracy", "choose", "configuration", "evaluate", "layer_report", "native_formats"]
 
 DEVICES = ("golden", "emulator", "rtl")
 
@@ -90,6 +90,23 @@ def native_formats(network):
     return chosen
 
 
+def choose(outputs, name=None):
+    """One output of a result that may have several, which are then in a dictionary; the first without ``name``.
+
+    Raises
+    ------
+    :exc:`SigbitError`
+        If there is no output of that name.
+    """
+    if not isinstance(outputs, dict):
+        if name is not None:
+            raise SigbitError(f"The model has one output; leave out --output {name}")
+        return outputs
+    if name is not None and name not in outputs:
+        raise SigbitError(f"The model has no output {name!r}; it has {', '.join(outputs)}")
+    return outputs[next(iter(outputs)) if name is None else name]
+
+
 def accuracy(outputs, labels):
     """Share of images whose largest output is the label; ties go to the lower class.
 
@@ -106,7 +123,7 @@ def accuracy(outputs, labels):
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
-def evaluate(network, images, *, device="golden", config=None, labels=None, progress=None):
+def evaluate(network, images, *, device="golden", config=None, labels=None, output=None, progress=None):
     """Outputs of a network on a device, and how they compare with the golden model.
 
     Parameters
@@ -118,15 +135,18 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, prog
     config : AcceleratorConfig
         Accelerator; not needed for ``"golden"``.
     labels : int array, optional
+    output : str, optional
+        The output of which the accuracy is taken, if there are several; the first if left out.
     progress : callable, optional
         Called with a line of text, or with text, number done and total.
 
     Returns
     -------
     dict
-        ``images``, ``device``, ``outputs`` (int64 array), ``accuracy`` and ``golden_accuracy`` (None without labels),
-        ``mismatches_against_golden`` (images of which any output differs), ``first_mismatch`` (None, or where
-        it is) and, from RTL, ``cycles_per_image``, ``mac_utilisation`` and ``counters``.
+        ``images``, ``device``, ``outputs`` (int64 array, or a dictionary of them by name), ``accuracy`` and
+        ``golden_accuracy`` (None without labels), ``mismatches_against_golden`` (images of which any output differs),
+        ``first_mismatch`` (None, or where it is; with ``output`` if there are several) and, from RTL,
+        ``cycles_per_image``, ``mac_utilisation`` and ``counters``.
 
     Raises
     ------
@@ -142,7 +162,7 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, prog
         "images": len(images),
         "device": device,
         "accuracy": None,
-        "golden_accuracy": None if labels is None else accuracy(expected, labels),
+        "golden_accuracy": None if labels is None else accuracy(choose(expected, output), labels),
         "mismatches_against_golden": 0,
         "first_mismatch": None,
         "cycles_per_image": None,
@@ -164,18 +184,22 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, prog
                     "mac_utilisation": useful * len(images) / (cycles * config.mac_lanes),
                     "counters": counters,
                 }
-        wrong = (outputs != expected).reshape(len(images), -1).any(axis=1)
+        found, wanted = (values if isinstance(values, dict) else {None: values} for values in (outputs, expected))
+        differs = {name: (found[name] != wanted[name]).reshape(len(images), -1).any(axis=1) for name in wanted}
+        wrong = np.any(list(differs.values()), axis=0)
         result["mismatches_against_golden"] = int(wrong.sum())
         if wrong.any():
             image = int(wrong.argmax())
+            name = next(name for name, images_differ in differs.items() if images_differ[image])
             say(f"image {image} differs from the golden model; looking for the first layer that does")
             result["first_mismatch"] = {
                 "image": image,
-                **_difference(outputs[image], expected[image]),
+                **({} if name is None else {"output": name}),
+                **_difference(found[name][image], wanted[name][image]),
                 "layer": _first_wrong_layer(network, config, body, levels[image : image + 1]),
             }
     if labels is not None:
-        result["accuracy"] = accuracy(outputs, labels)
+        result["accuracy"] = accuracy(choose(outputs, output), labels)
     return {**result, "outputs": outputs}
 
 

@@ -3,7 +3,21 @@
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, Linear, MaxPool, Node, Relu, Reshape
+from .graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    Graph,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Node,
+    Relu,
+    Reshape,
+    Upsample,
+)
 
 __all__ = ["channel_sums", "evaluate_node", "run_float", "window_means"]
 
@@ -84,16 +98,20 @@ def _convolve(node: Conv, x: np.ndarray) -> np.ndarray:
     return y
 
 
-def evaluate_node(node: Node, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
-    """One operation on a batch, in the type of ``x``; ``residual`` is the second tensor of a node that has one."""
+def evaluate_node(node: Node, x: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """One operation on a batch, in the type of ``x``; ``others`` are the further tensors of a node that has some."""
     if isinstance(node, Conv):
         y = _convolve(node, x)
         y += node.bias.astype(x.dtype)[:, None, None]
-        if residual is not None:
-            y += residual
+        if others:
+            y += others[0]
         return _rectified(y, node) if node.slope is None else _leaking(y, node.slope)
     if isinstance(node, Add):
-        return x + residual
+        return x + others[0]
+    if isinstance(node, Concat):
+        return np.concatenate((x, *others), axis=1)
+    if isinstance(node, Upsample):
+        return x.repeat(node.factors[0], axis=2).repeat(node.factors[1], axis=3)
     if isinstance(node, Linear):
         y = x @ node.weight.T.astype(x.dtype) + node.bias.astype(x.dtype)
         return _rectified(y, node)
@@ -115,7 +133,7 @@ def evaluate_node(node: Node, x: np.ndarray, residual: np.ndarray | None = None)
 
 
 def run_float(graph: Graph, images: np.ndarray, *, all_tensors: bool = False, dtype=np.float32):
-    """Logits of a batch, or a dictionary of every tensor if ``all_tensors``.
+    """Output of a batch; a dictionary by name if there are several outputs, and of every tensor if ``all_tensors``.
 
     Parameters
     ----------
@@ -136,4 +154,6 @@ def run_float(graph: Graph, images: np.ndarray, *, all_tensors: bool = False, dt
             for name in set(node.inputs):
                 if last_use.get(name) is node:
                     del tensors[name]
-    return tensors if all_tensors else tensors[graph.output]
+    if all_tensors:
+        return tensors
+    return {name: tensors[name] for name in graph.outputs} if len(graph.outputs) > 1 else tensors[graph.output]

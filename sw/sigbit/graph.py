@@ -1,4 +1,4 @@
-"""The float graph: frozen operations with inferred shapes from one input to one output; no batch axis is stored."""
+"""The float graph: frozen operations with inferred shapes from one input to its outputs; no batch axis is stored."""
 
 from dataclasses import dataclass, field
 from math import prod
@@ -10,6 +10,7 @@ __all__ = [
     "Add",
     "Affine",
     "AveragePool",
+    "Concat",
     "Conv",
     "Graph",
     "LeakyRelu",
@@ -20,6 +21,7 @@ __all__ = [
     "Relu",
     "Reshape",
     "Shape",
+    "Upsample",
     "window_positions",
 ]
 
@@ -196,6 +198,37 @@ class Add(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Node):
+    """The channels (or features) of several tensors, one after the other; a tensor may come more than once."""
+
+    others: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input, *self.others)
+
+    def output_shape(self, shape: Shape, *others: Shape) -> Shape:
+        shapes = (shape, *others)
+        if any(len(other) != len(shape) or other[1:] != shape[1:] for other in others):
+            text = ", ".join(map(str, shapes))
+            raise ModelError(f"{self.label} joins the shapes {text}; supported are shapes that differ in channels only")
+        return sum(other[0] for other in shapes), *shape[1:]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Upsample(Node):
+    """Every pixel ``factors[0]`` times in its column and ``factors[1]`` times in its row."""
+
+    factors: Shape
+
+    def output_shape(self, shape: Shape) -> Shape:
+        channels, height, width = _map_shape(self, shape)
+        if len(self.factors) != 2 or min(self.factors) < 1:
+            raise ModelError(f"{self.label}: factors must be two integers of at least 1, not {self.factors!r}")
+        return channels, height * self.factors[0], width * self.factors[1]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Relu(Node):
     """``max(x, 0)``, or ``min(max(x, 0), limit)``."""
 
@@ -264,18 +297,20 @@ def _pool_windows(node: Node, shape: Shape, kernel: Shape, stride: Shape, pads: 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Operations in execution order from one input tensor to one output tensor.
+    """Operations in execution order from one input tensor to one or more output tensors.
 
     Parameters
     ----------
     name : str
-    input, output : str
-        Names of tensors.
+    input : str
+        Name of a tensor.
+    outputs : tuple of str, or str
+        Names of different tensors; one name stands for itself alone.
     input_shape : tuple of int
         ``(channels, height, width)`` or ``(features,)``.
     nodes : tuple of :class:`Node`
     dropped : tuple of str
-        What the model does behind ``output`` and the host has to do if it needs it, such as ``"Softmax 'n9'"``.
+        What the model does behind its outputs and the host has to do if it needs it, such as ``"Softmax 'n9'"``.
 
     Attributes
     ----------
@@ -290,13 +325,17 @@ class Graph:
 
     name: str
     input: str
-    output: str
+    outputs: tuple[str, ...]
     input_shape: Shape
     nodes: tuple[Node, ...] = field(repr=False)
     dropped: tuple[str, ...] = ()
     shapes: dict[str, Shape] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.outputs, str):
+            object.__setattr__(self, "outputs", (self.outputs,))
+        if not self.outputs or len(set(self.outputs)) < len(self.outputs):
+            raise ModelError(f"A graph must have at least one output, and each only once, not {self.outputs!r}")
         if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1:
             raise ModelError(f"Input shape must be (channels, height, width) or (features,), not {self.input_shape}")
         shapes = {self.input: self.input_shape}
@@ -307,9 +346,15 @@ class Graph:
             if node.output in shapes:
                 raise ModelError(f"{node.label} writes tensor {node.output!r} a second time")
             shapes[node.output] = node.output_shape(*(shapes[name] for name in node.inputs))
-        if self.output not in shapes:
-            raise ModelError(f"No node writes the output tensor {self.output!r}")
+        for name in self.outputs:
+            if name not in shapes:
+                raise ModelError(f"No node writes the output tensor {name!r}")
         object.__setattr__(self, "shapes", shapes)
+
+    @property
+    def output(self) -> str:
+        """The first output."""
+        return self.outputs[0]
 
     def producer(self, tensor: str) -> Node | None:
         """The node that writes ``tensor``; None for the input."""
@@ -320,8 +365,8 @@ class Graph:
         return [node for node in self.nodes if tensor in node.inputs]
 
     def last_readers(self) -> dict[str, Node]:
-        """Tensor -> the last node that reads it; the output is not listed, because the caller reads it."""
-        return {name: node for node in self.nodes for name in node.inputs if name != self.output}
+        """Tensor -> the last node that reads it; outputs are not listed, because the caller reads them."""
+        return {name: node for node in self.nodes for name in node.inputs if name not in self.outputs}
 
     def check_images(self, images: np.ndarray) -> np.ndarray:
         """``images`` shaped for the input, or a message.

@@ -9,13 +9,14 @@ regions while the band before is computed from the other.
 """
 
 from bisect import bisect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
-__all__ = ["Costs", "MemoryPlan", "Move", "Send", "Shortage", "Window", "Work", "plan_memory"]
+__all__ = ["Costs", "MemoryPlan", "Move", "Output", "Send", "Shortage", "Window", "Work", "plan_memory"]
 
 #: Longest chain that is tried.
 _CHAIN_LAYERS = 12
@@ -68,14 +69,18 @@ class Work:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
-    """``images[i]`` are the steps of every ``len(images)``-th image: with two regions for the input there are two.
+class Output:
+    """The accelerator sends the output ``name``, which lies in the region ``window``."""
 
-    ``outputs`` are the windows of the network's outputs by name.
-    """
+    name: str
+    window: Window
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """``images[i]`` are the steps of every ``len(images)``-th image: with two regions for the input there are two."""
 
     images: tuple
-    outputs: dict
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,12 @@ def plan_memory(layers, source, outputs, depth, costs):
     layers : sequence
         In execution order; each has ``target`` and ``reads``, maps with ``name``, ``height``, ``width``, ``blocks``,
         ``parts`` and their product ``planes``; the first of ``reads`` is read through the kernel, others are added.
-        And it has ``kernel``, ``stride``, ``dilation`` and ``pads``.
+        And it has ``kernel``, ``stride``, ``dilation`` and ``pads``, unless it is not ``in_bands``: then it works on
+        whole tensors only. Maps of one name lie in one region, which has the same sizes in all of them.
     source : map
         The input.
-    outputs : set of str
-        Names of tensors that stay until the image is done.
+    outputs : dict
+        Name of every output -> the name of its map, and the index of the layer behind which it is sent.
     depth : int
         Words of feature memory.
     costs : :class:`Costs`
@@ -178,19 +184,22 @@ class _Planner:
             # In order of use.
             for tensor in (*layer.reads, layer.target):
                 self._maps.setdefault(tensor.name, tensor)
-            self._born[layer.target.name] = self._last[layer.target.name] = index
-            for tensor in layer.reads:
+            self._born.setdefault(layer.target.name, index)
+            for tensor in (layer.target, *layer.reads):
                 self._last[tensor.name] = index
-        for name in outputs:
-            self._last[name] = len(layers)
+        for name, index in outputs.values():
+            self._last[name] = max(self._last[name], index)
         # What is added has the steps of the sum. Where there are steps that both take neither is in a buffer.
         self._whole = {
             tensor.name
             for layer in layers
             for added in layer.reads[1:]
             for tensor in (added, layer.target)
-            if added.blocks > 1 or min(added.parts, layer.target.parts) > 1
+            if max(added.blocks, layer.target.blocks) > 1 or min(added.parts, layer.target.parts) > 1
         }
+        writers = Counter(layer.target.name for layer in layers)
+        # A buffer has the rows of one layer, and what is sent is whole.
+        self._whole |= {name for name, count in writers.items() if count > 1} | {name for name, _ in outputs.values()}
         self._single = cache(lambda index: self._chain(index, index + 1, layers[index].target.height, False, False))
         self._chains, self._front = cache(self._all_chains), cache(self._useful_chains)
         self._best = cache(self._best_chains)
@@ -285,6 +294,8 @@ class _Planner:
 
     def _all_chains(self, start, end, with_input):
         """Chains of these layers, from high bands to low ones; ``with_input``: the input comes in bands too."""
+        if not all(layer.in_bands for layer in self._layers[start:end]):
+            return []
         height = self._layers[end - 1].target.height
         heights = sorted({-(-height // bands) for bands in range(2, height + 1)}, reverse=True)
         return [
@@ -330,6 +341,10 @@ class _Planner:
                 stop[-1] = target.height
                 first = np.append(0, stop[:-1])
             made[index] = first, stop
+            if not layer.in_bands:
+                for tensor in layer.reads:
+                    need(tensor, np.zeros(bands, int), np.full(bands, tensor.height))
+                continue
             (stride, _), (pad, _) = layer.stride, layer.pads
             reach = (layer.kernel[0] - 1) * layer.dilation[0] + 1
             for number, tensor in enumerate(layer.reads):
@@ -412,7 +427,7 @@ class _Planner:
         if bases is None:
             return None
         images = tuple(tuple(self._steps(chains, bases, copies, copy)) for copy in range(max(copies, 1)))
-        return MemoryPlan(images, {name: self._window(name, bases[name]) for name in self._outputs})
+        return MemoryPlan(images)
 
     def _steps(self, chains, bases, copies, copy):
         if copies:
@@ -421,6 +436,9 @@ class _Planner:
             yield Send(self._window(source.name, bases[source.name]))
         for chain in chains:
             yield from self._chain_steps(chain, bases)
+            for output, (name, index) in self._outputs.items():
+                if chain.start <= index < chain.end:
+                    yield Output(output, self._window(name, bases[name]))
 
     def _window(self, name, base):
         """A whole tensor."""

@@ -1,4 +1,4 @@
-"""Read an ONNX classifier into a :class:`~sigbit.graph.Graph`; everything that is not supported is reported at once."""
+"""Read an ONNX network into a :class:`~sigbit.graph.Graph`; everything that is not supported is reported at once."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from .graph import (
     Add,
     Affine,
     AveragePool,
+    Concat,
     Conv,
     Graph,
     LeakyRelu,
@@ -22,6 +23,7 @@ from .graph import (
     Relu,
     Reshape,
     Shape,
+    Upsample,
     window_positions,
 )
 
@@ -615,6 +617,117 @@ def _pad(reader: _Reader, node: Any) -> None:
     _copy(reader, node, taken, pads=(*before[1:], *after[1:]))
 
 
+def _concat(reader: _Reader, node: Any) -> None:
+    if constant := [name for name in node.input if name in reader.constants]:
+        raise _UnsupportedError(f"joins the constant {constant[0]!r}; supported are tensors computed from the input")
+    views = [reader.views.get(name) for name in node.input]
+    if any(view != views[0] for view in views):
+        raise _UnsupportedError("joins maps whose axes are ordered differently; supported is one order")
+    shape, axis = reader.shape(node), _attributes(reader, node).get("axis", 1)
+    index = _axis(axis, 1 + len(shape)) - 1
+    plain = _PLAIN if len(shape) == 3 else ((0,),)
+    if index < 0 or (views[0] or plain)[index] != (0,):
+        raise _UnsupportedError(f"joins axis {axis} of {_text(shape)}; supported is the one of channels or features")
+    if len(node.input) == 1:
+        reader.alias(node)
+        return
+    sources = [reader.tensor(name) for name in node.input]
+    reader.emit(Concat(**_ends(reader, node), others=tuple(sources[1:])))
+    if views[0] is not None:
+        reader.views[node.output[0]] = views[0]
+    if any(name in reader.orders for name in node.input):
+        order: list[int] = []
+        for name, source in zip(node.input, sources, strict=True):
+            own = reader.orders.get(name, tuple(range(reader.shapes[source][0])))
+            start = len(order)
+            order.extend(start + position for position in own)
+        reader.orders[node.output[0]] = tuple(order)
+
+
+def _resize(reader: _Reader, node: Any) -> None:
+    """Resize and Upsample that repeat every pixel."""
+    attributes = _attributes(reader, node)
+    shape = reader.shape(node)
+    view = reader.view(node)
+    scales = _scales(reader, node, attributes, shape)
+    factors = tuple(int(scale) if scale == int(scale) else 0 for scale in scales)
+    by_axis = {axis: factor for axes, factor in zip(view, factors, strict=True) for axis in axes}
+    if (
+        min(factors) < 1
+        or any(len(axes) != 1 and factor != 1 for axes, factor in zip(view, factors, strict=True))
+        or (by_axis.get(0, 1) != 1)
+    ):
+        text = " x ".join(f"{scale:g}" for scale in scales)
+        raise _UnsupportedError(f"scales {_text(shape)} by {text}; supported are whole factors of height and width")
+    if set(factors) == {1}:
+        reader.alias(node)
+        return
+    mode = attributes.get("mode", "nearest")
+    if mode != "nearest":
+        raise _UnsupportedError(f"mode {mode!r}; supported is nearest")
+    for size, factor in zip(shape, factors, strict=True):
+        if not _repeats(reader, node, attributes, size, factor):
+            chosen = [str(attributes.get(key, "default")) for key in ("coordinate_transformation_mode", "nearest_mode")]
+            raise _UnsupportedError(
+                f"takes other pixels than each one {factor} times ({', '.join(chosen)}); supported are modes that "
+                "repeat pixels, such as asymmetric with floor"
+            )
+    reader.emit(Upsample(**_ends(reader, node), factors=(by_axis.get(1, 1), by_axis.get(2, 1))))
+    reader.keep_layout(node)
+
+
+def _scales(reader: _Reader, node: Any, attributes: dict, shape: Shape) -> list[float]:
+    """Scales of all axes but the batch, from the input of scales, that of sizes, or the attribute."""
+    late = node.op_type == "Resize" and reader.opset >= 11
+    scales = sizes = None
+    if "scales" in attributes:
+        scales = np.asarray(attributes["scales"])
+    else:
+        scales = reader.constant(node, 2 if late else 1, "scales")
+        sizes = reader.constant(node, 3, "sizes") if late else None
+    rank = 1 + len(shape)
+    axes = [_axis(axis, rank) for axis in attributes.get("axes", range(rank))]
+    scaled = sizes is None or sizes.size == 0
+    values = scales if scaled else sizes
+    if values is None or values.size != len(axes) or sorted(set(axes)) != sorted(axes):
+        raise _UnsupportedError(f"has no scales or sizes for the axes {axes}")
+    if not scaled and attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise _UnsupportedError("keeps the aspect ratio; supported is keep_aspect_ratio_policy='stretch'")
+    given = dict(zip(axes, np.asarray(values, np.float64).reshape(-1).tolist(), strict=True))
+    # A size of 0 is the batch, as _fold writes it.
+    if given.get(0, 1) not in ((1,) if scaled else (0, reader.fixed_batch)):
+        raise _UnsupportedError("scales the batch; supported are height and width")
+    return [given.get(axis, 1.0 if scaled else size) / (1 if scaled else size) for axis, size in enumerate(shape, 1)]
+
+
+def _repeats(reader: _Reader, node: Any, attributes: dict, size: int, factor: int) -> bool:
+    """Whether nearest resizing of an axis, as the operator defines it, takes pixel ``i // factor`` for pixel ``i``."""
+    if factor == 1:
+        return True
+    late = node.op_type == "Resize" and reader.opset >= 11
+    coordinates = attributes.get("coordinate_transformation_mode", "half_pixel" if late else "asymmetric")
+    rounding = attributes.get("nearest_mode", "round_prefer_floor" if late else "floor")
+    index = np.arange(size * factor)
+    place: np.ndarray
+    if coordinates == "asymmetric":
+        place = index / factor
+    elif coordinates in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"):
+        place = (index + 0.5) / factor - 0.5
+    elif coordinates == "tf_half_pixel_for_nn":
+        place = (index + 0.5) / factor
+    elif coordinates == "align_corners":
+        place = index * ((size - 1) / (size * factor - 1))
+    else:
+        return False
+    nearest = {
+        "floor": np.floor(place),
+        "ceil": np.ceil(place),
+        "round_prefer_floor": np.ceil(place - 0.5),
+        "round_prefer_ceil": np.floor(place + 0.5),
+    }.get(rounding)
+    return nearest is not None and np.array_equal(np.clip(nearest, 0, size - 1), index // factor)
+
+
 def _softmax(reader: _Reader, node: Any) -> None:
     """A last softmax does not change which logit is the largest."""
     rank = 1 + len(reader.shape(node))
@@ -895,6 +1008,7 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": _clip,
+    "Concat": _concat,
     "Conv": _conv,
     "Div": _arithmetic,
     "Dropout": _identity,
@@ -916,6 +1030,7 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "ReduceMean": _reduce,
     "Relu": _relu,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Sigmoid": _sigmoid,
     "Slice": _slice,
     "Softmax": _softmax,
@@ -924,6 +1039,7 @@ _HANDLERS: dict[str, Callable[[_Reader, Any], None]] = {
     "Sum": _arithmetic,
     "Transpose": _transpose,
     "Unsqueeze": _squeeze,
+    "Upsample": _resize,
 }
 
 _SUMS = ("Add", "Sum")
@@ -931,9 +1047,9 @@ _ARITHMETIC = (*_SUMS, "Div", "Mul", "Sub")
 #: Operators whose first input may be a constant.
 _CONSTANT_FIRST = (*_ARITHMETIC, "MatMul", "Max", "Min")
 #: Operators that are read on vectors that were flattened from maps whose axes are in another order.
-_ANY_ORDER = ("Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout", "Flatten", "Gemm", "Identity",
-              "LeakyRelu", "LogSoftmax", "MatMul", "Max", "Min", "Mul", "PRelu", "Relu", "Reshape", "Sigmoid",
-              "Softmax", "Squeeze", "Sub", "Sum", "Unsqueeze")  # fmt: skip
+_ANY_ORDER = ("Add", "BatchNormalization", "Cast", "Clip", "Concat", "Div", "Dropout", "Flatten", "Gemm",
+              "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "Max", "Min", "Mul", "PRelu", "Relu", "Reshape",
+              "Sigmoid", "Softmax", "Squeeze", "Sub", "Sum", "Unsqueeze")  # fmt: skip
 
 #: Operators that compute nothing, so that the host can leave out what is behind them.
 _RENAMING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -945,11 +1061,8 @@ SUPPORTED = tuple(_HANDLERS)
 
 _HINTS = {
     "ArgMax": "cut it off; the classifier's logits are the output",
-    "Concat": "add the parts instead, or cut the model before it",
     "HardSigmoid": "use ReLU or ReLU6",
     "HardSwish": "use ReLU or ReLU6",
-    "Resize": "maps do not grow; cut the model before it",
-    "Upsample": "maps do not grow; cut the model before it",
 }
 
 
@@ -1013,9 +1126,8 @@ def _read_input(model: Any, constants: dict, path: Path) -> tuple[str, Shape, in
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise ModelError(f"{str(path)!r} has {len(inputs)} inputs ({names}); supported is exactly one")
-    if len(model.graph.output) != 1:
-        names = ", ".join(repr(value.name) for value in model.graph.output) or "none"
-        raise ModelError(f"{str(path)!r} has {len(model.graph.output)} outputs ({names}); supported is exactly one")
+    if not model.graph.output:
+        raise ModelError(f"{str(path)!r} has no output")
     name, kind = inputs[0].name, inputs[0].type.tensor_type
     if kind.elem_type not in (1, 10, 11):
         raise ModelError(
@@ -1161,7 +1273,7 @@ def _foldable(reader: _Reader, node: Any) -> bool:
 
 
 def read_onnx(path: str | Path) -> Graph:
-    """Read an ONNX model with one float input and one output.
+    """Read an ONNX model with one float input and one or more outputs.
 
     Supported are the operators of :data:`SUPPORTED` on data, and any deterministic operator on constants. Weights
     become float64, batch normalization and arithmetic with constants become :class:`~sigbit.graph.Affine`.
@@ -1216,14 +1328,17 @@ def read_onnx(path: str | Path) -> Graph:
         assert best is not None
         _, problems = attempt(best[1], _inferred_shapes(onnx, model))
         raise ModelError(_explained(path, problems))
-    output = reader.tensor(model.graph.output[0].name)
-    if output not in reader.shapes:
-        raise ModelError(f"Output {model.graph.output[0].name!r} of {str(path)!r} does not depend on input {name!r}")
-    view = reader.views.get(model.graph.output[0].name, ())
-    axes = [axis for group in view for axis in group if reader.shapes[output][axis] > 1]
-    if axes != sorted(axes) or model.graph.output[0].name in reader.orders:
-        reader.dropped.append(f"transposition of {output!r}")
-    return Graph(path.stem, name, output, layout[0], tuple(reader.nodes), tuple(reader.dropped))
+    names = [value.name for value in model.graph.output]
+    if lost := [repr(output) for output in names if reader.tensor(output) not in reader.shapes]:
+        raise ModelError(f"Output {', '.join(lost)} of {str(path)!r} does not depend on input {name!r}")
+    # Several names of one tensor are one output.
+    outputs = tuple(dict.fromkeys(map(reader.tensor, names)))
+    for output in names:
+        tensor = reader.tensor(output)
+        axes = [axis for group in reader.views.get(output, ()) for axis in group if reader.shapes[tensor][axis] > 1]
+        if axes != sorted(axes) or output in reader.orders:
+            reader.dropped.append(f"transposition of {tensor!r}")
+    return Graph(path.stem, name, outputs, layout[0], tuple(reader.nodes), tuple(reader.dropped))
 
 
 def _explained(path: Path, problems: list[_Problem]) -> str:

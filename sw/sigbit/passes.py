@@ -1,13 +1,28 @@
-"""Exact rewrites of the float graph, down to convolutions and pools. Every pass must leave the logits as they were."""
+"""Exact rewrites of the float graph, down to a few kinds of layers. Every pass must leave the outputs as they were."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from .float_model import run_float
-from .graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, Linear, MaxPool, ModelError, Node, Relu, Reshape
+from .graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    Graph,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    ModelError,
+    Node,
+    Relu,
+    Reshape,
+    Upsample,
+)
 
 __all__ = [
     "PASSES",
@@ -16,10 +31,14 @@ __all__ = [
     "fuse_add",
     "fuse_leaky_relu",
     "fuse_relu",
+    "keeps_levels",
+    "leaves_raw",
     "lower",
     "lower_linear",
     "merge_copies",
     "remove_dead_nodes",
+    "separate_concat_inputs",
+    "split_behind_concat",
 ]
 
 #: Largest difference of logits that a pass may cause, relative to the largest logit; passes compute in float64.
@@ -27,8 +46,8 @@ TOLERANCE = 1e-8
 
 _SEED = 1
 
-#: Channels that an output may have if a layer is added for it.
-_MOST_OUTPUTS = 1 << 12
+#: Most weights of a copy that flattens a map, which has one per channel and pair of pixels.
+_FLATTENING_WEIGHTS = 1 << 24
 
 
 class PassError(RuntimeError):
@@ -39,11 +58,16 @@ def _rebuilt(graph: Graph, nodes: Iterable[Node], **changes) -> Graph:
     return replace(graph, nodes=tuple(nodes), **changes)
 
 
+def _reading(node: Node, inputs: Sequence[str]) -> Node:
+    """``node`` reading other tensors, given in the order of ``node.inputs``."""
+    if isinstance(node, Concat):
+        return replace(node, input=inputs[0], others=tuple(inputs[1:]))
+    return replace(node, **dict(zip(("input", "residual"), inputs, strict=False)))
+
+
 def _renamed(node: Node, old: str, new: str) -> Node:
     """``node`` reading tensor ``new`` wherever it read ``old``."""
-    fields = ("input", "residual") if len(node.inputs) > 1 else ("input",)
-    changes = {field: new for field in fields if getattr(node, field) == old}
-    return replace(node, **changes) if changes else node
+    return _reading(node, [new if name == old else name for name in node.inputs]) if old in node.inputs else node
 
 
 def _swapped(graph: Graph, removed: Node, added: dict[Node, Node]) -> Graph:
@@ -52,11 +76,12 @@ def _swapped(graph: Graph, removed: Node, added: dict[Node, Node]) -> Graph:
     for node in graph.nodes:
         if node is not removed:
             nodes.append(_renamed(added.get(node, node), removed.output, removed.input))
-    return _rebuilt(graph, nodes, output=removed.input if graph.output == removed.output else graph.output)
+    outputs = tuple(removed.input if name == removed.output else name for name in graph.outputs)
+    return _rebuilt(graph, nodes, outputs=outputs)
 
 
 def _only_reader(graph: Graph, tensor: str) -> bool:
-    return len(graph.consumers(tensor)) == 1 and tensor != graph.output
+    return len(graph.consumers(tensor)) == 1 and tensor not in graph.outputs
 
 
 def _per_channel(graph: Graph, node: Node, **options) -> Conv:
@@ -82,13 +107,49 @@ def _exchanged(graph: Graph, first: Node, second: Node) -> tuple[Graph, Node, No
 
 
 def remove_dead_nodes(graph: Graph) -> Graph:
-    """Without the nodes whose results never reach the output."""
-    needed, kept = {graph.output}, []
+    """Without the nodes whose results never reach an output."""
+    needed, kept = set(graph.outputs), []
     for node in reversed(graph.nodes):
         if node.output in needed:
             needed.update(node.inputs)
             kept.append(node)
     return _rebuilt(graph, reversed(kept))
+
+
+def split_behind_concat(graph: Graph) -> Graph:
+    """An affine node or ReLU behind a concatenation becomes one on each of its inputs, if nothing else reads them.
+
+    There it becomes part of the layers that make them.
+    """
+    while True:
+        for node in graph.nodes:
+            source = graph.producer(node.input)
+            if (
+                isinstance(node, Affine | Relu | LeakyRelu)
+                and isinstance(source, Concat)
+                and _only_reader(graph, node.input)
+            ):
+                made = all(graph.producer(name) is not None and _only_reader(graph, name) for name in source.inputs)
+                if made and len(set(source.inputs)) == len(source.inputs):
+                    break
+        else:
+            return graph
+        parts: list[Node] = []
+        start = 0
+        for index, name in enumerate(source.inputs):
+            own = slice(start, start := start + graph.shapes[name][0])
+            part = replace(node, name=f"{node.name}.part{index}", input=name, output=f"{node.output}.part{index}")
+            if isinstance(part, Affine):
+                part = replace(part, gain=part.gain[own], shift=part.shift[own])
+            elif isinstance(part, LeakyRelu) and part.slope.size > 1:
+                part = replace(part, slope=part.slope[own])
+            parts.append(part)
+        joined = replace(_reading(source, [part.output for part in parts]), output=node.output)
+        nodes: list[Node] = []
+        for other in graph.nodes:
+            if other is not node:
+                nodes.extend([*parts, joined] if other is source else [other])
+        graph = _rebuilt(graph, nodes)
 
 
 def _with_parameters(node: Conv | Linear, weight: np.ndarray, bias: np.ndarray) -> Node:
@@ -116,6 +177,7 @@ def _affine_before(graph: Graph, node: Affine) -> tuple[Graph, Node | None] | No
         return _swapped(graph, node, {source: merged}), None
     commutes = (
         (isinstance(source, MaxPool) and (node.gain > 0).all())
+        or isinstance(source, Upsample)
         or (isinstance(source, AveragePool) and not source.relu and (not any(source.pads) or not node.shift.any()))
         or (isinstance(source, Reshape) and graph.shapes[source.input][0] == source.shape[0])
     )
@@ -211,7 +273,7 @@ def merge_copies(graph: Graph) -> Graph:
 def _merged_copy(graph: Graph, node: Node) -> Graph | None:
     """``graph`` without the copy ``node``, if all its readers can take over; None otherwise."""
     readers = graph.consumers(node.output)
-    if not (isinstance(node, Conv) and node.copy and not node.relu and node.output != graph.output and readers):
+    if not (isinstance(node, Conv) and node.copy and not node.relu and node.output not in graph.outputs and readers):
         return None
     only_pads = node.stride == (1, 1) and np.array_equal(node.weight[:, :, 0, 0], np.eye(len(node.weight)))
     taken: dict[Node, Node] = {}
@@ -242,8 +304,8 @@ def _non_negative(graph: Graph, tensor: str) -> bool:
     source = graph.producer(tensor)
     if isinstance(source, Relu) or getattr(source, "relu", False):
         return True
-    passes = isinstance(source, MaxPool | AveragePool) or (isinstance(source, Conv) and source.copy)
-    return source is not None and passes and _non_negative(graph, source.input)
+    passes = isinstance(source, MaxPool | AveragePool | Concat | Upsample) or (isinstance(source, Conv) and source.copy)
+    return source is not None and passes and all(_non_negative(graph, name) for name in source.inputs)
 
 
 def _depths(graph: Graph) -> dict[str, int]:
@@ -281,13 +343,65 @@ def fuse_add(graph: Graph) -> Graph:
     return graph
 
 
+def keeps_levels(node: Node) -> bool:
+    """Whether the output has the format and the unit of the inputs."""
+    return isinstance(node, Concat | MaxPool | Upsample) or (isinstance(node, Conv) and node.copy)
+
+
+def _origins(graph: Graph, name: str) -> set[str]:
+    """The tensors whose values reach a tensor unchanged."""
+    source = graph.producer(name)
+    if source is None or not keeps_levels(source):
+        return {name}
+    return set().union(*(_origins(graph, read) for read in source.inputs))
+
+
+def _separable_input(graph: Graph) -> tuple[Concat, int] | None:
+    """A concatenation and the number of an input that cannot have the unit of the others."""
+    joined = [node for node in graph.nodes if isinstance(node, Concat)]
+    units: list[set[str]] = []
+    for node in joined:
+        unit = _origins(graph, node.output)
+        unit.update(*(other for other in units if other & unit))
+        units = [other for other in units if not other & unit] + [unit]
+    for node in joined:
+        for index, name in enumerate(node.inputs):
+            origins = _origins(graph, name)
+            if origins == {graph.input}:
+                return node, index
+            (unit,) = (unit for unit in units if unit & origins)
+            limits = {tensor: getattr(graph.producer(tensor), "limit", None) for tensor in unit}
+            if len(set(limits.values())) > 1 and len(origins) == 1 and limits[min(origins)] is not None:
+                return node, index
+    return None
+
+
+def separate_concat_inputs(graph: Graph) -> Graph:
+    """A 1x1 identity in front of those inputs of a concatenation that cannot have the unit of the others.
+
+    These are the network's input, which has a format of its own, and tensors behind a clip unless all tensors that
+    share the unit have the same limit: saturation at the largest level is the clip.
+    """
+    while found := _separable_input(graph):
+        node, index = found
+        name = f"{node.output}.apart{index}"
+        identity = _per_channel(graph, Node(name=f"{node.name}.apart{index}", input=node.inputs[index], output=name))
+        joined = _reading(node, [*node.inputs[:index], name, *node.inputs[index + 1 :]])
+        nodes: list[Node] = []
+        for other in graph.nodes:
+            nodes.extend([identity, joined] if other is node else [other])
+        graph = _rebuilt(graph, nodes)
+    return graph
+
+
 def _least(first: float | None, second: float | None) -> float | None:
     limits = [limit for limit in (first, second) if limit is not None]
     return min(limits, default=None)
 
 
 def fuse_leaky_relu(graph: Graph) -> Graph:
-    """Every leaky ReLU part of the convolution before it, or else a layer of its own; it passes max pools.
+    """Every leaky ReLU part of the convolution before it, or else a layer of its own; it passes max pools and
+    upsampling.
 
     Behind a sum it stays a layer of its own, a 1x1 convolution of each channel with a weight of 1: which multiplier a
     result takes is decided before the sum (numerics 6.1). Behind a ReLU it does nothing.
@@ -303,7 +417,7 @@ def fuse_leaky_relu(graph: Graph) -> Graph:
         elif isinstance(source, Conv) and source.residual is None and not source.copy:
             fused = replace(source, slope=slope if source.slope is None else slope * source.slope)
             graph = _swapped(graph, node, {source: fused})
-        elif isinstance(source, MaxPool):
+        elif isinstance(source, MaxPool | Upsample):
             graph = _exchanged(graph, source, node)[0]
         else:
             graph = _replaced(graph, node, _per_channel(graph, node, slope=slope))
@@ -311,7 +425,7 @@ def fuse_leaky_relu(graph: Graph) -> Graph:
 
 
 def fuse_relu(graph: Graph) -> Graph:
-    """Every ReLU part of the layer before it, or else a layer of its own; it passes max pools.
+    """Every ReLU part of the layer before it, or else a layer of its own; it passes max pools and upsampling.
 
     Only convolutions can take a limit. A layer of its own is a 1x1 convolution of each channel with a weight of 1.
     """
@@ -332,7 +446,7 @@ def fuse_relu(graph: Graph) -> Graph:
             graph = _swapped(graph, node, {source: fused})
         elif isinstance(source, AveragePool) and node.limit is None:
             graph = _swapped(graph, node, {source: replace(source, relu=True)})
-        elif isinstance(source, MaxPool):
+        elif isinstance(source, MaxPool | Upsample):
             graph = _exchanged(graph, source, node)[0]
         elif isinstance(source, Relu):
             graph = _swapped(graph, node, {source: replace(source, limit=_least(node.limit, source.limit))})
@@ -344,14 +458,34 @@ def fuse_relu(graph: Graph) -> Graph:
 def lower_linear(graph: Graph) -> Graph:
     """Vectors become maps of 1x1, and a linear layer a convolution whose kernel is as large as its map (CHW order).
 
+    Maps of different sizes that are concatenated flat are copied to vectors first: each pixel becomes channels.
+
     Raises
     ------
     :exc:`~sigbit.graph.ModelError`
-        If a flattened map reaches anything but a linear layer.
+        If a flattened map reaches anything but a linear layer or a concatenation.
     """
 
     def as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
         return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (shape[0], 1, 1)
+
+    def as_vector(node: Node, index: int, source: str) -> Conv:
+        channels, height, width = maps[source]
+        area = height * width
+        if channels * area**2 > _FLATTENING_WEIGHTS:
+            raise ModelError(
+                f"{node.label} joins the flattened {channels}x{height}x{width} map {source!r} with values of another "
+                f"size; pool it first, or concatenate before flattening"
+            )
+        return Conv(
+            name=f"{node.name}.flat{index}",
+            input=source,
+            output=f"{node.output}.flat{index}",
+            weight=np.tile(np.eye(area), (channels, 1)).reshape(-1, 1, height, width),
+            bias=np.zeros(channels * area),
+            groups=channels,
+            copy=True,
+        )
 
     source_of = {graph.input: graph.input}
     maps = {graph.input: as_map(graph.input_shape)}
@@ -365,6 +499,18 @@ def lower_linear(graph: Graph) -> Graph:
         flattened = any(
             maps[found] != as_map(graph.shapes[name]) for found, name in zip(sources, node.inputs, strict=True)
         )
+        if isinstance(node, Concat):
+            if len({maps[found][1:] for found in sources}) > 1:
+                flat = [as_vector(node, i, found) for i, found in enumerate(sources)]
+                flat = [copy for copy, found in zip(flat, sources, strict=True) if maps[found][1:] != (1, 1)]
+                nodes.extend(flat)
+                renamed = {copy.input: copy.output for copy in flat}
+                sources = [renamed.get(found, found) for found in sources]
+                maps.update((copy.output, (copy.weight.shape[0], 1, 1)) for copy in flat)
+            nodes.append(_reading(node, sources))
+            source_of[node.output] = node.output
+            maps[node.output] = (sum(maps[found][0] for found in sources), *maps[sources[0]][1:])
+            continue
         alike = isinstance(node, Add | Relu) or (isinstance(node, LeakyRelu) and node.slope.size == 1)
         element_by_element = alike and len({maps[found] for found in sources}) == 1
         if isinstance(node, Linear):
@@ -379,84 +525,119 @@ def lower_linear(graph: Graph) -> Graph:
         elif flattened and not element_by_element:
             raise ModelError(f"{node.label} acts on a flattened map; only linear layers are supported there")
         else:
-            lowered = replace(node, **dict(zip(("input", "residual"), sources, strict=False)))
+            lowered = _reading(node, sources)
         nodes.append(lowered)
         source_of[node.output] = node.output
         maps[node.output] = maps[source] if element_by_element else as_map(graph.shapes[node.output])
-    output = source_of[graph.output]
-    if maps[output] != as_map(graph.shapes[graph.output]):
-        raise ModelError(f"Output {graph.output!r} is a flattened map; end the model in a linear layer, or in the map")
-    return _rebuilt(graph, nodes, input_shape=maps[graph.input], output=output)
+    for name in graph.outputs:
+        if maps[source_of[name]] != as_map(graph.shapes[name]):
+            raise ModelError(f"Output {name!r} is a flattened map; end the model in a linear layer, or in the map")
+    outputs = tuple(source_of[name] for name in graph.outputs)
+    if len(set(outputs)) < len(outputs):
+        raise ModelError(f"Some of the outputs {', '.join(graph.outputs)} are the same values; leave all but one out")
+    return _rebuilt(graph, nodes, input_shape=maps[graph.input], outputs=outputs)
+
+
+def leaves_raw(graph: Graph, node: Node) -> bool:
+    """Whether the output of a layer is one of the graph that leaves as raw integers; others leave as levels."""
+    return (
+        isinstance(node, Conv)
+        and node.output in graph.outputs
+        and not (_is_rectified(node) or node.residual is not None or node.copy or graph.consumers(node.output))
+    )
 
 
 def end_in_convolution(graph: Graph) -> Graph:
-    """A last layer whose logits can leave as raw integers: a convolution without ReLU.
+    """Averages that nothing but the caller reads become convolutions, whose results can leave as raw integers.
 
-    A last average pool becomes a convolution with weights ``1 / area``; behind anything else, such as a sum, comes a
-    1x1 identity.
+    So does a copy, when it is none any more.
+
+    Raises
+    ------
+    :exc:`~sigbit.graph.ModelError`
+        If an output is the input.
     """
-    last = graph.producer(graph.output)
-    alone = last is not None and len(last.inputs) == 1 and not graph.consumers(graph.output)
-    if isinstance(last, Conv) and not _is_rectified(last) and alone:
-        return _replaced(graph, last, replace(last, copy=False)) if last.copy else graph
-    if any(node.name == "logits" for node in graph.nodes) or "raw_logits" in graph.shapes:
-        raise ModelError("A model that ends in a pool or ReLU must not name a node 'logits' or a tensor 'raw_logits'")
-    channels = graph.shapes[graph.output][0]
-    if channels > _MOST_OUTPUTS:
-        raise ModelError(f"Output {graph.output!r} has {channels} channels; at most {_MOST_OUTPUTS}")
-    diagonal = np.eye(channels)[:, :, np.newaxis, np.newaxis]
-    bias = np.zeros(channels)
-    if isinstance(last, AveragePool) and not last.relu and not graph.consumers(graph.output):
-        weight = np.tile(diagonal / prod(last.kernel), last.kernel)
-        layer = Conv(
-            name=last.name,
-            input=last.input,
-            output=last.output,
-            weight=weight,
-            bias=bias,
-            stride=last.stride,
-            pads=last.pads,
-        )
-        return _rebuilt(graph, [layer if node is last else node for node in graph.nodes])
-    layer = Conv(name="logits", input=graph.output, output="raw_logits", weight=diagonal, bias=bias)
-    return _rebuilt(graph, [*graph.nodes, layer], output=layer.output)
+    if graph.input in graph.outputs:
+        raise ModelError(f"Output {graph.input!r} of {graph.name!r} is the model's input; leave it out")
+    ends: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node.output not in graph.outputs or graph.consumers(node.output):
+            continue
+        if isinstance(node, Conv) and node.copy:
+            ends[node] = replace(node, copy=False)
+        elif isinstance(node, AveragePool) and not node.relu:
+            channels = graph.shapes[node.output][0]
+            ends[node] = Conv(
+                name=node.name,
+                input=node.input,
+                output=node.output,
+                weight=np.full((channels, 1, *node.kernel), 1 / prod(node.kernel)),
+                bias=np.zeros(channels),
+                stride=node.stride,
+                pads=node.pads,
+                groups=channels,
+            )
+    return _rebuilt(graph, [ends.get(node, node) for node in graph.nodes])
+
+
+def _renamed_outputs(graph: Graph, names: tuple[str, ...]) -> Graph:
+    """``graph`` with outputs of other names."""
+    new = dict(zip(graph.outputs, names, strict=True))
+    # A tensor that has one of these names and is no output any more takes a free one.
+    for name in graph.shapes.keys() & (set(names) - new.keys()):
+        new[name] = next(free for i in range(len(new) + 1) if (free := f"{name}.{i}") not in graph.shapes)
+    nodes = [
+        replace(_reading(node, [new.get(name, name) for name in node.inputs]), output=new.get(node.output, node.output))
+        for node in graph.nodes
+    ]
+    return _rebuilt(graph, nodes, outputs=names)
 
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     remove_dead_nodes,
+    split_behind_concat,
     fold_affine,
     lower_linear,
     merge_copies,
     fuse_add,
     fuse_leaky_relu,
     fuse_relu,
+    separate_concat_inputs,
     end_in_convolution,
 )
 
 
 def lower(graph: Graph, check: bool = True, passes: Iterable[Callable[[Graph], Graph]] = PASSES) -> Graph:
-    """All passes in order; the result holds only :class:`~sigbit.graph.Conv`, ``MaxPool`` and ``AveragePool`` on maps.
+    """All passes in order; the result holds only convolutions, pools, concatenations and upsampling of maps.
+
+    Outputs keep their names and their order.
 
     Parameters
     ----------
     check : bool
-        Run the graph before and after every pass in float64 on two seeded random images and compare the logits.
+        Run the graph before and after every pass in float64 on two seeded random images and compare the outputs.
 
     Raises
     ------
     :exc:`~sigbit.graph.ModelError`
         If the graph cannot be lowered exactly.
     :exc:`PassError`
-        If a pass changed the logits by more than :data:`TOLERANCE`.
+        If a pass changed an output by more than :data:`TOLERANCE`.
     """
     images = np.random.default_rng(_SEED).normal(size=(2, *graph.input_shape))
-    expected = run_float(graph, images, dtype=np.float64) if check else None
+    names = graph.outputs
+
+    def outputs() -> list[np.ndarray]:
+        found = run_float(graph, images.reshape(2, *graph.input_shape), dtype=np.float64)
+        return list(found.values()) if isinstance(found, dict) else [found]
+
+    expected = outputs() if check else []
     for transform in passes:
         graph = transform(graph)
-        if expected is None:
-            continue
-        found = run_float(graph, images.reshape(2, *graph.input_shape), dtype=np.float64).reshape(expected.shape)
-        difference = np.abs(found - expected).max()
-        if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
-            raise PassError(f"Pass {transform.__name__} changed the logits of {graph.name!r} by {difference:.3g}")
-    return graph
+        for name, wanted, found in zip(names, expected, outputs(), strict=True) if check else ():
+            difference = np.abs(found.reshape(wanted.shape) - wanted).max()
+            if not difference <= TOLERANCE * max(1.0, np.abs(wanted).max()):
+                raise PassError(
+                    f"Pass {transform.__name__} changed output {name!r} of {graph.name!r} by {difference:.3g}"
+                )
+    return _renamed_outputs(graph, names)

@@ -19,9 +19,9 @@ from sigbit_sim.golden.network import IntegerNetwork, Tensor
 from sigbit_sim.golden.numerics import project
 
 from .float_model import channel_sums, evaluate_node, run_float, window_means
-from .graph import AveragePool, Conv, Graph, MaxPool, Node
+from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
 from .onnx_reader import read_onnx
-from .passes import lower
+from .passes import keeps_levels, leaves_raw, lower
 from .scales import requantizer_constants, unit_dda, unit_max, unit_mse
 
 __all__ = ["ALPHA_MODES", "QuantizationError", "input_levels", "quantize", "summary"]
@@ -120,33 +120,39 @@ def _as_maps(graph: Graph, images: np.ndarray) -> np.ndarray:
     return graph.check_images(images)
 
 
-def _keeps_levels(node: Node) -> bool:
-    """Whether the output has the format and the unit of the input."""
-    return isinstance(node, MaxPool) or (isinstance(node, Conv) and node.copy)
-
-
-def _roots(graph: Graph, signed_input: bool) -> tuple[dict[str, str], dict[str, bool]]:
-    """Per tensor the one whose format and unit it has, and whether it cannot be negative.
-
-    A maximum and a copy keep both; not negative is what a ReLU makes, and averages of such tensors.
-    """
-    non_negative = {graph.input: not signed_input}
-    root = {graph.input: graph.input}
+def _level_groups(graph: Graph) -> dict[str, str]:
+    """Tensor -> one of the tensors that have the same format and the same unit, because levels move between them."""
+    group = {graph.input: graph.input}
     for node in graph.nodes:
-        if _keeps_levels(node):
-            root[node.output] = root[node.input]
-            non_negative[node.output] = non_negative[node.input] or getattr(node, "relu", False)
+        group[node.output] = node.output
+        if keeps_levels(node):
+            joined = {group[name] for name in node.inputs}
+            first = group[node.input]
+            group = {name: first if own in joined else own for name, own in group.items()}
+            group[node.output] = first
+    return group
+
+
+def _signed_groups(graph: Graph, signed_input: bool, group: dict[str, str]) -> set[str]:
+    """Groups with a tensor that can be negative: anything but what a ReLU makes, and averages of such tensors."""
+    non_negative = {graph.input: not signed_input}
+    for node in graph.nodes:
+        if keeps_levels(node):
+            non_negative[node.output] = all(non_negative[name] for name in node.inputs) or getattr(node, "relu", False)
             continue
-        root[node.output] = node.output
         rectified = isinstance(node, Conv | AveragePool) and node.relu
-        non_negative[node.output] = rectified or (isinstance(node, AveragePool) and non_negative[node.input])
-    return root, non_negative
+        averaged = isinstance(node, AveragePool) or _is_identity(node)
+        non_negative[node.output] = rectified or (averaged and non_negative[node.input])
+    return {group[name] for name, positive in non_negative.items() if not positive}
 
 
-def _layer_formats(graph: Graph, options: _Options, layers: Mapping) -> dict[Node, dict[str, Format]]:
+def _layer_formats(
+    graph: Graph, options: _Options, layers: Mapping, group: dict[str, str]
+) -> dict[Node, dict[str, Format]]:
     """What ``layers`` of :func:`quantize` says, checked; everything wrong is reported at once."""
     named = {node.name: node for node in graph.nodes}
-    root, non_negative = _roots(graph, options.input_format.signed)
+    signed = _signed_groups(graph, options.input_format.signed, group)
+    chosen: dict[str, tuple[str, Format]] = {}
     found: dict[Node, dict[str, Format]] = {}
     problems = []
     for name, given in layers.items():
@@ -168,65 +174,121 @@ def _layer_formats(graph: Graph, options: _Options, layers: Mapping) -> dict[Nod
                 problems.append(f"{name!r}: {type(node).__name__} has no weights that are quantized")
             elif key == "weights" and not format.signed:
                 problems.append(f"{name!r}: weights must have a signed format (int or esb), not {format}")
-            elif key == "activations" and node.output == graph.output:
+            elif key == "activations" and leaves_raw(graph, node):
                 problems.append(f"{name!r}: the last layer leaves raw integers, which have no format")
-            elif key == "activations" and root[node.output] != node.output:
-                maker = graph.producer(root[node.output])
+            elif key == "activations" and keeps_levels(node):
+                maker: Node | None = node
+                while maker is not None and keeps_levels(maker):
+                    maker = graph.producer(maker.input)
                 where = "input_format" if maker is None else f"layer {maker.name!r}"
                 problems.append(f"{name!r}: the layer keeps the format of its input; give it to {where}")
-            elif key == "activations" and not (format.signed or non_negative[node.output]):
+            elif key == "activations" and not format.signed and group[node.output] in signed:
                 problems.append(f"{name!r}: activations {format} are unsigned, but the layer's results can be negative")
+            elif key == "activations":
+                other, known = chosen.setdefault(group[node.output], (name, format))
+                if known != format:
+                    problems.append(
+                        f"{name!r}: {format} is joined with {known} of layer {other!r}; give both one format"
+                    )
     if problems:
         raise QuantizationError("Formats of single layers cannot be used:\n  " + "\n  ".join(problems))
     return found
 
 
-def _tensor_formats(graph: Graph, options: _Options, layers: dict[Node, dict[str, Format]]) -> dict[str, Format]:
-    """Format of every tensor but the output.
+def _tensor_formats(
+    graph: Graph, options: _Options, layers: dict[Node, dict[str, Format]], group: dict[str, str]
+) -> dict[str, Format]:
+    """Format of every tensor that is not raw.
 
     Where ``layers`` names none, an unsigned activation format holds tensors that cannot be negative, and the others
-    get the signed one.
+    get the signed one. Layers that keep levels keep the format, and what is concatenated has one.
     """
-    root, non_negative = _roots(graph, options.input_format.signed)
-    formats = {graph.input: options.input_format}
-    last = root[graph.nodes[-1].input]
-    for node in graph.nodes:
-        if root[node.output] != node.output:
-            continue
-        fits = options.activations.signed or non_negative[node.output]
-        format = options.activations if fits else options.signed_activations
-        if options.edge_bits is not None and last == node.output:
-            format = UINT(options.edge_bits) if non_negative[last] else INT(options.edge_bits)
-        formats[node.output] = layers.get(node, {}).get("activations", format)
-    return {tensor: formats[source] for tensor, source in root.items()}
+    signed = _signed_groups(graph, options.input_format.signed, group)
+    widened = {group[node.input] for node in graph.nodes if leaves_raw(graph, node)}
+    pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
+    widened |= {group[name] for name in graph.outputs} - pooled
+    formats = {}
+    for name in set(group.values()):
+        fits = options.activations.signed or name not in signed
+        formats[name] = options.activations if fits else options.signed_activations
+        if options.edge_bits is not None and name in widened:
+            formats[name] = INT(options.edge_bits) if name in signed else UINT(options.edge_bits)
+    formats |= {group[node.output]: own["activations"] for node, own in layers.items() if "activations" in own}
+    formats[group[graph.input]] = options.input_format
+    return {name: formats[own] for name, own in group.items()}
+
+
+def _is_identity(node: Node) -> bool:
+    """Whether a layer gives every channel as it is, apart from its format and unit."""
+    return (
+        isinstance(node, Conv)
+        and node.weight.shape[1:] == (1, 1, 1)
+        and bool((node.weight == 1).all() and not node.bias.any() and node.residual is None and node.slope is None)
+    )
 
 
 def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, Format]]) -> dict[Node, Format]:
     layers = [node for node in graph.nodes if isinstance(node, Conv)]
     formats: dict[Node, Format] = dict.fromkeys(layers, options.weights)
     if options.edge_bits is not None:
-        first = next(node for node in layers if not node.copy)
-        formats[first] = formats[layers[-1]] = INT(options.edge_bits)
+        edges = [*[node for node in layers if not node.copy][:1], *(node for node in layers if leaves_raw(graph, node))]
+        formats.update(dict.fromkeys(edges, INT(options.edge_bits)))
     return formats | {node: formats["weights"] for node, formats in own.items() if "weights" in formats}
 
 
-def _activation_unit(graph: Graph, name: str, values: np.ndarray, format: Format, unit: Callable) -> float:
-    """Unit of a tensor with these float values, calibrated where it is used: behind the max pools that share it.
+def _seen_values(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
+    """The float values of a tensor where they are used: behind the max pools that share its unit.
 
     A maximum commutes with the projection, so values that no window selects need no care.
     """
-    producer = graph.producer(name)
-    limit = producer.limit if isinstance(producer, Conv) else None
-    while len(readers := graph.consumers(name)) == 1 and isinstance(readers[0], MaxPool):
+    while len(readers := graph.consumers(name)) == 1 and isinstance(readers[0], MaxPool) and name not in graph.outputs:
         name, values = readers[0].output, evaluate_node(readers[0], values)
-    found = _searched_unit(values, format, unit)
-    if limit is None:
+    return values
+
+
+def _activation_unit(graph: Graph, tensors: dict[str, np.ndarray], format: Format, unit: Callable) -> float:
+    """Unit of tensors with these float values, which have one together."""
+    values = [_seen_values(graph, name, found) for name, found in tensors.items()]
+    found = _searched_unit(values[0] if len(values) == 1 else np.concatenate([v.ravel() for v in values]), format, unit)
+    producers = map(graph.producer, tensors)
+    limits = [node.limit for node in producers if isinstance(node, Conv) and node.limit is not None]
+    if not limits:
         return found
     # Saturation at the largest level is the clip, so that level must not lie above the limit.
+    limit = min(limits)
     highest = limit / format.magnitude_max
     while highest * format.magnitude_max > limit:
         highest = math.nextafter(highest, 0)
     return min(found, highest)
+
+
+def _shared_units(
+    graph: Graph, images: np.ndarray, group: dict[str, str], formats: dict[str, Format], unit: Callable
+) -> dict[str, float]:
+    """Unit of every group whose values come from several layers, from all of these values."""
+    made: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if not keeps_levels(node):
+            made.setdefault(group[node.output], []).append(node.output)
+    waiting = {own: names for own, names in made.items() if len(names) > 1}
+    units: dict[str, float] = {}
+    floats = {graph.input: images.astype(np.float32)}
+    last_use = graph.last_readers()
+    held: dict[str, dict[str, np.ndarray]] = {own: {} for own in waiting}
+    for node in graph.nodes if waiting else ():
+        own = group[node.output]
+        floats[node.output] = evaluate_node(node, *(floats[name] for name in node.inputs))
+        if own in waiting and node.output in waiting[own]:
+            held[own][node.output] = floats[node.output]
+            if len(held[own]) == len(waiting[own]):
+                units[own] = _activation_unit(graph, held.pop(own), formats[own], unit)
+                del waiting[own]
+        if not waiting:
+            break
+        for name in set(node.inputs):
+            if last_use.get(name) is node:
+                del floats[name]
+    return units
 
 
 def _searched_unit(values: np.ndarray, format: Format, unit: Callable) -> float:
@@ -332,7 +394,13 @@ def _tensor(graph: Graph, name: str, format: Format | None, unit: float) -> Tens
     return Tensor(name, channels, height, width, format, unit)
 
 
-def _pool(node: Node, source: Tensor, target: Tensor) -> golden.MaxPool | golden.AveragePool:
+def _other_layer(
+    node: Node, source: Tensor, target: Tensor
+) -> golden.MaxPool | golden.AveragePool | golden.Concat | golden.Upsample:
+    if isinstance(node, Concat):
+        return golden.Concat(node.name, node.input, node.output, node.others)
+    if isinstance(node, Upsample):
+        return golden.Upsample(node.name, node.input, node.output, node.factors)
     if isinstance(node, MaxPool):
         return golden.MaxPool(node.name, node.input, node.output, node.kernel, node.stride, node.pads)
     if isinstance(node, AveragePool):
@@ -360,8 +428,9 @@ def quantize(
 ) -> IntegerNetwork:
     """Quantize a model after training.
 
-    The last layer has one weight unit and leaves raw 32-bit logits; all other layers write ``activations``, or
-    ``signed_activations`` where that format is unsigned and the tensor can be negative.
+    A layer without ReLU that makes an output for the caller alone has one weight unit and leaves raw 32-bit logits; all
+    other layers write ``activations``, or ``signed_activations`` where that format is unsigned and the tensor can be
+    negative.
 
     Parameters
     ----------
@@ -372,7 +441,8 @@ def quantize(
     weights, activations : Format or str
         Formats of all layers, such as ``"esb:4,2"`` and ``"esbu:4,2"``. Weights must be signed.
     edge_bits : int, optional
-        Bits of ``int`` weights in the first and the last layer, and of the last layer's (u)int input.
+        Bits of ``int`` weights in the first and the last layers, of the (u)int inputs of the last ones, and of outputs
+        that are not raw.
     input_format : Format or str, optional
         Format of the images; by default ``int:8``, or ``uint:8`` if no calibration value is negative.
     per_channel : bool
@@ -402,9 +472,11 @@ def quantize(
         images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
         bias_correction,
     )  # fmt: skip
-    own = _layer_formats(graph, options, layers or {})
-    formats, weight_formats = _tensor_formats(graph, options, own), _weight_formats(graph, options, own)
-    unit = _activation_unit(graph, graph.input, images, formats[graph.input], options.unit)
+    group = _level_groups(graph)
+    own = _layer_formats(graph, options, layers or {}, group)
+    formats, weight_formats = _tensor_formats(graph, options, own, group), _weight_formats(graph, options, own)
+    shared = _shared_units(graph, images, group, formats, options.unit)
+    unit = _activation_unit(graph, {graph.input: images}, formats[graph.input], options.unit)
     tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
     quantized: list[Any] = []
     floats = {graph.input: images.astype(np.float32)}
@@ -415,18 +487,19 @@ def quantize(
         source, name = tensors[node.input], node.output
         read_floats, read_levels = ([held[tensor] for tensor in node.inputs] for held in (floats, levels))
         floats[name] = evaluate_node(node, *read_floats)
-        if name == graph.output:
+        if leaves_raw(graph, node):
             target = _tensor(graph, name, None, 1.0)
-        elif _keeps_levels(node):
+        elif keeps_levels(node):
             target = _tensor(graph, name, source.format, source.unit)
         else:
-            unit = _activation_unit(graph, name, floats[name], formats[name], options.unit)
+            unit = shared.get(group[name], 0.0)
+            unit = unit or _activation_unit(graph, {name: floats[name]}, formats[name], options.unit)
             target = _tensor(graph, name, formats[name], unit)
         tensors[name] = target
         if isinstance(node, Conv):
             layer: Any = _convolution(node, weight_formats[node], options, tensors, read_levels, read_floats)
         else:
-            layer = _pool(node, source, target)
+            layer = _other_layer(node, source, target)
         if target.format is None:
             tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
         quantized.append(layer)
@@ -436,7 +509,7 @@ def quantize(
         for tensor in set(node.inputs):
             if last_use.get(tensor) is node:
                 del floats[tensor], levels[tensor]
-    return IntegerNetwork(graph.name, tensors, tuple(quantized), graph.input, graph.output)
+    return IntegerNetwork(graph.name, tensors, tuple(quantized), graph.input, graph.outputs)
 
 
 def input_levels(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
@@ -480,7 +553,8 @@ def _energies(graph: Graph, network: IntegerNetwork, images: np.ndarray) -> dict
 def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.ndarray) -> list[dict[str, Any]]:
     """One dictionary per layer of ``network`` for reports.
 
-    Keys: ``name``, ``kind`` (``conv``, ``max_pool``, ``average_pool``), ``input_shape``, ``output_shape``, ``kernel``,
+    Keys: ``name``, ``kind`` (``conv``, ``max_pool``, ``average_pool``, ``concat``, ``upsample``), ``input_shape``,
+    ``output_shape``, ``kernel``,
     ``stride``, ``pads``, ``groups``, ``residual`` (the tensor that is added, or None), ``relu``, ``weight_format``
     (None for pools), ``input_format``, ``output_format`` (``raw32`` for logits), ``weights`` and ``macs`` (numbers),
     ``sqnr_db``: energy of the float tensor over that of the difference at the layer's output on ``calibration``,
@@ -489,7 +563,13 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
     graph = _lowered(model)
     images = _as_maps(graph, np.asarray(calibration))
     energies = _energies(graph, network, images)
-    kinds = {golden.Convolution: "conv", golden.MaxPool: "max_pool", golden.AveragePool: "average_pool"}
+    kinds = {
+        golden.Convolution: "conv",
+        golden.MaxPool: "max_pool",
+        golden.AveragePool: "average_pool",
+        golden.Concat: "concat",
+        golden.Upsample: "upsample",
+    }
     rows = []
     for layer in network.layers:
         source, target = network.tensors[layer.input], network.tensors[layer.output]
@@ -502,9 +582,9 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
                 "kind": kinds[type(layer)],
                 "input_shape": (source.channels, source.height, source.width),
                 "output_shape": (target.channels, target.height, target.width),
-                "kernel": layer.weights.shape[2:] if is_conv else layer.kernel,
-                "stride": layer.stride,
-                "pads": layer.pads,
+                "kernel": layer.weights.shape[2:] if is_conv else getattr(layer, "kernel", (1, 1)),
+                "stride": getattr(layer, "stride", (1, 1)),
+                "pads": getattr(layer, "pads", (0, 0, 0, 0)),
                 "groups": getattr(layer, "groups", 1),
                 "residual": getattr(layer, "residual", None),
                 "relu": getattr(layer, "relu", False),

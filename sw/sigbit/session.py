@@ -77,7 +77,7 @@ class Session:
         Returns
         -------
         int64 array, ``(N, channels)`` or ``(N, channels, height, width)``
-            Logits or levels of the output tensor.
+            Logits or levels of the output tensor; a dictionary of arrays by name if there are several outputs.
         """
         outputs = []
         for number in range(len(levels)):
@@ -86,7 +86,9 @@ class Session:
             outputs.append(self._receive())
             if progress:
                 progress(number + 1)
-        return np.stack(outputs) if outputs else np.empty((0,), np.int64)
+        if len(self._program.outputs) > 1:
+            return {output.name: _stack([found[output.name] for found in outputs]) for output in self._program.outputs}
+        return _stack(outputs)
 
     def counters(self):
         """Performance counters since the session was opened, by register name."""
@@ -99,12 +101,12 @@ class Session:
 
     def _receive(self):
         try:
-            packet = self._device.receive()
+            packets = [self._device.receive() for _ in self._program.outputs]
         except DeviceError:
             self._check_fault()
             raise
         self._received += 1
-        return self._program.decode_output(packet, self._received - 1)
+        return self._program.decode_outputs(packets, self._received - 1)
 
     def _check_fault(self):
         code = self._device.read(Register.FAULT)
@@ -112,3 +114,7 @@ class Session:
             fault = {known.value: known.name for known in Fault}.get(code, "unknown")
             packet = self._device.read(Register.FAULT_PACKET)
             raise DeviceError(f"The accelerator stopped with fault {code} ({fault}) at packet {packet}")
+
+
+def _stack(results):
+    return np.stack(results) if results else np.empty((0,), np.int64)

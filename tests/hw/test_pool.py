@@ -105,3 +105,11 @@ def test_a_negative_zero_loses_against_zero():
     for order in ([8, 0], [0, 8]):
         results = run(PoolUnit(config), window([[code] * config.vector for code in order], [1, 1]))
         assert results[0][1] == [0] * config.vector
+
+
+@pytest.mark.parametrize("text", FORMATS)
+def test_a_window_of_one_position_gives_every_code_as_it_is(text):
+    config = config_of(text)
+    codes = [[code] * config.vector for code in range(1 << config.activation_format.bits)]
+    results = run(PoolUnit(config), [position for vector in codes for position in window([vector], [1])])
+    assert [vector for _, vector in results] == codes

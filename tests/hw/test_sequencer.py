@@ -40,7 +40,7 @@ def simulate(instructions, cycles=400):
             ctx.set(dut.output_done, cycle == output_ends)
             for name, signal, detail in (
                 ("vector", dut.compute.valid, dut.compute.bank),
-                ("pool", dut.pool.valid, None),
+                ("pool", dut.pool.valid, dut.pool.address),
                 ("weight", dut.weight_read, dut.weight_address),
                 ("column", dut.weight_read, dut.weight_index),
                 ("post", dut.post.valid, dut.post.payload.bank),
@@ -179,3 +179,10 @@ def test_a_compute_retires_when_its_weights_have_been_read(positions):
     assert len(reads) == 40
     assert (cycles_of(events, "vector")[0] < reads[-1]) == (positions > 1), "the tile starts early"
     assert cycles_of(events, "retire")[0] >= reads[-1]
+
+
+def test_pool_results_are_a_step_apart_modulo_the_memory():
+    word = pack(Opcode.POOL, output_base=3, output_step=(1 << 20) - 2, count0=2, count1=2, count4=2)
+    assert [address for _, what, address in simulate([word]) if what == "pool"] == [
+        address for window in range(4) for address in [(3 - 2 * window) % (1 << 20)] * 2
+    ]

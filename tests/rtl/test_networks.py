@@ -4,7 +4,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from networks import Builder, mixed_network, random_dag, random_network, roomy
+from networks import (
+    Builder,
+    mixed_network,
+    random_dag,
+    random_network,
+    random_structure,
+    roomy,
+    small_detector,
+    small_unet,
+)
 from sigbit.compiler import compile
 from sigbit.device import RtlDevice
 from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
@@ -54,9 +63,13 @@ def device(name):
 
 
 def check(name, builder, images, stalls=(0, 0)):
+    """As :func:`check_network`, of a builder's network."""
+    return check_network(name, builder.network(), images, stalls)
+
+
+def check_network(name, network, images, stalls=(0, 0)):
     """A session gives the golden integers and counts what the compiler predicts; returns the program."""
     accelerator = device(name)
-    network = builder.network()
     program = compile(network, accelerator.config)
     expected = run(network, images)
     accelerator.model.set_stalls(len(images), *stalls)
@@ -64,13 +77,17 @@ def check(name, builder, images, stalls=(0, 0)):
         accelerator.model.mark(cycles.marks(program, len(images)))
         results = session.run(images)
         counters = session.counters()
-    np.testing.assert_array_equal(results, expected)
+    if len(network.outputs) == 1:
+        results, expected = {network.output: results}, {network.output: expected}
+    for output in network.outputs:
+        np.testing.assert_array_equal(results[output], expected[output], err_msg=output)
     layers = program.layers
     for key in ("compute_cycles", "pool_cycles"):
         assert counters[key] == len(images) * sum(layer[key] for layer in layers), key
     if stalls == (0, 0):
         check_cycles(program, len(images), accelerator.model.snapshots())
-    instructions = 1 + sum(end - start for layer in layers for start, end in layer["instructions"])
+    instructions = len(network.outputs)
+    instructions += sum(end - start for layer in layers for start, end in layer["instructions"])
     assert accelerator.read(Register.INSTRUCTIONS) == len(images) * instructions
     return program
 
@@ -140,6 +157,30 @@ def test_the_mixed_networks_have_uniform_formats_of_all_widths():
     residuals = {tensors[layer.residual].format for tensors, layer in layers if getattr(layer, "residual", None)}
     assert {format.kind for format in residuals} == {"esbu", "uint", "int"}
     assert any(getattr(layer, "negative_multiplier", None) is not None for _, layer in layers)
+
+
+#: Of :func:`random_structure`: all stored formats; they fit the smallest memories.
+STRUCTURE_SEEDS = (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("seed", STRUCTURE_SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_random_networks_that_join_and_enlarge_equal_the_golden_model(name, seed):
+    config = device(name).config
+    builder, outputs = random_structure(seed, config.weight_format, config.activation_format)
+    check_network(name, builder.network(*outputs), builder.images(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", [small_unet, small_detector])
+def test_networks_with_branches_that_meet_again_equal_the_golden_model(name, model):
+    config, graph = device(name).config, model()
+    images = np.random.default_rng(4).normal(size=(3, *graph.input_shape)).astype(np.float32)
+    network = quantize(graph, images, config.weight_format, config.activation_format, edge_bits=8)
+    program = check_network(name, network, input_levels(network, images), (40, 40))
+    joined = [layer for layer, kind in zip(program.layers, network.layers, strict=True) if hasattr(kind, "others")]
+    assert len(joined) == 2
+    assert not any(layer["instructions"] for layer in joined), "nothing is copied"
 
 
 def test_the_random_networks_add_every_stored_format_and_have_groups():

@@ -233,7 +233,7 @@ def test_maximum_skips_padding_and_is_zero_without_any_position():
     codes[:, 1] = [0b1000, 0b1111]  # negative zero, -7
     codes[:, 2] = [0b1000, 0b0000]  # negative zero is less than zero
     pool = INSTRUCTIONS[Opcode.POOL].pack(
-        opcode=Opcode.POOL, base=(1 << 20) - 2, x0=-2, height=1, width=2, output_base=10,
+        opcode=Opcode.POOL, base=(1 << 20) - 2, x0=-2, height=1, width=2, output_base=10, output_step=1,
         count0=1, count1=1, count2=3, count3=1, count4=2, step2=2, xstep2=2, step4=1, xstep4=1,
     )  # fmt: skip
     payload = pack_codes(config, codes, 4)
@@ -246,6 +246,27 @@ def test_maximum_skips_padding_and_is_zero_without_any_position():
         emulator.send(packet)
     words = unpack_codes(config, emulator.receive()[HEADER_BYTES:-BEAT], 8, 4)
     assert words[:, :3].tolist() == [[0, 0, 0], [0b1001, 0b1000, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("activations", [ESB(4, 2), ESBU(4, 2), INT(4)], ids=str)
+def test_windows_of_one_pixel_repeat_every_code_at_every_second_word(activations):
+    config = replace(TINY, activation_format=activations)
+    codes = np.arange(16).reshape(2, 8)
+    pool = INSTRUCTIONS[Opcode.POOL].pack(
+        opcode=Opcode.POOL, height=1, width=1, output_base=11, output_step=(1 << 20) - 2,
+        count0=2, count1=2, count2=1, count3=1, count4=1, step0=1,
+    )  # fmt: skip
+    emulator = Emulator(config)
+    for packet in (
+        build_packet(config, Kind.CONFIGURE, config.hash.to_bytes(8, "little"), count=1),
+        build_packet(config, Kind.INPUT, pack_codes(config, codes, 4), count=2),
+        instructions(pool),
+        output(4, 8),
+    ):
+        emulator.send(packet)
+    words = unpack_codes(config, emulator.receive()[HEADER_BYTES:-BEAT], 8, 4)
+    assert words[1::2].tolist() == codes[[1, 1, 0, 0]].tolist()
+    assert not words[::2].any()
 
 
 def test_one_tile_by_hand():
@@ -364,7 +385,7 @@ def test_a_residual_by_hand(schedule):
         ),
         ({"residual_parts": 1, "residual_encoding": Encoding.INT, "residual_bits": 9}, "INT values of 9 bits"),
         ({"encoding": Encoding.UINT, "bits": 1}, "UINT values of 1 bits"),
-        ({"residual_parts": 1, "residual_base": 10}, "adds words that it writes"),
+        ({"residual_parts": 1, "residual_base": 10}, "adds values that it writes"),
         ({"residual_parts": 1, "residual_base": 2048}, "feature words 2048 to 2048"),
     ],
 )
@@ -407,7 +428,16 @@ def test_a_residual_that_the_contract_leaves_open_is_an_error(fields, words):
         ),
         (
             INSTRUCTIONS[Opcode.POOL].pack(
-                opcode=3, height=9, width=9, output_base=2047, count0=1, count1=1, count2=2, count3=1, count4=1
+                opcode=3,
+                height=9,
+                width=9,
+                output_base=2047,
+                output_step=1,
+                count0=1,
+                count1=1,
+                count2=2,
+                count3=1,
+                count4=1,
             ),
             "feature words 2047",
         ),

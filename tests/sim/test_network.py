@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
 from sigbit_sim.golden import network as network_module
-from sigbit_sim.golden.network import AveragePool, Convolution, IntegerNetwork, MaxPool, NetworkError, Tensor, run
+from sigbit_sim.golden.network import (
+    AveragePool,
+    Concat,
+    Convolution,
+    IntegerNetwork,
+    MaxPool,
+    NetworkError,
+    Tensor,
+    Upsample,
+    run,
+)
 
 # --- oracle: one number at a time, Python integers ----------------------------------------------------------------
 
@@ -449,8 +459,10 @@ def changed_network(**values):
         (changed_tensor("mean", format=None), "Layer mean: an average has no raw form"),
         (changed_tensor("output", format=INT(8)), "Layer last: multiplier must be 1 to 65535, not 0 to 0"),
         (changed_network(input="image"), "Network input 'image' is not one of its tensors: input, conv"),
-        (changed_network(output="logits"), "Network output 'logits' is not one of its tensors"),
-        (changed_network(layers=("relu",)), "A layer is a Convolution, MaxPool or AveragePool, not str"),
+        (changed_network(outputs=("output", "logits")), "Network output 'logits' is not one of its tensors"),
+        (changed_network(outputs=()), "at least one output, and each only once"),
+        (changed_network(outputs=("output", "output")), "at least one output, and each only once"),
+        (changed_network(layers=("relu",)), "A layer is one of Convolution, MaxPool, .*, not str"),
         (changed_network(layers=small_network().layers[1:]), "Layer largest reads 'conv' before any layer has written"),
         (changed_network(layers=small_network().layers[:-1]), "No layer writes the tensors output"),
         (changed_layer(1, name="first"), "Layer name 'first' is used twice"),
@@ -604,7 +616,7 @@ def test_missing_file_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda description, arrays: description.update(version=99), "has version 99, expected 1; quantize"),
+        (lambda description, arrays: description.update(version=99), "has version 99, expected 2; quantize"),
         (lambda description, arrays: arrays.pop("0.weights"), "damaged integer network: KeyError.*0.weights"),
         (lambda description, arrays: description.pop("layers"), "damaged integer network: KeyError.*layers"),
         (lambda description, arrays: description["layers"][0].update(kind="Dense"), "damaged integer network"),
@@ -628,3 +640,79 @@ def test_a_changed_requantizer_would_be_noticed(monkeypatch):
     monkeypatch.setattr(network_module, "requantize", lambda acc, bias, *rest: exact(acc - 1, bias, *rest))
     with pytest.raises(AssertionError):
         check(network, rng)
+
+
+FIRST, BOTH = (2, 3, 4, UINT(4), 0.5), (5, 3, 4, UINT(4), 0.5)
+
+
+def joined(first=FIRST, target=BOTH, others=("b",)):
+    """Two inputs of a concatenation, ``a`` made of the network's input, and an output."""
+    tensors = [Tensor("input", 2, 3, 4, UINT(4), 0.5), Tensor("a", *first), Tensor("b", 3, 3, 4, UINT(4), 0.5)]
+    tensors.append(Tensor("output", *target))
+    make = one_by_one(2, first[0], "a"), one_by_one(2, 3, "b")
+    return IntegerNetwork(
+        "joined", {tensor.name: tensor for tensor in tensors}, (*make, Concat("join", "a", "output", others)), "input"
+    )
+
+
+def one_by_one(inputs, outputs, target):
+    ones, zeros = np.ones(outputs, np.int64), np.zeros(outputs, np.int64)
+    weights = np.arange(outputs * inputs).reshape(outputs, inputs, 1, 1) % 3 - 1
+    return Convolution(target, "input", target, weights, INT(4), np.ones(outputs), zeros, ones, zeros)
+
+
+def test_concatenation_and_upsampling_move_levels():
+    network = joined()
+    levels = np.random.default_rng(1).integers(0, 16, (3, 2, 3, 4))
+    output, tensors = run(network, levels, trace=True)
+    assert (output[:, :2] == tensors["a"]).all()
+    assert (output[:, 2:] == tensors["b"]).all()
+    source, target = Tensor("input", 1, 2, 2, INT(4), 1.0), Tensor("output", 1, 4, 6, INT(4), 1.0)
+    grown = IntegerNetwork("grown", {"input": source, "output": target}, (Upsample("u", "input", "output", (2, 3)),))
+    assert run(grown, np.array([[[[1, -2], [3, -4]]]]))[0, 0].tolist() == [
+        [1, 1, 1, -2, -2, -2], [1, 1, 1, -2, -2, -2], [3, 3, 3, -4, -4, -4], [3, 3, 3, -4, -4, -4],
+    ]  # fmt: skip
+
+
+def test_several_outputs_come_by_name_and_survive_a_file(tmp_path):
+    network = joined()
+    network = IntegerNetwork("several", network.tensors, network.layers, "input", ("output", "b"))
+    levels = np.random.default_rng(2).integers(0, 16, (3, 2, 3, 4))
+    found, tensors = run(network, levels, trace=True)
+    assert list(found) == ["output", "b"]
+    assert (found["b"] == tensors["b"]).all()
+    network.save(tmp_path / "net.npz")
+    loaded = IntegerNetwork.load(tmp_path / "net.npz")
+    assert loaded.outputs == ("output", "b")
+    assert loaded.layers[-1] == network.layers[-1]
+    assert (run(loaded, levels)["output"] == found["output"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": (6, 3, 4, UINT(4), 0.5)}, "join produces 5x3x4, but tensor output is 6x3x4"),
+        ({"target": (5, 3, 4, UINT(4), 0.25)}, "join keeps format and unit, but a has uint:4 and 0.5, output uint:4"),
+        ({"target": (5, 3, 4, INT(4), 0.5)}, "join keeps format and unit, but a has uint:4 and 0.5, output int:4"),
+        ({"first": (2, 3, 4, None, 0.5)}, r"join reads raw integers \(a\)"),
+        ({"others": ["b"]}, "join: others must be a tuple of tensors"),
+        ({"others": ("c",)}, "join uses tensor 'c', which the network does not describe"),
+    ],
+)
+def test_inconsistent_concatenation_is_an_error(change, message):
+    with pytest.raises(NetworkError, match=message):
+        joined(**change)
+
+
+@pytest.mark.parametrize(
+    ("factors", "size", "message"),
+    [
+        ((2,), (4, 4), r"u: factors must be a tuple of 2 integers >= 1, not \(2,\)"),
+        ((2, 0), (4, 4), r"u: factors must be a tuple of 2 integers >= 1"),
+        ((2, 2), (4, 5), "u produces 1x4x4, but tensor output is 1x4x5"),
+    ],
+)
+def test_inconsistent_upsampling_is_an_error(factors, size, message):
+    tensors = {"input": Tensor("input", 1, 2, 2, INT(4), 1.0), "output": Tensor("output", 1, *size, INT(4), 1.0)}
+    with pytest.raises(NetworkError, match=message):
+        IntegerNetwork("grown", tensors, (Upsample("u", "input", "output", factors),))

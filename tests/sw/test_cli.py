@@ -63,6 +63,15 @@ def refusal(capsys, *arguments):
     return messages[0].rstrip()
 
 
+def two_headed(path):
+    """The digits model with a second output, the map behind its first ReLU."""
+    model = onnx.load(MODEL)
+    name = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
+    model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    return [output.name for output in model.graph.output]
+
+
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
@@ -77,6 +86,24 @@ def test_quantize_compile_and_run_give_what_the_golden_model_gives(built, tmp_pa
     assert first.shape == (20, 10)
     assert (first == second).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["device.npz", "golden.npz"]
+
+
+def test_several_outputs_are_written_and_evaluated_by_name(tmp_path, capsys):
+    names = two_headed(tmp_path / "two.onnx")
+    assert main(["quantize", "two.onnx", *CALIBRATION, "-o", "two.npz"]) == 0
+    assert main(["compile", "two.npz", "-o", "two.program"]) == 0
+    capsys.readouterr()
+    golden = run_json(capsys, "run", "two.npz", *IMAGES, *SCALE, "-o", "golden.npz")
+    device = run_json(capsys, "run", "two.program", *IMAGES, *SCALE, "-o", "device.npz")
+    assert golden["accuracy"] == device["accuracy"] >= 0.9
+    first, second = np.load("golden.npz"), np.load("device.npz")
+    assert sorted(first) == sorted(second) == sorted(names)
+    for name in names:
+        assert (first[name] == second[name]).all()
+    shared = ["evaluate", "two.onnx", *IMAGES, *CALIBRATION]
+    assert run_json(capsys, *shared)["accuracy"] == run_json(capsys, *shared, "--output", names[0])["accuracy"] >= 0.9
+    assert run_json(capsys, *shared, "--output", names[1])["accuracy"] < 0.9
+    assert refusal(capsys, *shared, "--output", "logit").startswith("The model has no output 'logit'; it has ")
 
 
 def test_evaluate_prints_the_keys_of_its_contract(capsys):

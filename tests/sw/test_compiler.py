@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import Builder, mixed_network, random_dag, random_network, roomy
+from networks import Builder, mixed_network, random_dag, random_network, random_structure, roomy
 from sigbit.compiler import CompileError, compile, fit
-from sigbit.memory_plan import MemoryPlan, Move, Send, Work
+from sigbit.memory_plan import MemoryPlan, Move, Output, Send, Work
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
 from sigbit_hw.spec.parts import activation_parts
@@ -28,11 +28,17 @@ def emulate(program, images, schedule="eager", count_from=0):
     for index, image in enumerate(images):
         for packet in program.image_packets(image, index):
             emulator.send(packet)
-    results = [program.decode_output(emulator.receive(), index) for index in range(len(images))]
+    results = [
+        program.decode_outputs([emulator.receive() for _ in program.outputs], index) for index in range(len(images))
+    ]
     assert emulator.receive() is None
     emulator.send(program.end_packet())
     assert emulator.read(Register.FAULT) == 0
     assert emulator.read(Register.STATUS) == 0
+    if len(program.outputs) > 1:
+        return {
+            output.name: np.stack([found[output.name] for found in results]) for output in program.outputs
+        }, emulator
     return np.stack(results), emulator
 
 
@@ -42,9 +48,14 @@ def check(network, config, images):
     expected = run(network, images)
     for schedule in SCHEDULES:
         results, emulator = emulate(program, images, schedule)
-        np.testing.assert_array_equal(results, expected, err_msg=schedule)
-        cycles = sum(layer["compute_cycles"] for layer in program.layers)
-        assert emulator.read(Register.COMPUTE_CYCLES) == cycles * len(images)
+        if len(network.outputs) == 1:
+            np.testing.assert_array_equal(results, expected, err_msg=schedule)
+        else:
+            for name in network.outputs:
+                np.testing.assert_array_equal(results[name], expected[name], err_msg=f"{schedule} {name}")
+        for register in (Register.COMPUTE_CYCLES, Register.POOL_CYCLES):
+            cycles = sum(layer[register.name.lower()] for layer in program.layers)
+            assert emulator.read(register) == cycles * len(images)
     return program
 
 
@@ -140,6 +151,168 @@ def test_the_sign_of_a_leaky_layer_is_that_of_its_biased_sum(format):
         layer.negative_multiplier[:] = [0, 1, 655, 13107, 32768, 65535, 65534, 6553]
         layer.bias[:] = [-3, -2, -1, 0, 1, 2, 100, -100]
         check(builder.network(), roomy(TINY, ESB(4, 2), ESB(4, 2)), builder.images(3))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("weights", "activations"), FORMATS, ids=str)
+def test_random_networks_that_join_and_enlarge_equal_the_golden_model(name, weights, activations):
+    config = roomy(CONFIGS[name], weights, activations, feature_depth=32768, weight_depth=8192, parameter_depth=256)
+    first = 3 * list(CONFIGS).index(name) + FORMATS.index((weights, activations))
+    for seed in (first, first + 21):
+        builder, outputs = random_structure(seed, weights, activations)
+        check(builder.network(*dict.fromkeys(outputs)), config, builder.images(2))
+
+
+def _joined(*channels, height=5, format=None):
+    """Tensors ``layer0_out`` ... of so many channels, all made of the input."""
+    native = format or TINY.activation_format
+    builder = Builder(7, 6, height, 4, native)
+    for count in channels:
+        builder.last = "input"
+        builder.conv(count, (3, 3), ESB(4, 2), native, pads=(1, 1, 1, 1))
+    return builder
+
+
+def _tail(builder):
+    """A last layer, and the program for a tiny accelerator, which is checked, with its costs by layer."""
+    builder.conv(3, (1, 1), ESB(4, 2), None)
+    program = check(builder.network(), replace(TINY, feature_depth=8192), builder.images(2))
+    return {layer["name"]: layer for layer in program.layers}
+
+
+def _instructions(layer):
+    return sum(end - start for start, end in layer["instructions"])
+
+
+@pytest.mark.parametrize("format", [TINY.activation_format, UINT(8), INT(8)], ids=str)
+@pytest.mark.parametrize("channels", [(8, 16), (4, 5), (1, 1, 1, 1), (5, 7, 30, 2)], ids=str)
+def test_tensors_are_concatenated_without_an_instruction(channels, format):
+    builder = _joined(*channels, format=format)
+    names = [f"layer{i}_out" for i in range(len(channels))]
+    builder.concat(*names[::-1])
+    join = builder.layers[-1].name
+    layers = _tail(builder)
+    assert _instructions(layers[join]) == 0
+    # Every tensor starts at the next group of post_lanes, and nothing else is lost.
+    blocks = -(-sum(-(-count // TINY.post_lanes) * TINY.post_lanes for count in channels) // TINY.vector)
+    assert layers[f"layer{len(channels) + 1}"]["tiles"] <= blocks * 3 ** (format != TINY.activation_format)
+
+
+def test_a_dense_block_copies_nothing():
+    builder = _joined(6)
+    names = ["layer0_out"]
+    for _ in range(3):
+        if len(names) > 1:
+            builder.concat(*names)
+        builder.conv(5, (3, 3), ESB(4, 2), TINY.activation_format, pads=(1, 1, 1, 1))
+        names.append(builder.last)
+    builder.concat(*names)
+    layers = _tail(builder)
+    joins = [layer.name for layer in builder.layers if hasattr(layer, "others")]
+    assert len(joins) == 3
+    assert [_instructions(layers[name]) for name in joins] == [0, 0, 0]
+
+
+def test_nested_concatenations_and_pools_of_them_copy_nothing():
+    builder = _joined(5, 6)
+    builder.concat("layer0_out", "layer1_out").max_pool((3, 3), (1, 1), (1, 1, 1, 1))
+    pooled = builder.last
+    builder.concat("layer2_out", pooled)
+    join = builder.layers[-1].name
+    assert _instructions(_tail(builder)[join]) == 0
+
+
+@pytest.mark.parametrize(
+    ("members", "copies"),
+    [
+        (("input", "layer0_out"), 1),
+        (("layer0_out", "layer0_out"), 1),
+        (("layer0_out", "input", "layer0_out", "input", "layer1_out"), 3),
+    ],
+    ids=["the input", "a tensor twice", "both"],
+)
+def test_what_cannot_be_in_its_place_is_copied(members, copies):
+    builder = _joined(5, 4)
+    builder.concat(*members)
+    join = builder.layers[-1].name
+    layers = _tail(builder)
+    # A copy reads one block and fills one tile of columns.
+    assert layers[join]["tiles"] == copies
+    assert layers[join]["macs"] == 0
+
+
+def test_a_sum_of_one_part_adds_parts_that_are_blocks_of_others_apart():
+    builder = _joined(16, 8, format=UINT(8)).conv(8, (1, 1), ESB(4, 2), TINY.activation_format, residual="layer1_out")
+    alone = builder.last
+    builder.concat("layer0_out", "layer1_out").conv(8, (1, 1), ESB(4, 2), TINY.activation_format, residual=alone)
+    _tail(builder)
+
+
+def test_a_sum_in_other_lanes_than_its_residual_is_copied():
+    for first, copies in ((8, 0), (3, 1)):
+        builder = _joined(first, 8)
+        builder.conv(8, (1, 1), ESB(4, 2), TINY.activation_format, residual="layer1_out")
+        builder.concat("layer0_out", builder.last)
+        join = builder.layers[-1].name
+        assert _tail(builder)[join]["tiles"] == copies
+
+
+@pytest.mark.parametrize("format", [TINY.activation_format, UINT(8)], ids=str)
+def test_a_sum_takes_the_lanes_of_a_concatenation_with_gaps(format):
+    builder = _joined(5, 6, 11, format=format)
+    builder.concat("layer0_out", "layer1_out")
+    builder.last = "layer2_out"
+    builder.conv(11, (3, 3), ESB(4, 2), format, pads=(1, 1, 1, 1), residual="layer3_out")
+    builder.conv(11, (1, 1), ESB(4, 2), format, residual="layer4_out")
+    assert _instructions(_tail(builder)["layer3"]) == 0
+
+
+@pytest.mark.parametrize("format", [TINY.activation_format, UINT(8), INT(8)], ids=str)
+def test_upsampling_takes_one_cycle_per_word_that_it_makes(format):
+    builder = _joined(9, format=format)
+    builder.upsample((2, 3))
+    layers = _tail(builder)
+    parts = 1 if format == TINY.activation_format else 3
+    assert layers["layer1"]["pool_cycles"] == parts * 2 * (5 * 2) * (4 * 3)
+    assert _instructions(layers["layer1"]) == parts * 3
+
+
+def test_an_output_makes_room_as_soon_as_it_is_sent():
+    """Each of the outputs fills a third of the memory."""
+    builder = Builder(3, 2, 4, 4, ESBU(4, 2))
+    for _ in range(6):
+        builder.last = "input"
+        builder.conv(3, (3, 3), ESB(4, 2), None, pads=(1, 1, 1, 1))
+    outputs = tuple(layer.output for layer in builder.layers)
+    config = replace(TINY, feature_depth=256)
+    program = check(builder.network(*outputs[::-1]), config, builder.images(3))
+    assert sum(output.word_count(config) for output in program.outputs) > 2 * config.feature_depth
+    assert program.arrival == tuple(reversed(range(6)))
+
+
+def test_a_concatenation_that_is_an_output_stays_until_it_is_sent():
+    """Nothing reads its parts, and another layer runs between the last of them and the concatenation."""
+    builder = _joined(5, 6, 12)
+    builder.concat("layer0_out", "layer1_out")
+    join, builder.last = builder.last, "layer2_out"
+    builder.conv(3, (5, 4), ESB(4, 2), None)
+    check(builder.network(builder.last, join), TINY, builder.images(2))
+
+
+def test_outputs_of_all_kinds_are_sent_in_their_formats():
+    builder = _joined(5, 6, format=UINT(8))
+    builder.concat("layer0_out", "layer1_out").upsample().conv(4, (2, 2), ESB(4, 2), None)
+    outputs = ("layer4_out", "layer2_out", "layer1_out", "layer3_out")
+    network = builder.network(*outputs)
+    program = check(network, replace(TINY, feature_depth=8192), builder.images(3))
+    assert [output.name for output in program.outputs] == list(outputs)
+    assert [output.format for output in program.outputs] == [None, UINT(8), UINT(8), UINT(8)]
+
+
+def test_the_input_is_no_output():
+    network = Builder(0, 3, 4, 4, UINT(8)).conv(3, (1, 1), INT(8), None).network("layer0_out", "input")
+    with pytest.raises(CompileError, match="Output input of network random is its input; leave it out"):
+        compile(network, TINY)
 
 
 @pytest.mark.parametrize(("weight_depth", "parameter_depth"), [(16, 2), (32, 4), (64, 64), (2048, 2)])
@@ -417,9 +590,9 @@ def test_a_band_is_loaded_while_the_band_before_is_computed():
     assert min(fences) >= 2
 
 
-def check_in_smaller_memories(builder, config, images):
+def check_in_smaller_memories(builder, config, images, outputs=()):
     """:func:`check` from the feature memory of ``config`` down to the smallest one that is enough; returns that."""
-    network, levels = builder.network(), builder.images(images)
+    network, levels = builder.network(*outputs), builder.images(images)
     smallest = None
     while True:
         try:
@@ -471,7 +644,7 @@ def test_chains_of_layers_equal_the_golden_model(name, formats, monkeypatch):
     with pytest.raises(CompileError, match=f"raise feature_depth to at least {smallest},"):
         compile(builder.network(), replace(config, feature_depth=smallest // 2))
     kinds = [{type(step) for step in plan} for plan in steps]
-    assert kinds[0] == {Send, Work}
+    assert kinds[0] == {Send, Work, Output}
     turns = [Counter(step.layer for step in plan if isinstance(step, Work)) for plan in steps]
     assert set(turns[0].values()) == {1}
     assert sum(count > 1 for count in turns[-1].values()) > 1
@@ -484,6 +657,44 @@ def test_random_networks_in_small_memories_equal_the_golden_model(seed):
     for make in (random_network, random_dag):
         builder = make(seed, weights, activations)
         check_in_smaller_memories(builder, replace(config, feature_depth=512), 3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_networks_that_join_and_enlarge_equal_the_golden_model_in_small_memories(seed):
+    weights, activations = FORMATS[seed % len(FORMATS)]
+    config = roomy(list(CONFIGS.values())[seed % 5], weights, activations, parameter_depth=256)
+    builder, outputs = random_structure(seed, weights, activations)
+    check_in_smaller_memories(builder, replace(config, feature_depth=8192), 2, dict.fromkeys(outputs))
+
+
+def test_what_several_layers_write_stays_whole():
+    """Its 512 words do not fit beside anything else in 512, though one chain writes and reads them."""
+    builder = Builder(0, 8, 64, 8, ESBU(4, 2)).conv(8, (1, 1), ESB(4, 2), ESBU(4, 2))
+    for kernel, pad in ((3, 1), (1, 0)):
+        builder.last = "layer0_out"
+        builder.conv(4, (kernel, 1), ESB(4, 2), ESBU(4, 2), pads=(pad, 0, pad, 0))
+    builder.concat("layer1_out", "layer2_out").conv(8, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1))
+    builder.max_pool((2, 2), (2, 2))
+    assert check_in_smaller_memories(builder, replace(TINY, feature_depth=2048), 2) == 1024
+
+
+@pytest.mark.parametrize("join", [False, True], ids=["chain before", "chain within"])
+def test_chains_write_and_read_what_is_concatenated(join, monkeypatch):
+    """A chain whose first tensor comes in bands while others share one region, which stays whole."""
+    builder = Builder(1, 8, 64, 8, ESBU(4, 2)).conv(24, (1, 1), ESB(4, 2), ESBU(4, 2))
+    builder.conv(4, (3, 3), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(1, 1, 1, 1))
+    builder.last = "layer0_out"
+    builder.conv(3, (5, 3), ESB(4, 2), ESBU(4, 2), stride=(2, 2), pads=(2, 1, 2, 1)).concat("layer1_out", "layer2_out")
+    if join:
+        builder.conv(4, (3, 3), ESB(4, 2), ESBU(4, 2), pads=(1, 1, 1, 1)).concat("layer3_out", builder.last)
+    else:
+        builder.upsample((1, 2))
+    builder.conv(3, (8, 3), ESB(4, 2), None, stride=(8, 4))
+    steps = _steps(monkeypatch)
+    config = replace(TINY, feature_depth=1 << 12, weight_depth=4096)
+    assert check_in_smaller_memories(builder, config, 2) <= 1024
+    turns = Counter(step.layer for step in steps[-1] if isinstance(step, Work))
+    assert min(turns[index] for index in range(3)) > 1
 
 
 def _tall(residual=None):
@@ -539,7 +750,7 @@ def test_what_fits_whole_runs_layer_by_layer(monkeypatch):
     steps = _steps(monkeypatch)
     builder, config = _tall()
     program = check(builder.network(), replace(config, feature_depth=2048), builder.images(3))
-    assert [type(step) for step in steps[0]] == [Send, Work, Work, Work]
+    assert [type(step) for step in steps[0]] == [Send, Work, Work, Work, Output]
     assert [layer["instructions"] for layer in program.layers] == [((0, 32),), ((32, 64),), ((64, 65),)]
     assert len(program.image) == 2
 
@@ -798,7 +1009,7 @@ def test_a_saved_program_is_the_same_program(compiled, tmp_path):
     path = tmp_path / "network.sigbit"
     program.save(path)
     loaded = Program.load(path, program.config)
-    for field in ("config", "name", "setup", "image", "input", "output", "layers"):
+    for field in ("config", "name", "setup", "image", "input", "outputs", "layers"):
         assert getattr(loaded, field) == getattr(program, field)
     assert [entry.name for entry in tmp_path.iterdir()] == ["network.sigbit"]
     assert Program.is_program(path)

@@ -74,7 +74,32 @@ def replace_weight(network, index):
 
 def swap(network, layer):
     layers = tuple(layer if own.name == layer.name else own for own in network.layers)
-    return golden.IntegerNetwork(network.name, network.tensors, layers, network.input, network.output)
+    return golden.IntegerNetwork(network.name, network.tensors, layers, network.input, network.outputs)
+
+
+def with_outputs(network, *names):
+    return golden.IntegerNetwork(network.name, network.tensors, network.layers, network.input, names)
+
+
+def test_accuracy_is_that_of_one_output_and_all_outputs_are_compared(monkeypatch):
+    network = small_network()
+    first, last = network.layers[0].output, network.output
+    images = random_images(network, 6)
+    both = with_outputs(network, first, last)
+    labels = evaluate(network, images)["outputs"].argmax(axis=1)
+    named = evaluate(both, images, device="emulator", config=TINY, labels=labels, output=last)
+    assert (named["accuracy"], named["mismatches_against_golden"]) == (1, 0)
+    assert list(named["outputs"]) == [first, last]
+    assert evaluate(both, images, labels=labels)["accuracy"] < 1
+    with pytest.raises(SigbitError, match=f"no output 'x'; it has {first}, {last}"):
+        evaluate(both, images, labels=labels, output="x")
+    with pytest.raises(SigbitError, match=f"has one output; leave out --output {last}"):
+        evaluate(network, images, labels=labels, output=last)
+    original, wrong = evaluation.compile, replace_weight(network, 0)
+    monkeypatch.setattr(evaluation, "compile", lambda net, config: original(swap(net, wrong), config))
+    found = evaluate(both, images, device="emulator", config=TINY)["first_mismatch"]
+    assert found["output"] == first
+    assert found["layer"]["name"] == both.layers[0].name
 
 
 def test_accuracy_counts_the_largest_output_and_gives_ties_to_the_lower_class():

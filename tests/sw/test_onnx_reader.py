@@ -218,6 +218,97 @@ def test_operator_on_a_map_computes_what_onnxruntime_computes(case, tmp_path):
     check(*AS_ONNX_RUNS_IT[case], MAP, tmp_path)
 
 
+TWICE = np.array([1, 1, 2, 2], np.float32)
+SIZES = np.array([1, 3, 18, 16], np.int64)
+
+
+def resize(inputs, **attributes):
+    return [("Resize", inputs.split(" "), ["y"], attributes)]
+
+
+#: Nodes, constants, operator set.
+STRUCTURE = {
+    "concat": (
+        [("Conv", ["x", "w", "b"], ["c"], {"auto_pad": "SAME_UPPER"}), *one("Concat", "x c x", axis=1)],
+        CONV,
+        17,
+    ),
+    "concat, negative axis": (one("Concat", "x x", axis=-3), {}, 17),
+    "concat of one": (one("Concat", axis=1), {}, 17),
+    "concat of vectors": (
+        [
+            ("Flatten", ["x"], ["f"], {}),
+            ("GlobalAveragePool", ["x"], ["g"], {}),
+            ("Flatten", ["g"], ["h"], {}),
+            ("Concat", ["h", "f", "h"], ["i"], {"axis": 1}),
+            *one("Gemm", "i m"),
+        ],
+        {"m": weights(3 * 9 * 8 + 6, 4)},
+        17,
+    ),
+    "concat, channels last": (
+        [
+            ("Transpose", ["x"], ["t"], {"perm": [0, 2, 3, 1]}),
+            ("Relu", ["t"], ["r"], {}),
+            ("Concat", ["t", "r"], ["u"], {"axis": 3}),
+            ("Upsample", ["u", "s"], ["v"], {}),
+            ("Flatten", ["v"], ["f"], {}),
+            ("Concat", ["f", "f"], ["h"], {"axis": 1}),
+            *one("MatMul", "h m"),
+        ],
+        {"m": weights(18 * 8 * 6 * 2, 4), "s": np.array([1, 2, 1, 1], np.float32)},
+        9,
+    ),
+    "resize": (resize("x  s"), {"s": TWICE}, 17),
+    "resize, opset 10": (one("Resize", "x s"), {"s": np.array([1, 1, 3, 2], np.float32)}, 10),
+    "resize by axes": (resize("x  s", axes=[3, 2]), {"s": np.array([1, 4], np.float32)}, 18),
+    "resize to sizes of the input": (
+        [
+            ("Shape", ["x"], ["h"], {}),
+            ("Slice", ["h", "zero", "two"], ["front"], {}),
+            ("Concat", ["front", "back"], ["z"], {"axis": 0}),
+            *resize("x   z", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        ],
+        {"zero": np.array([0]), "two": np.array([2]), "back": np.array([18, 24])},
+        17,
+    ),
+    "resize to the same": (resize("x  s", mode="linear"), {"s": np.ones(4, np.float32)}, 17),
+    "upsample, opset 7": (one("Upsample", scales=[1.0, 1.0, 2.0, 3.0]), {}, 7),
+}
+
+
+@pytest.mark.parametrize("case", STRUCTURE)
+def test_concatenation_and_resizing_compute_what_onnxruntime_computes(case, tmp_path):
+    nodes, constants, opset = STRUCTURE[case]
+    check(nodes, constants, MAP, tmp_path, opset=opset)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "opset", "message"),
+    [
+        (one("Concat", "x x", axis=2), {}, 17, "joins axis 2 of N x 3 x 9 x 8; supported is the one of channels"),
+        (one("Concat", "x x", axis=0), {}, 17, "joins axis 0 of"),
+        (one("Concat", "x w", axis=1), {"w": weights(1, 3, 9, 8)}, 17, "joins the constant 'w'"),
+        ([("MaxPool", ["x"], ["p"], {"kernel_shape": [2, 2]}), *one("Concat", "x p", axis=1)], {}, 17,
+         "joins the shapes .3, 9, 8., .3, 8, 7."),
+        ([("Transpose", ["x"], ["t"], {"perm": [0, 1, 3, 2]}), *one("Concat", "x t", axis=1)], {}, 17,
+         "axes are ordered differently"),
+        (resize("x  s", mode="linear"), {"s": TWICE}, 17, "mode 'linear'; supported is nearest"),
+        (resize("x  s"), {"s": TWICE / 2}, 17, "scales N x 3 x 9 x 8 by 0.5 x 1 x 1|scales the batch"),
+        (resize("x  s"), {"s": TWICE * [1, 1, 0.25, 1]}, 17, "by 1 x 0.5 x 2; supported are whole factors"),
+        (resize("x  s"), {"s": TWICE * [1, 2, 1, 1]}, 17, "by 2 x 2 x 2; supported are whole factors"),
+        (resize("x  s"), {"s": np.array([2, 2], np.float32)}, 17, "has no scales or sizes for the axes"),
+        (resize("x  x"), {}, 17, "scales 'x' is computed from the input"),
+        (resize("x   s", keep_aspect_ratio_policy="not_larger"), {"s": SIZES * [0, 1, 1, 1]}, 18, "aspect ratio"),
+        (resize("x   s"), {"s": SIZES * [4, 1, 1, 1]}, 17, "scales the batch"),
+        (one("Upsample", "x s", mode="linear"), {"s": TWICE}, 9, "mode 'linear'"),
+    ],
+)  # fmt: skip
+def test_what_moves_no_whole_channels_or_pixels_is_refused(nodes, constants, opset, message, tmp_path):
+    with pytest.raises(ModelError, match=message):
+        read(build(nodes, constants, opset=opset), tmp_path)
+
+
 def test_slices_and_pads_of_old_operator_sets_have_attributes(tmp_path):
     pads = {"pads": [0, 1, 0, 1, 0, 0, 2, 0], "mode": "constant", "value": 0.0}
     check(one("Pad", **pads), {}, MAP, tmp_path, opset=9)
@@ -514,7 +605,7 @@ def test_a_node_that_cannot_be_read_is_named_with_the_reason(case, tmp_path):
 def test_every_obstacle_is_named_at_once(tmp_path):
     nodes = [
         ("Sigmoid", ["x"], ["a"], {}),
-        ("Concat", ["a", "x"], ["b"], {"axis": 1}),
+        ("CumSum", ["a", "x"], ["b"], {}),
         ("Relu", ["b"], ["c"], {}),
         ("Mul", ["b", "c"], ["d"], {}),
         ("Shape", ["d"], ["size"], {}),
@@ -527,7 +618,7 @@ def test_every_obstacle_is_named_at_once(tmp_path):
         read(build(nodes, {"zero": np.array([0]), "rest": np.array([-1])}), tmp_path)
     found = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
     first = "Sigmoid 'n0' (N x 3 x 9 x 8)"
-    assert found == [first, "Concat 'n1' (N x 3 x 9 x 8)", "Mul 'n3' (N x 6 x 9 x 8)", "Tanh 'n8'"]
+    assert found == [first, "CumSum 'n1' (N x 3 x 9 x 8)", "Mul 'n3' (N x 3 x 9 x 8)", "Tanh 'n8' (N x 216)"]
 
 
 def test_obstacles_are_those_of_the_layout_that_gets_furthest(tmp_path):
@@ -637,11 +728,76 @@ def test_operator_sets_outside_the_range_are_refused(opset, tmp_path):
         read(build(one("Relu"), {}, opset=opset), tmp_path)
 
 
-def test_exactly_one_input_and_one_output_are_taken(tmp_path):
+def test_exactly_one_input_is_taken(tmp_path):
     with pytest.raises(ModelError, match="2 inputs"):
         read(build(one("Relu"), {}, inputs=[("z", MAP)]), tmp_path)
-    with pytest.raises(ModelError, match="2 outputs"):
-        read(build(one("Relu"), {}, outputs=("y", "x")), tmp_path)
+    with pytest.raises(ModelError, match="has no output"):
+        read(build(one("Relu"), {}, outputs=()), tmp_path)
+
+
+def test_several_outputs_are_read_by_name_and_keep_their_names_when_lowered(tmp_path):
+    nodes = [
+        ("Conv", ["x", "w", "b"], ["c"], {}),
+        ("Relu", ["c"], ["feature"], {}),
+        ("Upsample", ["feature", "s"], ["grown"], {}),
+        ("Relu", ["c"], ["r"], {}),
+        ("Concat", ["feature", "r"], ["both"], {"axis": 1}),
+        ("GlobalAveragePool", ["both"], ["g"], {}),
+        ("Flatten", ["g"], ["mean"], {}),
+        ("Softmax", ["mean"], ["probability"], {}),
+    ]
+    names = ("grown", "both", "feature", "mean", "probability")
+    model = build(nodes, CONV | {"s": np.array([1, 1, 2, 2], np.float32)}, opset=9, outputs=names)
+    graph = read(model, tmp_path)
+    assert graph.outputs == ("grown", "both", "feature", "mean")
+    assert [text.split()[0] for text in graph.dropped] == ["Softmax"]
+    images = RANDOM.normal(size=(2, *MAP[1:])).astype(np.float32)
+    found = run_float(graph, images)
+    lowered = lower(graph)
+    assert lowered.outputs == graph.outputs
+    again = run_float(lowered, images)
+    for name, wanted in zip(names, onnx_run(model, images), strict=True):
+        if name != "probability":
+            np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(again[name].reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-5)
+
+
+def onnx_run(model, images):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": images})
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "rounding"),
+    [
+        ("asymmetric", "floor"),
+        ("asymmetric", "round_prefer_floor"),
+        ("half_pixel", "round_prefer_floor"),
+        ("half_pixel", "round_prefer_ceil"),
+        ("pytorch_half_pixel", "round_prefer_floor"),
+        ("half_pixel", "floor"),
+        ("asymmetric", "ceil"),
+        ("align_corners", "floor"),
+        ("tf_half_pixel_for_nn", "floor"),
+    ],
+)
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("given", ["scales", "sizes"])
+def test_a_resize_is_read_if_and_only_if_it_repeats_pixels(coordinates, rounding, factor, given, tmp_path):
+    value = (
+        np.array([1, 1, factor, factor], np.float32) if given == "scales" else SIZES * [1, 1, factor / 2, factor / 2]
+    )
+    names = ["x", "none", "v"] if given == "scales" else ["x", "none", "none", "v"]
+    attributes = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+    constants = {"v": value.astype(np.float32 if given == "scales" else int), "none": np.zeros(0, np.float32)}
+    model = build([("Resize", names, ["y"], attributes)], constants, (1, *MAP[1:]), opset=11)
+    images = RANDOM.normal(size=(1, *MAP[1:])).astype(np.float32)
+    (wanted,) = onnx_run(model, images)
+    if np.array_equal(wanted, images.repeat(factor, axis=2).repeat(factor, axis=3)):
+        assert np.array_equal(run_float(read(model, tmp_path), images), wanted)
+    else:
+        with pytest.raises(ModelError, match=f"takes other pixels than each one {factor} times.*{coordinates}"):
+            read(model, tmp_path)
 
 
 def test_an_output_that_does_not_depend_on_the_input_is_refused(tmp_path):

@@ -5,7 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sigbit.float_model import channel_sums, run_float, window_means
-from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, Linear, MaxPool, ModelError, Relu, Reshape
+from sigbit.graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    Graph,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    ModelError,
+    Relu,
+    Reshape,
+    Upsample,
+)
 from sigbit.passes import PassError, lower, lower_linear, remove_dead_nodes
 
 RANDOM = np.random.default_rng(5)
@@ -57,6 +71,14 @@ def add(residual):
     return lambda **ends: Add(residual=residual, **ends)
 
 
+def concat(*others):
+    return lambda **ends: Concat(others=others, **ends)
+
+
+def upsample(**ends):
+    return Upsample(factors=(2, 2), **ends)
+
+
 def max_pool(**ends):
     return MaxPool(kernel=(2, 2), stride=(2, 2), **ends)
 
@@ -87,7 +109,7 @@ def dag(*steps, shape=(3, 8, 8)):
 def kinds(graph):
     return [
         type(node).__name__
-        + "+sum" * (len(node.inputs) > 1)
+        + "+sum" * (getattr(node, "residual", None) is not None)
         + "+relu" * getattr(node, "relu", False)
         + "+leaky" * (getattr(node, "slope", None) is not None)
         for node in graph.nodes
@@ -118,7 +140,7 @@ LOWERED = {
         (conv(3, 4), copy(4, stride=(2, 2)), leaky(0.2), conv(4, 2)),
         ["Conv", "Conv", "Conv+leaky", "Conv"],
     ),
-    "leaky relu at the end": ((conv(3, 4), leaky(0.2)), ["Conv+leaky", "Conv"]),
+    "leaky relu at the end": ((conv(3, 4), leaky(0.2)), ["Conv+leaky"]),
     "leaky relu of a flattened map": ((conv(3, 4), reshape(144), leaky(0.2), linear(144, 2)), ["Conv+leaky", "Conv"]),
     "leaky relu of a vector": (
         (conv(3, 4), reshape(144), linear(144, 3), leaky(0.2, 0.1, 0), linear(3, 2)),
@@ -181,8 +203,8 @@ LOWERED = {
     "linear layers": ((linear(6, 5), relu, linear(5, 4)), ["Conv+relu", "Conv"]),
     "ends in an average": ((conv(3, 4), relu, average_pool), ["Conv+relu", "Conv"]),
     "ends in a padded average": ((conv(3, 4), padded_average_pool), ["Conv", "Conv"]),
-    "ends in a maximum": ((conv(3, 4), max_pool), ["Conv", "MaxPool", "Conv"]),
-    "ends in a relu": ((conv(3, 4), relu), ["Conv+relu", "Conv"]),
+    "ends in a maximum": ((conv(3, 4), max_pool), ["Conv", "MaxPool"]),
+    "ends in a relu": ((conv(3, 4), relu), ["Conv+relu"]),
     "relu on the input": ((relu, conv(3, 4)), ["Conv+relu", "Conv"]),
     "norm and relu before a padded conv": (
         (affine(3), relu, conv(3, 4, pads=(1, 1, 1, 1))),
@@ -205,13 +227,13 @@ LOWERED = {
     "clipped average": ((conv(3, 4), average_pool, clip, conv(4, 2)), ["Conv", "AveragePool", "Conv+relu", "Conv"]),
     "clip twice behind a pool": ((conv(3, 4), max_pool, relu, clip, conv(4, 2)), ["Conv+relu", "MaxPool", "Conv"]),
     "pads before a conv": ((copy(3, pads=(1, 2, 0, 1)), conv(3, 4, pads=(0, 1, 1, 1))), ["Conv"]),
-    "pads before a max pool": ((conv(3, 4), copy(4, pads=(1, 1, 0, 1)), max_pool), ["Conv", "Conv", "MaxPool", "Conv"]),
+    "pads before a max pool": ((conv(3, 4), copy(4, pads=(1, 1, 0, 1)), max_pool), ["Conv", "Conv", "MaxPool"]),
     "copy as output": ((conv(3, 4), copy(4, stride=(2, 2))), ["Conv", "Conv"]),
 }
 
 
 @pytest.mark.parametrize("case", LOWERED)
-def test_lowering_keeps_the_logits_and_leaves_convolutions_and_pools(case):
+def test_lowering_keeps_the_outputs_and_leaves_convolutions_and_pools(case):
     makers, expected = LOWERED[case]
     graph = chain(*makers, shape=(6,) if case == "linear layers" else (3, 8, 8))
     lowered = lower(graph)
@@ -410,7 +432,7 @@ def test_a_pass_that_changes_the_logits_is_caught():
         return replace(graph, nodes=(replace(first, bias=first.bias + 1e-5), *graph.nodes[1:]))
 
     graph = chain(conv(3, 4))
-    with pytest.raises(PassError, match="Pass wrong changed the logits of 'chain'"):
+    with pytest.raises(PassError, match="Pass wrong changed output 't1' of 'chain' by"):
         lower(graph, passes=[wrong])
     lower(graph, passes=[wrong], check=False)
 
@@ -461,3 +483,111 @@ def test_graph_refuses_nodes_out_of_order_and_written_twice():
         Graph("g", "x", "y", (3, 8, 8), (first, first))
     with pytest.raises(ModelError, match="No node writes the output"):
         Graph("g", "x", "nothing", (3, 8, 8), (first,))
+
+
+JOINED = {
+    "norm and relu behind a concatenation": (
+        (("x", "a", conv(3, 4)), ("x", "b", conv(3, 5)), ("a", "c", concat("b")), ("c", "d", affine(9)),
+         ("d", "e", relu), ("e", "y", conv(9, 2))),
+        ["Conv+relu", "Conv+relu", "Concat", "Conv"],
+    ),
+    "a slope for each channel behind a concatenation": (
+        (("x", "a", conv(3, 4)), ("x", "b", conv(3, 5)), ("a", "c", concat("b")), ("c", "d", leaky(*range(1, 10))),
+         ("d", "y", conv(9, 2))),
+        ["Conv+leaky", "Conv+leaky", "Concat", "Conv"],
+    ),
+    "norm behind a concatenation that others read, too": (
+        (("x", "a", conv(3, 4)), ("x", "b", conv(3, 5)), ("a", "c", concat("b")), ("c", "d", affine(9)),
+         ("c", "e", concat("d")), ("e", "y", conv(18, 2))),
+        ["Conv", "Conv", "Concat", "Conv", "Concat", "Conv"],
+    ),
+    "relu behind a concatenation of one tensor twice": (
+        (("x", "a", conv(3, 4)), ("a", "c", concat("a")), ("c", "d", relu), ("d", "y", conv(8, 2))),
+        ["Conv", "Concat", "Conv+relu", "Conv"],
+    ),
+    "norm and relu behind upsampling": (
+        (("x", "a", conv(3, 4)), ("a", "b", upsample), ("b", "c", affine(4)), ("c", "d", relu), ("d", "y", conv(4, 2))),
+        ["Conv+relu", "Upsample", "Conv"],
+    ),
+    "nested concatenations, a norm at each": (
+        (("x", "a", conv(3, 4)), ("x", "b", conv(3, 5)), ("x", "c", conv(3, 2)), ("a", "d", concat("b")),
+         ("d", "e", affine(9)), ("e", "f", concat("c")), ("f", "g", affine(11)), ("g", "y", conv(11, 2))),
+        ["Conv", "Conv", "Concat", "Conv", "Concat", "Conv"],
+    ),
+    "the input is joined": (
+        (("x", "a", conv(3, 4, pads=(1, 1, 1, 1))), ("a", "c", concat("x")), ("c", "y", conv(7, 2))),
+        ["Conv", "Conv", "Concat", "Conv"],
+    ),
+    "one clip among others": (
+        (("x", "a", conv(3, 4)), ("a", "b", clip), ("x", "c", conv(3, 5)), ("c", "d", relu), ("b", "e", concat("d")),
+         ("e", "y", conv(9, 2))),
+        ["Conv+relu", "Conv+relu", "Conv", "Concat", "Conv"],
+    ),
+    "the same clip everywhere": (
+        (("x", "a", conv(3, 4)), ("a", "b", clip), ("x", "c", conv(3, 5)), ("c", "d", clip), ("b", "e", concat("d")),
+         ("e", "y", conv(9, 2))),
+        ["Conv+relu", "Conv+relu", "Concat", "Conv"],
+    ),
+    "sum of concatenations": (
+        (("x", "a", conv(3, 4)), ("x", "b", conv(3, 4)), ("a", "c", concat("b")), ("b", "d", concat("a")),
+         ("c", "e", add("d")), ("e", "y", conv(8, 2))),
+        ["Conv", "Conv", "Concat", "Concat", "Conv+sum", "Conv"],
+    ),
+    "vectors": (
+        (("x", "a", reshape(192)), ("x", "b", conv(3, 4, kernel=8)), ("b", "c", reshape(4)), ("c", "d", concat("a")),
+         ("d", "y", linear(196, 3))),
+        ["Conv", "Conv", "Conv", "Concat", "Conv"],
+    ),
+    "vectors of maps of one size": (
+        (("x", "a", reshape(192)), ("x", "b", conv(3, 4, pads=(1, 1, 1, 1))), ("b", "c", reshape(256)),
+         ("c", "d", concat("a")), ("d", "y", linear(448, 3))),
+        ["Conv", "Conv", "Concat", "Conv"],
+    ),
+    "ends in a concatenation": ((("x", "a", conv(3, 4)), ("a", "y", concat("a"))), ["Conv", "Concat"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_lowering_keeps_the_outputs_of_models_that_join_and_enlarge(case):
+    steps, expected = JOINED[case]
+    graph = dag(*steps)
+    lowered = lower(graph)
+    assert sorted(kinds(lowered)) == sorted(expected)
+    same(graph, lowered)
+    assert kinds(lower(lowered)) == kinds(lowered)
+
+
+def test_all_outputs_are_checked_and_keep_their_names_and_their_order():
+    steps = (("x", "a", conv(3, 4)), ("a", "b", relu), ("b", "c", max_pool), ("b", "d", conv(4, 2)), ("d", "e", relu))
+    graph = replace(dag(*steps), outputs=("e", "c", "b"))
+    lowered = lower(graph)
+    assert lowered.outputs == ("e", "c", "b")
+    assert kinds(lowered) == ["Conv+relu", "MaxPool", "Conv+relu"]
+    images = RANDOM.normal(size=(2, 3, 8, 8))
+    expected, found = (run_float(model, images, dtype=np.float64) for model in (graph, lowered))
+    for name in graph.outputs:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-9)
+
+    def wrong(graph):
+        nodes = [replace(node, kernel=(1, 2)) if isinstance(node, MaxPool) else node for node in graph.nodes]
+        return replace(graph, nodes=tuple(nodes))
+
+    with pytest.raises(PassError, match="changed output 'c'"):
+        lower(graph, passes=(wrong,))
+
+
+def test_outputs_that_cannot_be_told_apart_are_refused():
+    nodes = dag(("x", "a", conv(3, 4, kernel=8)), ("a", "b", reshape(4))).nodes
+    with pytest.raises(ModelError, match="outputs a, b are the same values"):
+        lower(Graph("twice", "x", ("a", "b"), (3, 8, 8), nodes))
+    with pytest.raises(ModelError, match="Output 'x' of 'input' is the model's input"):
+        lower(Graph("input", "x", ("b", "x"), (3, 8, 8), nodes))
+    with pytest.raises(ModelError, match="at least one output, and each only once"):
+        Graph("twice", "x", ("a", "a"), (3, 8, 8), nodes)
+
+
+def test_joining_a_large_flattened_map_with_a_vector_is_refused():
+    graph = dag(("x", "a", reshape(3 * 64 * 64)), ("a", "b", linear(3 * 64 * 64, 2)), ("a", "c", concat("b")),
+                ("c", "y", linear(3 * 64 * 64 + 2, 2)), shape=(3, 64, 64))  # fmt: skip
+    with pytest.raises(ModelError, match="joins the flattened 3x64x64 map 'x' with values of another size"):
+        lower(graph)

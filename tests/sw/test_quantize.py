@@ -13,10 +13,22 @@ from sigbit.compiler import compile, fit
 from sigbit.data import load_images
 from sigbit.device import EmulatorDevice
 from sigbit.float_model import run_float
-from sigbit.graph import Add, Affine, AveragePool, Conv, Graph, LeakyRelu, MaxPool, ModelError, Relu
+from sigbit.graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    Graph,
+    LeakyRelu,
+    MaxPool,
+    ModelError,
+    Relu,
+    Upsample,
+)
 from sigbit.onnx_reader import read_onnx
 from sigbit.passes import lower
-from sigbit.quantize import QuantizationError, input_levels, quantize, summary
+from sigbit.quantize import ALPHA_MODES, QuantizationError, input_levels, quantize, summary
 from sigbit.scales import requantizer_constants, unit_mse
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
@@ -396,8 +408,8 @@ def test_a_channel_with_tiny_weights_keeps_its_bias(scale, bias):
     assert np.abs(tensors["y"][:, 1] * network.tensors["y"].unit - bias).max() < network.tensors["y"].unit
 
 
-@pytest.mark.parametrize("tail", ["average", "maximum", "relu"])
-def test_a_model_that_ends_in_a_pool_or_relu_still_has_raw_logits(tail):
+@pytest.mark.parametrize(("tail", "format"), [("average", None), ("maximum", ESB(6, 3)), ("relu", ESB(6, 3))])
+def test_a_model_may_end_in_a_pool_or_relu(tail, format):
     head = conv("conv", "x", "y", 2, 5)
     nodes = {
         "average": (head, AveragePool(name="p", input="y", output="z", kernel=(6, 6), stride=(1, 1))),
@@ -407,10 +419,106 @@ def test_a_model_that_ends_in_a_pool_or_relu_still_has_raw_logits(tail):
     graph = Graph("tail", "x", "z", (2, 8, 8), nodes[tail])
     network = quantize(graph, IMAGES, activations="esb:6,3")
     tensor = network.tensors[network.output]
-    assert tensor.format is None
+    assert tensor.format == format
     found = run(network, input_levels(network, IMAGES)) * tensor.unit
     wanted = run_float(graph, IMAGES).reshape(found.shape)
     assert 10 * np.log10((wanted**2).sum() / ((found - wanted) ** 2).sum()) > 15
+
+
+#: ``a``, ``p`` and ``q`` are joined; ``a`` is pooled to the size of ``q``, which is enlarged.
+STRUCTURE = (
+    conv("one", "x", "a", 2, 6, pads=(1, 1, 1, 1), relu=True),
+    MaxPool(name="pool", input="a", output="p", kernel=(2, 2), stride=(2, 2)),
+    conv("two", "p", "b", 6, 4, pads=(1, 1, 1, 1), relu=True),
+    Upsample(name="grow", input="b", output="q", factors=(2, 2)),
+    Concat(name="join", input="a", output="c", others=("q",)),
+    conv("three", "c", "d", 10, 5, pads=(1, 1, 1, 1), relu=True),
+    conv("head", "d", "y", 5, 3, kernel=1),
+    conv("other", "b", "z", 4, 2, kernel=1),
+)
+
+
+def test_what_is_concatenated_has_the_unit_that_suits_all_of_it():
+    graph = Graph("structure", "x", ("y", "z", "p"), (2, 8, 8), STRUCTURE)
+    network = quantize(graph, IMAGES)
+    floats = run_float(graph, IMAGES, all_tensors=True)
+    union = np.concatenate([floats["a"].ravel(), floats["b"].ravel()])
+    units = {network.tensors[name].unit for name in "apbqc"}
+    assert units == {unit_mse(union, ESBU(4, 2))}
+    assert units != {unit_mse(floats["a"], ESBU(4, 2))}
+    assert network.outputs == ("y", "z", "p")
+    assert [str(network.tensors[name].format) for name in "yzp"] == ["None", "None", "esbu:4,2"]
+    outputs = run(network, input_levels(network, IMAGES))
+    for name in network.outputs:
+        found = outputs[name] * network.tensors[name].unit
+        assert np.corrcoef(found.ravel(), floats[name].ravel())[0, 1] > 0.95
+    rows = {row["name"]: row for row in summary(graph, network, IMAGES)}
+    assert rows["join"]["kind"] == "concat"
+    assert rows["grow"]["kind"] == "upsample"
+    assert rows["grow"]["output_shape"] == (4, 8, 8)
+
+
+def test_the_format_of_one_layer_is_that_of_all_it_is_joined_with():
+    graph = Graph("structure", "x", ("y", "z"), (2, 8, 8), STRUCTURE)
+    network = quantize(graph, IMAGES, layers={"two": {"activations": "uint:6"}})
+    assert {network.tensors[name].format for name in "apbqc"} == {UINT(6)}
+    layers = {"one": {"activations": "uint:6"}, "two": {"activations": "uint:5"}, "join": {"activations": "uint:6"},
+              "other": {"activations": "int:8"}}  # fmt: skip
+    with pytest.raises(QuantizationError) as caught:
+        quantize(graph, IMAGES, layers=layers)
+    for message in ("'two': uint:5 is joined with uint:6 of layer 'one'", "'join': the layer keeps the format of its "
+                    "input; give it to layer 'one'", "'other': the last layer leaves raw integers"):  # fmt: skip
+        assert message in str(caught.value)
+
+
+def test_every_rule_for_units_works_on_a_union():
+    graph = Graph("structure", "x", ("y", "z"), (2, 8, 8), STRUCTURE)
+    floats = run_float(graph, IMAGES, all_tensors=True)
+    union = np.concatenate([floats["a"].ravel(), floats["b"].ravel()])
+    for mode, rule in ALPHA_MODES.items():
+        network = quantize(graph, IMAGES, alpha_mode=mode)
+        assert {network.tensors[name].unit for name in "apbqc"} == {rule(union, ESBU(4, 2))}
+
+
+def test_one_negative_member_makes_a_concatenation_signed_and_edges_are_wide():
+    linear = replace(STRUCTURE[2], relu=False)
+    network = quantize(
+        Graph("signed", "x", ("y", "z", "d"), (2, 8, 8), (*STRUCTURE[:2], linear, *STRUCTURE[3:])), IMAGES, edge_bits=8
+    )
+    assert {network.tensors[name].format for name in "apbqc"} == {INT(8)}
+    layers = {layer.name: layer for layer in network.layers}
+    wide = {name for name, layer in layers.items() if getattr(layer, "weight_format", None) == INT(8)}
+    assert wide == {"one", "head", "other"}
+    assert network.tensors["d"].format == UINT(8)
+
+
+def test_outputs_that_are_levels_have_the_bits_of_the_edges_unless_they_are_pooled():
+    graph = Graph("structure", "x", ("p", "d"), (2, 8, 8), STRUCTURE)
+    network = quantize(graph, IMAGES, edge_bits=8)
+    assert (network.tensors["p"].format, network.tensors["d"].format) == (ESBU(4, 2), UINT(8))
+
+
+def test_the_input_joins_as_a_layer_and_stays_unsigned():
+    nodes = (conv("a", "x", "a", 2, 3, pads=(1, 1, 1, 1), relu=True), Concat(name="c", input="x", output="c",
+             others=("a",)), conv("y", "c", "y", 5, 2))  # fmt: skip
+    images = np.abs(IMAGES)
+    network = quantize(Graph("dense", "x", "y", (2, 8, 8), nodes), images)
+    assert network.tensors["x"].format == UINT(8)
+    assert network.tensors["c"].format == ESBU(4, 2)
+    _, tensors = run(network, input_levels(network, images), trace=True)
+    copied = tensors["c"][:, :2] * network.tensors["c"].unit
+    assert np.corrcoef(copied.ravel(), images.ravel())[0, 1] > 0.95
+
+
+def test_a_clip_beside_another_layer_keeps_its_limit():
+    clipped = conv("a", "x", "a", 2, 3, pads=(1, 1, 1, 1), relu=True, limit=0.5)
+    nodes = (clipped, conv("b", "x", "b", 2, 3, pads=(1, 1, 1, 1), relu=True),
+             Concat(name="c", input="a", output="c", others=("b",)), conv("y", "c", "y", 6, 2))  # fmt: skip
+    network = quantize(Graph("clip", "x", "y", (2, 8, 8), nodes), IMAGES, weights="int:8", activations="uint:8")
+    _, tensors = run(network, input_levels(network, IMAGES), trace=True)
+    values = tensors["c"] * network.tensors["c"].unit
+    assert 0.45 < values[:, :3].max() <= 0.5 + network.tensors["c"].unit
+    assert values[:, 3:].max() > 1
 
 
 @pytest.mark.parametrize("mode", ["mse", "dda", "max"])

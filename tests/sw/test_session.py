@@ -74,6 +74,23 @@ def test_the_next_image_is_sent_before_a_result_is_awaited():
     assert actions == [*sends, *sends, "receive", *sends, "receive", "receive"]
 
 
+def two_outputs():
+    builder = Builder(3, 2, 4, 4, UINT(8)).conv(8, (3, 3), INT(8), ESBU(4, 2), relu=True)
+    return builder.conv(3, (2, 2), ESB(4, 2), None).network("layer1_out", "layer0_out")
+
+
+def test_several_outputs_come_by_name():
+    network = two_outputs()
+    expected = golden.run(network, LEVELS)
+    with Session(EmulatorDevice(TINY), compile(network, TINY)) as session:
+        found = session.run(LEVELS)
+        nothing = session.run(LEVELS[:0])
+    assert list(found) == list(nothing) == ["layer1_out", "layer0_out"]
+    for name, values in expected.items():
+        assert (found[name] == values).all()
+        assert nothing[name].shape == (0,)
+
+
 def test_no_images_give_no_outputs():
     with Session(EmulatorDevice(TINY), PROGRAM) as session:
         assert session.run(LEVELS[:0]).shape == (0,)

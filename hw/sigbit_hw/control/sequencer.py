@@ -254,7 +254,7 @@ class Sequencer(wiring.Component):
                 m.d.comb += [self.pool_busy.eq(1), self.pool.valid.eq(1), reader.advance.eq(1)]
                 m.d.sync += drain.eq(self._pool_drain_cycles)
                 with m.If(reader.tile_last):
-                    m.d.sync += output_address.eq(output_address + 1)
+                    m.d.sync += output_address.eq(output_address + pooling.output_step)
                 with m.If(reader.last):
                     m.next = "pool drain"
             with m.State("pool drain"):

@@ -102,7 +102,8 @@ INSTRUCTIONS = {
         "POOL",
         INSTRUCTION_BITS,
         *_READER,
-        ("output_base", 20),  # results are stored one after the other from here
+        ("output_base", 20),  # feature address of the first result
+        ("output_step", 20),  # from one result to the next, modulo the memory
         ("all_planes", 1),  # every plane pools; else plane 0 alone
         ("output_plane_step", 20),  # plane p stores its results p * output_plane_step further on
     ),

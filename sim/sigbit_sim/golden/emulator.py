@@ -477,8 +477,9 @@ class Emulator:
         product = biased * np.where(biased < 0, negative_multiplier, multiplier)
         if fields["residual_parts"]:
             source = addresses("residual_base", fields["residual_parts"])
-            if np.intersect1d(source[:, stored], target[:, stored]).size:
-                raise EmulatorError("POST adds words that it writes; what it reads there depends on its timing")
+            read, written = ((words * granules + granule)[:, stored] for words in (source, target))
+            if np.intersect1d(read, written).size:
+                raise EmulatorError("POST adds values that it writes; what it reads there depends on its timing")
             codes = self._codes.reshape(-1, granules, lanes)[source, granule]
             product += self._residual(codes, fields).reshape(biased.shape) * residual_multiplier
         codes = self._encode(biased, product, shift, fields).astype(np.uint8)
@@ -541,7 +542,8 @@ class Emulator:
             raise EmulatorError(f"POOL of all {planes} planes must have windows of at least as many positions")
         indices = indices.reshape(planes * windows, -1)
         steps = fields["output_plane_step"] * np.arange(planes).reshape(-1, 1)
-        where = (fields["output_base"] + steps + np.arange(windows)).reshape(-1) & _ADDRESS_MASK
+        results = fields["output_step"] * np.arange(windows)
+        where = (fields["output_base"] + steps + results).reshape(-1) & _ADDRESS_MASK
         self._check("feature", where, config.feature_depth)
         keys = self._keys[self._codes[indices]]
         outside = indices == config.feature_depth

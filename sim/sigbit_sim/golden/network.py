@@ -23,10 +23,22 @@ from .numerics import (
     requantize,
 )
 
-__all__ = ["AveragePool", "Convolution", "IntegerNetwork", "MaxPool", "NetworkError", "Tensor", "run", "run_layer"]
+__all__ = [
+    "AveragePool",
+    "Concat",
+    "Convolution",
+    "IntegerNetwork",
+    "MaxPool",
+    "NetworkError",
+    "Tensor",
+    "Upsample",
+    "run",
+    "run_layer",
+    "sources",
+]
 
 _FILE_FORMAT = "sigbit integer network"
-_FILE_VERSION = 1
+_FILE_VERSION = 2
 #: Elements of the largest temporary array while running; bounds memory at some 100 MB.
 _BATCH_ELEMENTS = 1 << 23
 #: Elements of the arrays of one step, few enough to stay in a cache: for products and for what is done to results.
@@ -132,9 +144,31 @@ class AveragePool:
     relu: bool = False
 
 
+@dataclass(frozen=True)
+class Concat:
+    """The channels of ``input`` and ``others``, one after the other; all have one format and one unit."""
+
+    name: str
+    input: str
+    output: str
+    others: tuple
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Every pixel ``factors[0]`` times in its column and ``factors[1]`` times in its row; format and unit stay."""
+
+    name: str
+    input: str
+    output: str
+    factors: tuple
+
+
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
-    """Layers in execution order over named tensors; one input, one output.
+    """Layers in execution order over named tensors; one input, one or more outputs.
+
+    ``outputs`` is a tuple of different names; one name stands for itself alone.
 
     Raises
     ------
@@ -146,13 +180,17 @@ class IntegerNetwork:
     tensors: dict = field(repr=False)
     layers: tuple = field(repr=False)
     input: str = "input"
-    output: str = "output"
+    outputs: tuple = ("output",)
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
+        outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
+        object.__setattr__(self, "outputs", outputs)
+        if not outputs or len(set(outputs)) < len(outputs):
+            raise NetworkError(f"A network must have at least one output, and each only once, not {outputs!r}")
         for name, tensor in self.tensors.items():
             _check_tensor(name, tensor)
-        for role, name in (("input", self.input), ("output", self.output)):
+        for role, name in (("input", self.input), *(("output", name) for name in outputs)):
             if name not in self.tensors:
                 raise NetworkError(f"Network {role} {name!r} is not one of its tensors: {', '.join(self.tensors)}")
         if self.tensors[self.input].format is None:
@@ -160,22 +198,30 @@ class IntegerNetwork:
         known, names = {self.input}, set()
         for layer in self.layers:
             if type(layer) not in _CHECKS:
-                raise NetworkError(f"A layer is a Convolution, MaxPool or AveragePool, not {type(layer).__name__}")
+                kinds = ", ".join(kind.__name__ for kind in _CHECKS)
+                raise NetworkError(f"A layer is one of {kinds}, not {type(layer).__name__}")
             if layer.name in names:
                 raise NetworkError(f"Layer name {layer.name!r} is used twice")
             names.add(layer.name)
-            for name in (*_sources(layer), layer.output):
+            if isinstance(layer, Concat) and not isinstance(layer.others, tuple):
+                raise NetworkError(f"Layer {layer.name}: others must be a tuple of tensors, not {layer.others!r}")
+            for name in (*sources(layer), layer.output):
                 if name not in self.tensors:
                     raise NetworkError(f"Layer {layer.name} uses tensor {name!r}, which the network does not describe")
-            for name in _sources(layer):
+            for name in sources(layer):
                 if name not in known:
                     raise NetworkError(f"Layer {layer.name} reads {name!r} before any layer has written it")
             if layer.output in known:
                 raise NetworkError(f"Layer {layer.name} writes {layer.output!r}, which exists already")
             known.add(layer.output)
-            _CHECKS[type(layer)](layer, self.tensors[layer.output], *(self.tensors[name] for name in _sources(layer)))
+            _CHECKS[type(layer)](layer, self.tensors[layer.output], *(self.tensors[name] for name in sources(layer)))
         if missing := sorted(set(self.tensors) - known):
             raise NetworkError(f"No layer writes the tensors {', '.join(missing)}")
+
+    @property
+    def output(self):
+        """Name of the first output."""
+        return self.outputs[0]
 
     def save(self, path):
         """Write one ``.npz`` file: a JSON description and the arrays, no pickles. All or nothing.
@@ -201,7 +247,7 @@ class IntegerNetwork:
             "version": _FILE_VERSION,
             "name": self.name,
             "input": self.input,
-            "output": self.output,
+            "outputs": self.outputs,
             "tensors": [
                 {**vars(tensor), "format": None if tensor.format is None else str(tensor.format)}
                 for tensor in self.tensors.values()
@@ -271,15 +317,17 @@ class IntegerNetwork:
                     values[key] = arrays[f"{index}.{key}"]
                 values["weights"] = values["weights"].astype(np.int64)
             layers.append(kind(**values))
-        return cls(description["name"], tensors, tuple(layers), description["input"], description["output"])
+        return cls(description["name"], tensors, tuple(layers), description["input"], description["outputs"])
 
 
 #: Arrays of a convolution that only some have.
 _OPTIONAL_ARRAYS = ("residual_multiplier", "negative_multiplier")
 
 
-def _sources(layer):
-    """Names of the tensors that a layer reads."""
+def sources(layer):
+    """Names of the tensors that a layer reads, as a tuple."""
+    if isinstance(layer, Concat):
+        return (layer.input, *layer.others)
     residual = getattr(layer, "residual", None)
     return (layer.input,) if residual is None else (layer.input, residual)
 
@@ -455,7 +503,44 @@ def _check_average_pool(layer, target, source):
     _check_requantizer(layer)
 
 
-_CHECKS = {Convolution: _check_convolution, MaxPool: _check_max_pool, AveragePool: _check_average_pool}
+def _check_map(layer, target, shape, parts):
+    """The output is a map of this shape, and of the format and unit of all parts."""
+    if (target.channels, target.height, target.width) != shape:
+        raise NetworkError(
+            f"Layer {layer.name} produces {'x'.join(map(str, shape))}, but tensor {target.name} is "
+            f"{target.channels}x{target.height}x{target.width}"
+        )
+    for part in parts:
+        if part.format is None:
+            raise NetworkError(f"Layer {layer.name} reads raw integers ({part.name}); only a network output can be raw")
+        if (part.format, part.unit) != (target.format, target.unit):
+            raise NetworkError(
+                f"Layer {layer.name} keeps format and unit, but {part.name} has {part.format} and {part.unit}, "
+                f"{target.name} {target.format} and {target.unit}"
+            )
+
+
+def _check_concat(layer, target, *parts):
+    sizes = {(part.height, part.width) for part in parts}
+    if len(sizes) > 1:
+        raise NetworkError(f"Layer {layer.name} joins maps of the sizes {sorted(sizes)}; they must be equal")
+    _check_map(layer, target, (sum(part.channels for part in parts), *sizes.pop()), parts)
+
+
+def _check_upsample(layer, target, source):
+    factors = layer.factors
+    if not (isinstance(factors, tuple) and len(factors) == 2 and all(_is_integer(factor, 1) for factor in factors)):
+        raise NetworkError(f"Layer {layer.name}: factors must be a tuple of 2 integers >= 1, not {factors!r}")
+    _check_map(layer, target, (source.channels, source.height * factors[0], source.width * factors[1]), (source,))
+
+
+_CHECKS = {
+    Convolution: _check_convolution,
+    MaxPool: _check_max_pool,
+    AveragePool: _check_average_pool,
+    Concat: _check_concat,
+    Upsample: _check_upsample,
+}
 
 
 def run(network, levels, trace=False):
@@ -471,9 +556,9 @@ def run(network, levels, trace=False):
 
     Returns
     -------
-    output : int64 array
+    output : int64 array, or dict of str to int64 array
         ``(N, channels)`` if the output map is one pixel, else ``(N, channels, height, width)``: levels of the output's
-        format, or raw integers.
+        format, or raw integers. A dictionary by name, in order, if the network has several outputs.
     tensors : dict of str to int64 array
         Only with ``trace``: every tensor as ``(N, channels, height, width)``.
 
@@ -491,7 +576,7 @@ def run(network, levels, trace=False):
         )
     if not np.isin(levels, level_table(source.format)).all():
         raise NetworkError(f"Input must hold levels of {source.format} only; project real values first")
-    wanted = list(network.tensors) if trace else [network.output]
+    wanted = list(network.tensors) if trace else list(network.outputs)
     results = {}
     for name in wanted:
         tensor = network.tensors[name]
@@ -500,13 +585,13 @@ def run(network, levels, trace=False):
     for start in range(0, len(levels), step):
         values = {network.input: levels[start : start + step].astype(np.int64)}
         for layer in network.layers:
-            inputs = (values[name] for name in _sources(layer))
+            inputs = (values[name] for name in sources(layer))
             values[layer.output] = _execute(layer, network.tensors, *inputs)
         for name in wanted:
             results[name][start : start + step] = values[name]
-    output = results[network.output]
-    if output.shape[2:] == (1, 1):
-        output = output[:, :, 0, 0]
+    outputs = {name: results[name] for name in network.outputs}
+    outputs = {name: found[:, :, 0, 0] if found.shape[2:] == (1, 1) else found for name, found in outputs.items()}
+    output = outputs if len(outputs) > 1 else outputs[network.output]
     return (output, results) if trace else output
 
 
@@ -515,11 +600,11 @@ def run_layer(layer, tensors, *levels):
 
     Parameters
     ----------
-    layer : :class:`Convolution`, :class:`MaxPool` or :class:`AveragePool`
+    layer : :class:`Convolution` or another layer of a network
     tensors : dict of str to :class:`Tensor`
         Holds at least those that the layer reads and writes.
     levels : integer arrays, ``(N, channels, height, width)``
-        Levels of the layer's input, then of its residual if it has one.
+        Levels of the tensors that the layer reads, in the order of :func:`sources`.
 
     Raises
     ------
@@ -527,7 +612,7 @@ def run_layer(layer, tensors, *levels):
         If the layer is inconsistent, as in :class:`IntegerNetwork`.
     """
     target = tensors[layer.output]
-    _CHECKS[type(layer)](layer, target, *(tensors[name] for name in _sources(layer)))
+    _CHECKS[type(layer)](layer, target, *(tensors[name] for name in sources(layer)))
     result = np.empty((len(levels[0]), target.channels, target.height, target.width), dtype=np.int64)
     step = _batch_size(layer, tensors)
     for start in range(0, len(result), step):
@@ -637,4 +722,18 @@ def _run_average_pool(layer, _source, target, values):
     return _rounded(total, 0, layer.multiplier, layer.shift, layer.relu, target.format)
 
 
-_EXECUTE = {Convolution: _run_convolution, MaxPool: _run_max_pool, AveragePool: _run_average_pool}
+def _run_concat(_layer, _source, _target, *values):
+    return np.concatenate(values, axis=1)
+
+
+def _run_upsample(layer, _source, _target, values):
+    return values.repeat(layer.factors[0], axis=2).repeat(layer.factors[1], axis=3)
+
+
+_EXECUTE = {
+    Convolution: _run_convolution,
+    MaxPool: _run_max_pool,
+    AveragePool: _run_average_pool,
+    Concat: _run_concat,
+    Upsample: _run_upsample,
+}

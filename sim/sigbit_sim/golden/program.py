@@ -28,7 +28,7 @@ __all__ = [
     "word_bytes",
 ]
 
-_FILE_MAGIC = b"sigbit program 1\n"
+_FILE_MAGIC = b"sigbit program 2\n"
 _TAG_MASK = 0xFFFF
 
 
@@ -164,13 +164,26 @@ class InputLayout:
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The network's output tensor; ``format`` is None for raw 32-bit integers."""
+    """An output tensor of the network, and how it lies in the feature words of its packet.
 
+    Attributes
+    ----------
+    name, channels, height, width, format, unit
+        The tensor; ``format`` is None for raw 32-bit integers.
+    blocks : int
+        Channel blocks from one part to the next.
+    lanes : tuple of (int, int)
+        Where the channels lie, in order: so many from a lane on, counted from the first block that is sent.
+    """
+
+    name: str
     channels: int
     height: int
     width: int
     format: Format | None
     unit: float
+    blocks: int
+    lanes: tuple
 
     def part_count(self, config):
         """Native codes per value."""
@@ -178,13 +191,21 @@ class OutputLayout:
             return -(-RAW_BITS // config.activation_format.bits)
         return activation_parts(config.activation_format, self.format).count
 
+    def word_count(self, config):
+        """Feature words of one result: all blocks between parts are sent, those behind the last channel are not."""
+        used = -(-max(first + count for first, count in self.lanes) // config.vector)
+        return ((self.part_count(config) - 1) * self.blocks + used) * self.height * self.width
+
     def decode(self, config, payload):
         """Levels (or raw integers) of the feature words of one result: int64, ``(channels, height, width)``."""
         native = config.activation_format
         count = self.part_count(config)
-        codes = unpack_codes(config, payload, config.vector, native.bits).astype(np.int64)
-        codes = codes.reshape(count, -1, self.height, self.width, config.vector).transpose(0, 1, 4, 2, 3)
-        codes = codes.reshape(count, -1, self.height, self.width)[:, : self.channels]
+        stored = np.zeros((count * self.blocks, self.height, self.width, config.vector), np.int64)
+        words = unpack_codes(config, payload, config.vector, native.bits)
+        stored.reshape(-1, config.vector)[: len(words)] = words
+        lanes = np.concatenate([np.arange(first, first + channels) for first, channels in self.lanes])
+        codes = stored.reshape(count, self.blocks, self.height, self.width, config.vector).transpose(0, 1, 4, 2, 3)
+        codes = codes.reshape(count, -1, self.height, self.width)[:, lanes]
         if self.format is None:
             fields = codes << (native.bits * np.arange(count)).reshape(-1, 1, 1, 1)
             raw = fields.sum(axis=0) & ((1 << RAW_BITS) - 1)
@@ -197,7 +218,8 @@ class OutputLayout:
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet of every image. The payload of INPUT comes with the image, that of OUTPUT gets the image's tag.
+    """A packet of every image. The payload of INPUT comes with the image; that of OUTPUT has the output's number as its
+    tag, to which image ``i`` adds ``i`` times the number of outputs.
 
     INPUT carries the stored rows ``rows[0]`` to ``rows[1]`` of the image; all of them if ``rows`` is empty.
     """
@@ -230,7 +252,7 @@ class Program:
     image : tuple of tuple of :class:`Packet`
         Packets of one image. Image ``i`` uses entry ``i % len(image)``: with two input regions there are two.
     input : :class:`InputLayout`
-    output : :class:`OutputLayout`
+    outputs : tuple of :class:`OutputLayout`
     layers : tuple of dict
         Per layer: ``name``, ``macs``, ``part_products`` (multiplications of native operands that carry data),
         ``tiles`` (sets of stationary weights used), ``compute_cycles`` (cycles in which a vector enters the grid; the
@@ -243,8 +265,23 @@ class Program:
     setup: tuple
     image: tuple
     input: InputLayout
-    output: OutputLayout
+    outputs: tuple
     layers: tuple
+
+    @property
+    def output(self):
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def arrival(self):
+        """Numbers of the outputs in the order in which their packets arrive, as a tuple."""
+        return tuple(self._instruction(packet)["tag"] for packet in self.image[0] if packet.kind == Kind.OUTPUT)
+
+    @staticmethod
+    def _instruction(packet):
+        """Fields of the instruction of an OUTPUT packet."""
+        return INSTRUCTIONS[Opcode.OUTPUT].unpack(int.from_bytes(packet.payload[: INSTRUCTION_BITS // 8], "little"))
 
     def input_levels(self, images):
         """Levels of real images ``(N, channels, height, width)``: nearest level of ``x / unit``, ties up."""
@@ -254,8 +291,8 @@ class Program:
         """Packets that run image number ``index``, as a list of bytes; TLAST ends each.
 
         Consecutive images must have consecutive numbers, because they alternate between two input regions where there
-        is space; a new count may start when all earlier results have been received. The result carries ``index``
-        modulo 65536 as its tag.
+        is space; a new count may start when all earlier results have been received. Output ``n`` carries
+        ``index * len(outputs) + n`` modulo 65536 as its tag.
 
         Raises
         ------
@@ -270,10 +307,9 @@ class Program:
                 words = codes[:, :, slice(*(packet.rows or (None,)))].reshape(-1, self.config.vector)
                 payload = pack_codes(self.config, words, self.config.activation_format.bits)
             elif packet.kind == Kind.OUTPUT:
-                table = INSTRUCTIONS[Opcode.OUTPUT]
-                size = INSTRUCTION_BITS // 8
-                fields = table.unpack(int.from_bytes(payload[:size], "little"))
-                payload = table.pack(**{**fields, "tag": index & _TAG_MASK}).to_bytes(len(payload), "little")
+                fields = self._instruction(packet)
+                fields["tag"] = (index * len(self.outputs) + fields["tag"]) & _TAG_MASK
+                payload = INSTRUCTIONS[Opcode.OUTPUT].pack(**fields).to_bytes(len(payload), "little")
             packets.append(packet.build(self.config, payload))
         return packets
 
@@ -281,7 +317,29 @@ class Program:
         """The packet that closes the session."""
         return build_packet(self.config, Kind.END, count=0)
 
-    def decode_output(self, data, index=None):
+    def decode_outputs(self, packets, index):
+        """Result of an image: its output if there is one, a dictionary by name if there are several.
+
+        Parameters
+        ----------
+        packets : sequence of bytes
+            As the accelerator sent them, all of the image.
+        index : int
+            Number of the image.
+
+        Raises
+        ------
+        :exc:`ProgramError`
+            As :meth:`decode_output`.
+        """
+        found = {
+            number: self.decode_output(data, index, number) for number, data in zip(self.arrival, packets, strict=True)
+        }
+        if len(found) == 1:
+            return found[0]
+        return {output.name: found[number] for number, output in enumerate(self.outputs)}
+
+    def decode_output(self, data, index=None, number=0):
         """Result in a returned packet.
 
         Parameters
@@ -290,6 +348,8 @@ class Program:
             One packet as the accelerator sent it.
         index : int, optional
             Number of the image the result must belong to.
+        number : int
+            Of the output.
 
         Returns
         -------
@@ -305,8 +365,8 @@ class Program:
         beat = config.stream_bits // 8
         word = word_bytes(config, config.feature_word_bits)
         header_bytes = -(-HEADER_BYTES // beat) * beat
-        out = self.output
-        count = out.part_count(config) * -(-out.channels // config.vector) * out.height * out.width
+        out = self.outputs[number]
+        count = out.word_count(config)
         expected = header_bytes + count * word + beat
         if len(data) != expected:
             raise ProgramError(f"A result of {self.name} is a packet of {expected} bytes, not {len(data)}")
@@ -315,7 +375,7 @@ class Program:
         header = HEADER.unpack(int.from_bytes(data[:HEADER_BYTES], "little"))
         wanted = {"magic": MAGIC, "version": CONTRACT_VERSION, "kind": Kind.OUTPUT, "count": count}
         if index is not None:
-            wanted["destination"] = index & _TAG_MASK
+            wanted["destination"] = (index * len(self.outputs) + number) & _TAG_MASK
         for key, value in wanted.items():
             if header[key] != value:
                 what = "tag" if key == "destination" else key
@@ -348,7 +408,7 @@ class Program:
                 for packets in self.image
             ],
             "input": _layout_to_dict(self.input),
-            "output": _layout_to_dict(self.output),
+            "outputs": [_layout_to_dict(output) for output in self.outputs],
             "layers": list(self.layers),
         }
         text = json.dumps(description).encode()
@@ -433,7 +493,7 @@ class Program:
             setup,
             image,
             _layout_from_dict(InputLayout, description["input"]),
-            _layout_from_dict(OutputLayout, description["output"]),
+            tuple(_layout_from_dict(OutputLayout, output) for output in description["outputs"]),
             layers,
         )
 
@@ -459,5 +519,10 @@ def _layout_to_dict(layout):
 
 
 def _layout_from_dict(cls, values):
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    values = {key: _tuples(value) for key, value in values.items()}
     return cls(**{**values, "format": None if values["format"] is None else Format.parse(values["format"])})
+
+
+def _tuples(value):
+    """Lists of JSON, inner ones too, as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
