@@ -452,7 +452,7 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import run_bench
 
-    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data")}
+    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
     options = {key: value for key, value in options.items() if value is not None}
     known = {"networks": options, "size": ("config",)}.get(arguments.what, ())
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
@@ -550,6 +550,11 @@ def _device(sub, default="golden"):
     sub.add_argument("--device", choices=evaluation.DEVICES, help=f"what computes ({default})")
 
 
+def _batch(sub, default=None):
+    help = "images in a group: fully connected layers at the end run once for all, with one load of their weights (1)"
+    sub.add_argument("--batch", type=_positive, default=default, metavar="N", help=help)
+
+
 def _cycles_device(sub):
     help = "model: cycles are predicted; rtl: and measured in simulation, which can take minutes (model)"
     sub.add_argument("--device", choices=("model", "rtl"), default="model", help=help)
@@ -596,6 +601,7 @@ def _parser():
     sub.add_argument("model", metavar="NETWORK.npz")
     _config(sub)
     _formats(sub, _NETWORKS_OWN)
+    _batch(sub, default=1)
     sub.add_argument("-o", "--output", required=True, metavar="PROGRAM", help="packets, and how results are read")
 
     sub = command(
@@ -611,6 +617,7 @@ def _parser():
     _formats(sub, _NETWORKS_OWN)
     _config(sub, default=f"{_PRESET}, or the program's own")
     _device(sub, default="golden, for a program emulator")
+    _batch(sub)
     sub.add_argument("-o", "--output", metavar="FILE.npz", help="write the outputs, an array for each by its name")
 
     sub = command(
@@ -625,6 +632,7 @@ def _parser():
     _formats(sub, _OWN)
     _config(sub)
     _device(sub)
+    _batch(sub)
     sub.add_argument("--output", metavar="NAME", help="the output that has the classes, if there are several (first)")
     sub.add_argument("--layers", action="store_true", help="add formats, cost and error of every layer")
 
@@ -651,7 +659,8 @@ def _parser():
     _formats(sub, _NETWORKS_OWN)
     _config(sub)
     _cycles_device(sub)
-    sub.add_argument("--images", type=_positive, default=1, metavar="N", help="images that follow each other (1)")
+    _batch(sub, default=1)
+    sub.add_argument("--images", type=_positive, default=1, metavar="N", help="images that follow each other, in whole groups (1)")
 
     help = "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog"
     sub = command("demo", _demo, help, "sigbit demo")
@@ -669,6 +678,7 @@ def _parser():
     group.add_argument(
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
+    _batch(group)
     group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
