@@ -66,7 +66,7 @@ _SIM_IMAGES = {"tiny": 50, "small": 400}
 _EDGE_BITS = 8
 
 _NETWORKS = """\
-{images}, `{preset}`: {config.mac_lanes} lanes, {config.weight_format} x {config.activation_format}, \
+{what}, `{preset}`: {config.mac_lanes} lanes, {config.weight_format} x {config.activation_format}, \
 first and last layer in {edge} bits, {config.stream_bits} stream bits per cycle. In use is the share of lanes and \
 cycles, those in which input and weights arrive included, with part products that the formats need (9 per product of \
 8 bits); convolutions: in all cycles but those of fully connected layers. Frames per second are arithmetic at these \
@@ -233,7 +233,11 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             graph, images, weights=config.weight_format, activations=config.activation_format, edge_bits=_EDGE_BITS
         )
         result = report(
-            network, config, device=device, batch=batch, progress=lambda line, *count, name=name: progress(f"{name}: {line}")
+            network,
+            config,
+            device=device,
+            batch=batch,
+            progress=lambda line, *count, name=name: progress(f"{name}: {line}"),
         )
         total = result["total"]
         cycles = {kind: total[kind] and total[kind]["total"] / batch for kind in ("predicted", "measured")}
@@ -271,8 +275,8 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             "seconds": lambda row: f"{row['seconds']:.0f}",
         },
     )
-    images = "One image per network" if batch == 1 else f"Figures per image of a group of {batch}"
-    return rows, f"{table}\n\n{_NETWORKS.format(images=images, config=config, preset=preset, edge=_EDGE_BITS)}"
+    what = "One image per network" if batch == 1 else f"Figures per image of a group of {batch}"
+    return rows, f"{table}\n\n{_NETWORKS.format(what=what, config=config, preset=preset, edge=_EDGE_BITS)}"
 
 
 def _prediction(row):

@@ -660,7 +660,9 @@ def _parser():
     _config(sub)
     _cycles_device(sub)
     _batch(sub, default=1)
-    sub.add_argument("--images", type=_positive, default=1, metavar="N", help="images that follow each other, in whole groups (1)")
+    sub.add_argument(
+        "--images", type=_positive, default=1, metavar="N", help="images that follow each other, in whole groups (1)"
+    )
 
     help = "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog"
     sub = command("demo", _demo, help, "sigbit demo")

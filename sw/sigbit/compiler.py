@@ -9,6 +9,7 @@ concatenated is written where it belongs from the start. Nothing here rounds: th
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -68,67 +69,64 @@ def compile(network, config, batch=1):
     """
     if not isinstance(batch, int) or batch < 1:
         raise CompileError(f"batch must be a whole number of at least 1, not {batch!r}")
-    found, shortages = _place(network, config, batch)
-    if found:
-        return found.program()
-    if batch > 1:
-        most = bisect_right(range(1, batch), False, key=lambda images: not _place(network, config, images)[0])
-        if most:
-            raise CompileError(
-                f"A group of {batch} images does not fit {config.feature_depth} words of feature memory; the largest "
-                f"that does has {most}: compile for batch {most}, or raise feature_depth"
-            )
-        shortages = _place(network, config, 1)[1]
-    least = min(shortages, key=lambda shortage: (shortage.enough, shortage.words))
+    network, first = _groups(network, batch)
+    layouts = _input_layouts(network, config)
+    lowered = cache(lambda layout: _lower(network, config, layout))
+
+    def ways(images):
+        """Layers and plans, or what they lack, for groups of so many images; the best first."""
+        for layout in layouts:
+            layers = lowered(layout).layers
+            for layer in layers:
+                if isinstance(layer, _Reduction):
+                    _check_accumulators(layer, config)
+            start = (0, *lowered(layout).ends)[first]
+            if images > 1 and start == len(layers):
+                raise CompileError(
+                    f"Network {network.name} gains nothing from groups of {batch} images: layer {layers[-1].name} makes "
+                    f"maps of several pixels, and no layer comes behind it; compile for batch 1"
+                )
+            # The earlier a group comes together the better, but that takes memory.
+            for grouped in (None,) if images == 1 else range(start, len(layers)):
+                yield lowered(layout), _plan(network, config, lowered(layout), images, grouped)
+
+    def fitting(images):
+        return next(((layers, plan) for layers, plan in ways(images) if isinstance(plan, MemoryPlan)), None)
+
+    if found := fitting(batch):
+        return _Emitter(network, config, *found, batch).program()
+    if batch > 1 and fitting(1):
+        most = bisect_right(range(1, batch), False, key=lambda images: not fitting(images))
+        raise CompileError(
+            f"A group of {batch} images does not fit {config.feature_depth} words of feature memory; the largest that "
+            f"does has {most}: compile for batch {most}, or raise feature_depth"
+        )
+    layers, least = min(ways(1), key=lambda way: (way[1].enough, way[1].words))
     raise CompileError(
-        f"Layer {lowered.layers[least.layer].name} takes at least {least.words} words of feature memory, with all that "
+        f"Layer {layers.layers[least.layer].name} takes at least {least.words} words of feature memory, with all that "
         f"later layers wait for and with bands of rows as low as possible; there are {config.feature_depth} for all "
         f"layers: raise feature_depth to at least {least.enough}, choose a larger preset or a smaller image"
     )
 
 
-def _place(network, config, batch):
-    """The emitter of a program, or None and what every way to place the tensors lacks."""
-    shortages = []
-    network, first = _groups(network, batch)
-    for layout in _input_layouts(network, config):
-        lowered = _lower(network, config, layout)
-        for layer in lowered.layers:
-            if isinstance(layer, _Reduction):
-                _check_accumulators(layer, config)
-        for grouped in (None,) if batch == 1 else range((0, *lowered.ends)[first], len(lowered.layers)):
-            plan = _plan(network, config, lowered, batch, grouped)
-            if isinstance(plan, MemoryPlan):
-                return _Emitter(network, config, lowered, plan, batch), ()
-            shortages.append(plan)
-    return None, shortages
-
-
 def _groups(network, batch):
-    """The network in the form that groups need, and the first layer from which on all may run once per group."""
-    if batch == 1:
-        return network, len(network.layers)
+    """The network in the form that groups need, and its first layer from which on all may run once per group."""
     layers = list(network.layers)
     first = len(layers)
-    while first:
+    while batch > 1 and first:
         layer = layers[first - 1]
         vector = _vector_form(layer, network.tensors[layer.input], network.tensors[layer.output])
         if vector is None:
             break
         first -= 1
         layers[first] = vector
-    if first == len(layers):
-        raise CompileError(
-            f"Network {network.name} has no use for groups of {batch} images: behind its last layer, {layers[-1].name}, "
-            f"maps have more than one pixel; compile for batch 1"
-        )
-    return replace(network, layers=tuple(layers)), first
+    return (network if batch == 1 else replace(network, layers=tuple(layers))), first
 
 
 def _vector_form(layer, source, target):
-    """The layer without padding, its kernel from the first pixel on, or None if it has more results or begins elsewhere.
+    """The layer with one result and a kernel that begins with the first pixel and has no padding, or None.
 
-    What it reads of an image is then one run of rows that all exist.
+    What it reads of an image then does not depend on what lies beside it.
     """
     if (target.height, target.width) != (1, 1) or isinstance(layer, Upsample):
         return None

@@ -47,9 +47,9 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
     Returns
     -------
     dict
-        ``configuration``, ``mac_lanes``, ``images``, ``batch``, ``device``, ``layers``, ``output`` (sending the result), ``total``
-        and ``mismatches`` (images of which any output differs from the golden model; None without RTL). Layers have
-        what :func:`~sigbit.evaluation.layer_report` says, and
+        ``configuration``, ``mac_lanes``, ``images``, ``batch``, ``device``, ``layers``, ``output`` (sending the result),
+        ``total`` and ``mismatches`` (images of which any output differs from the golden model; None without RTL).
+        Layers have what :func:`~sigbit.evaluation.layer_report` says, and
 
         * ``kind``, ``input_shape``, ``kernel``, ``stride``, ``groups``;
         * ``passes`` (native passes over the weights and activations), ``weight_bytes`` (of ``weight_words``);
@@ -58,9 +58,9 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
         * ``utilisation``: part products over lanes and total cycles, of the measurement if there is one;
         * ``bound_by``: what most of the predicted cycles go to; None for a layer that takes none.
 
-        ``total`` sums them up and has ``cycles_per_image``, ``frames_per_second`` by clock in MHz (arithmetic, not timing), ``convolutions``
-        (the part products of convolutions, what share of the lanes' cycles they are in all layers that are not fully
-        connected) and ``bytes`` sent per image by kind of packet, and once (``setup``).
+        ``total`` sums them up and has ``cycles_per_image``, ``frames_per_second`` by clock in MHz (arithmetic, not
+        timing), ``convolutions`` (the part products of convolutions, what share of the lanes' cycles they are in all
+        layers that are not fully connected) and ``bytes`` sent per image by kind of packet, and once (``setup``).
 
     Raises
     ------

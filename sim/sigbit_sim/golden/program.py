@@ -253,7 +253,8 @@ class Program:
     setup : tuple of bytes
         Packets sent once: CONFIGURE, then resident weights and parameters.
     image : tuple of tuple of :class:`Packet`
-        Packets of one group of images. Group ``i`` uses entry ``i % len(image)``: with two input regions there may be two.
+        Packets of one group of images. Group ``i`` uses entry ``i % len(image)``: with two input regions there may be
+        two.
     input : :class:`InputLayout`
     outputs : tuple of :class:`OutputLayout`
     layers : tuple of dict
@@ -302,8 +303,8 @@ class Program:
     def image_packets(self, levels, index):
         """Packets that run group number ``index``, as a list of bytes; TLAST ends each.
 
-        Consecutive groups must have consecutive numbers, because images alternate between two input regions where there
-        is space; a new count may start when all earlier results have been received. Output ``n`` of image ``i``, counted
+        Consecutive groups must have consecutive numbers, because images alternate between two input regions where
+        there is space; a new count may start when all earlier results have been received. Output ``n`` of image ``i``, counted
         over all groups, carries ``i * len(outputs) + n`` modulo 65536 as its tag.
 
         Parameters
@@ -342,7 +343,7 @@ class Program:
         return build_packet(self.config, Kind.END, count=0)
 
     def decode_outputs(self, packets, index):
-        """Results of the images of a group: of each its output if there is one, a dictionary by name if there are several.
+        """Results of the images of a group: each is its output, or a dictionary by name if there are several.
 
         Parameters
         ----------
