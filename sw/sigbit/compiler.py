@@ -83,8 +83,8 @@ def compile(network, config, batch=1):
             start = (0, *lowered(layout).ends)[first]
             if images > 1 and start == len(layers):
                 raise CompileError(
-                    f"Network {network.name} gains nothing from groups of {batch} images: layer {layers[-1].name} makes "
-                    f"maps of several pixels, and no layer comes behind it; compile for batch 1"
+                    f"Network {network.name} gains nothing from groups of {batch} images: layer {layers[-1].name} "
+                    f"makes maps of several pixels, and no layer comes behind it; compile for batch 1"
                 )
             # The earlier a group comes together the better, but that takes memory.
             for grouped in (None,) if images == 1 else range(start, len(layers)):
@@ -94,7 +94,8 @@ def compile(network, config, batch=1):
         return next(((layers, plan) for layers, plan in ways(images) if isinstance(plan, MemoryPlan)), None)
 
     if found := fitting(batch):
-        return _Emitter(network, config, *found, batch).program()
+        layers, plan = found
+        return _Emitter(network, config, layers, plan, batch).program()
     if batch > 1 and fitting(1):
         most = bisect_right(range(1, batch), False, key=lambda images: not fitting(images))
         raise CompileError(

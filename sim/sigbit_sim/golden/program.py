@@ -287,9 +287,9 @@ class Program:
 
     @property
     def arrival(self):
-        """Image in the group and number of the output of every packet, in the order in which they arrive."""
-        tags = (self._instruction(packet)["tag"] for packet in self.image[0] if packet.kind == Kind.OUTPUT)
-        return tuple(divmod(tag, len(self.outputs)) for tag in tags)
+        """Numbers of the outputs of a group in the order in which their packets arrive, as a tuple: those of the first
+        image come first."""
+        return tuple(self._instruction(packet)["tag"] for packet in self.image[0] if packet.kind == Kind.OUTPUT)
 
     @staticmethod
     def _instruction(packet):
@@ -304,8 +304,8 @@ class Program:
         """Packets that run group number ``index``, as a list of bytes; TLAST ends each.
 
         Consecutive groups must have consecutive numbers, because images alternate between two input regions where
-        there is space; a new count may start when all earlier results have been received. Output ``n`` of image ``i``, counted
-        over all groups, carries ``i * len(outputs) + n`` modulo 65536 as its tag.
+        there is space; a new count may start when all earlier results have been received. Output ``n`` of image ``i``,
+        counted over all groups, carries ``i * len(outputs) + n`` modulo 65536 as its tag.
 
         Parameters
         ----------
@@ -361,16 +361,14 @@ class Program:
         :exc:`ProgramError`
             As :meth:`decode_output`.
         """
-        found = {
-            (image, number): self.decode_output(data, index * self.batch + image, number)
-            for (image, number), data in zip(self.arrival, packets, strict=True)
-        }
-        if len(self.outputs) == 1:
-            return [found[image, 0] for image in range(self.batch)]
-        return [
-            {output.name: found[image, number] for number, output in enumerate(self.outputs)}
-            for image in range(self.batch)
-        ]
+        count = len(self.outputs)
+        found = [{} for _ in range(self.batch)]
+        for tag, data in zip(self.arrival, packets, strict=True):
+            image, number = divmod(tag, count)
+            found[image][number] = self.decode_output(data, index * self.batch + image, number)
+        if count == 1:
+            return [outputs[0] for outputs in found]
+        return [{output.name: outputs[n] for n, output in enumerate(self.outputs)} for outputs in found]
 
     def decode_output(self, data, index=None, number=0):
         """Result in a returned packet.
