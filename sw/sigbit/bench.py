@@ -240,7 +240,7 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             progress=lambda line, *count, name=name: progress(f"{name}: {line}"),
         )
         total = result["total"]
-        cycles = {kind: total[kind] and total[kind]["total"] / batch for kind in ("predicted", "measured")}
+        cycles = {kind: total[kind] and round(total[kind]["total"] / batch) for kind in ("predicted", "measured")}
         rows.append(
             {
                 "network": Path(name).stem,
@@ -265,7 +265,7 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
         {
             "network": lambda row: row["network"],
             "GMAC": lambda row: f"{row['macs'] / 1e9:.3f}",
-            "cycles": lambda row: f"{row['cycles']:.0f}",
+            "cycles": lambda row: row["cycles"],
             "in use, convolutions": lambda row: f"{row['convolution_utilisation']:.1%}",
             "in use, all layers": lambda row: f"{row['utilisation']:.1%}",
             "frames/s at 200 / 250 / 300 MHz": lambda row: " / ".join(f"{row[f'fps_{mhz}']:.1f}" for mhz in CLOCKS_MHZ),

@@ -362,7 +362,7 @@ class Program:
             As :meth:`decode_output`.
         """
         count = len(self.outputs)
-        found = [{} for _ in range(self.batch)]
+        found: list[dict] = [{} for _ in range(self.batch)]
         for tag, data in zip(self.arrival, packets, strict=True):
             image, number = divmod(tag, count)
             found[image][number] = self.decode_output(data, index * self.batch + image, number)
