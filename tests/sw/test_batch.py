@@ -153,6 +153,15 @@ def test_a_tile_runs_for_all_images_of_a_group():
     assert layers[5]["compute_cycles"] == 3 * one[5]["compute_cycles"]
 
 
+def test_more_images_than_the_accumulators_hold_take_some_weights_again():
+    builder, config = vectors(), CONFIGS["planes, streamed"]
+    most = config.strip_depth * config.planes
+    words = [
+        weight_words(check(builder.network(), config, builder.images(most + 3), batch)) for batch in (most, most + 1)
+    ]
+    assert config.weight_depth < words[0] < words[1] <= 2 * words[0]
+
+
 def test_outputs_of_all_kinds_are_sent_for_every_image():
     """A map and a vector of single images, one that a group reads, too, and the group's own; not in this order."""
     builder = Builder(8, 3, 6, 6, UINT(8)).conv(9, (3, 3), INT(8), A).conv(5, (2, 2), W, INT(8))
