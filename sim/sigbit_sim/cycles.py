@@ -47,7 +47,7 @@ class Prediction:
 
 
 def _stages(program):
-    """Runs of instructions of one layer within an image: ``(layer, end)``; layer -1 sends results."""
+    """Runs of instructions of one layer within a group: ``(layer, end)``; layer -1 sends results."""
     count = sum(packet.count for packet in program.image[0] if packet.kind in (Kind.RUN, Kind.OUTPUT))
     owners = np.full(count, -1)
     for index, layer in enumerate(program.layers):
@@ -61,11 +61,11 @@ def marks(program, images=1):
     """Numbers of retired instructions at which the layers of all images end, or give way to another one."""
     stages = _stages(program)
     count = stages[-1][1]
-    return [image * count + end for image in range(images) for _, end in stages]
+    return [group * count + end for group in range(program.groups(images)) for _, end in stages]
 
 
 def predict(program, images=1):
-    """Run the timeline of ``images`` images that follow each other.
+    """Run the timeline of ``images`` images that follow each other, in whole groups.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def predict(program, images=1):
     :class:`Prediction`
     """
     timeline = _Timeline(program.config)
-    for image in range(images):
-        for packet in program.image[image % len(program.image)]:
+    for group in range(program.groups(images)):
+        for packet in program.image[group % len(program.image)]:
             timeline.packet(packet)
     retired = [0, *(timeline.retired[mark - 1] + 1 for mark in marks(program, images))]
     return attribute(program, timeline.counters(retired))

@@ -66,7 +66,7 @@ _SIM_IMAGES = {"tiny": 50, "small": 400}
 _EDGE_BITS = 8
 
 _NETWORKS = """\
-One image per network, `{preset}`: {config.mac_lanes} lanes, {config.weight_format} x {config.activation_format}, \
+{what}, `{preset}`: {config.mac_lanes} lanes, {config.weight_format} x {config.activation_format}, \
 first and last layer in {edge} bits, {config.stream_bits} stream bits per cycle. In use is the share of lanes and \
 cycles, those in which input and weights arrive included, with part products that the formats need (9 per product of \
 8 bits); convolutions: in all cycles but those of fully connected layers. Frames per second are arithmetic at these \
@@ -210,8 +210,8 @@ def bench_size(progress, config="zcu102"):
     return rows, f"{table}\n\n{note}"
 
 
-def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", device="model", data=None):
-    """Cycles of well-known networks, or of ONNX models, one image each."""
+def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", device="model", data=None, batch=1):
+    """Cycles per image of well-known networks, or of ONNX models, one group of ``batch`` images each."""
     preset = config
     config = configuration(config)
     rows = []
@@ -233,14 +233,19 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             graph, images, weights=config.weight_format, activations=config.activation_format, edge_bits=_EDGE_BITS
         )
         result = report(
-            network, config, device=device, progress=lambda line, *count, name=name: progress(f"{name}: {line}")
+            network,
+            config,
+            device=device,
+            batch=batch,
+            progress=lambda line, *count, name=name: progress(f"{name}: {line}"),
         )
         total = result["total"]
-        cycles = {kind: total[kind] and total[kind]["total"] for kind in ("predicted", "measured")}
+        cycles = {kind: total[kind] and round(total[kind]["total"] / batch) for kind in ("predicted", "measured")}
         rows.append(
             {
                 "network": Path(name).stem,
                 "configuration": preset,
+                "batch": batch,
                 "macs": total["macs"],
                 "part_products": total["part_products"],
                 "cycles": cycles["measured"] or cycles["predicted"],
@@ -270,7 +275,8 @@ def bench_networks(progress, networks=tuple(ARCHITECTURES), config="zcu102", dev
             "seconds": lambda row: f"{row['seconds']:.0f}",
         },
     )
-    return rows, f"{table}\n\n{_NETWORKS.format(config=config, preset=preset, edge=_EDGE_BITS)}"
+    what = "One image per network" if batch == 1 else f"Figures per image of a group of {batch}"
+    return rows, f"{table}\n\n{_NETWORKS.format(what=what, config=config, preset=preset, edge=_EDGE_BITS)}"
 
 
 def _prediction(row):
@@ -301,7 +307,7 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
         Called with one line of text per step.
     options
         ``config`` of ``"size"`` and ``"networks"``; of the latter also ``networks`` (names or ONNX files), ``device``
-        (``"model"`` or ``"rtl"``) and ``data`` (images for ONNX files).
+        (``"model"`` or ``"rtl"``), ``data`` (images for ONNX files) and ``batch`` (images in a group).
 
     Raises
     ------
@@ -325,7 +331,7 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
 
 
 def _option(key, value):
-    return f"--{key} {value if isinstance(value, str) else ' '.join(value)}"
+    return f"--{key} {' '.join(value) if isinstance(value, list | tuple) else value}"
 
 
 def _parts(path, start, end):

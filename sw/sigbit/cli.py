@@ -195,19 +195,20 @@ def _compile(arguments):
         raise SigbitError(f"{arguments.model} is not an integer network; write one with: sigbit quantize MODEL.onnx")
     network = IntegerNetwork.load(arguments.model)
     config = _configuration(arguments, network)
-    program = compile(network, config)
+    program = compile(network, config, arguments.batch)
     program.save(arguments.output)
-    cycles = sum(layer["compute_cycles"] + layer["pool_cycles"] for layer in program.layers)
+    cycles = sum(layer["compute_cycles"] + layer["pool_cycles"] for layer in program.layers) / program.batch
     result = {
         "program": arguments.output,
         "configuration_hash": f"{config.hash:016x}",
         "weights": str(config.weight_format),
         "activations": str(config.activation_format),
+        "batch": program.batch,
         "compute_cycles": cycles,
     }
     text = (
         f"wrote {arguments.output} for {config.weight_format} x {config.activation_format}, {config.mac_lanes} MAC "
-        f"lanes, configuration {config.hash:016x}\n{cycles} cycles per image without stalls"
+        f"lanes, configuration {config.hash:016x}\n{cycles:.0f} cycles per image without stalls"
     )
     _print(arguments, result, text)
 
@@ -221,7 +222,11 @@ def _run(arguments):
     else:
         network, config, _, _ = _network_and_configuration(arguments)
         device = arguments.device or "golden"
-        result = evaluation.evaluate(network, images, device=device, config=config, labels=labels, progress=_say)
+        if device == "golden":
+            _refuse(arguments, "the golden model", "batch")
+        result = evaluation.evaluate(
+            network, images, device=device, config=config, batch=arguments.batch or 1, labels=labels, progress=_say
+        )
         outputs = result.pop("outputs")
     lines = [f"{result['images']} images on {result['device']}"]
     if result["accuracy"] is not None:
@@ -242,7 +247,7 @@ def _run_program(arguments, images, labels):
     from .device import open_device
     from .session import Session
 
-    _refuse(arguments, "a compiled program", *_QUANTIZATION)
+    _refuse(arguments, "a compiled program", *_QUANTIZATION, "batch")
     device = arguments.device or "emulator"
     if device == "golden":
         raise SigbitError(
@@ -294,6 +299,7 @@ def _place(difference):
 
 
 def _evaluate(arguments):
+    from .compiler import compile
     from .float_model import run_float
     from .quantize import summary
 
@@ -304,10 +310,20 @@ def _evaluate(arguments):
         raise SigbitError(f"{arguments.model} is quantized already; give the ONNX model, or use: sigbit run")
     network, config, model, calibration = _network_and_configuration(arguments)
     device = arguments.device or "golden"
+    if device == "golden":
+        _refuse(arguments, "the golden model", "batch")
+    batch = arguments.batch or 1
     # First, so that labels that do not fit are found before the device runs.
     float_accuracy = evaluation.accuracy(evaluation.choose(run_float(model, images), arguments.output), labels)
     measured = evaluation.evaluate(
-        network, images, device=device, config=config, labels=labels, output=arguments.output, progress=_say
+        network,
+        images,
+        device=device,
+        config=config,
+        batch=batch,
+        labels=labels,
+        output=arguments.output,
+        progress=_say,
     )
     del measured["outputs"]
     result = {
@@ -328,7 +344,7 @@ def _evaluate(arguments):
     if arguments.layers:
         rows, columns = summary(model, network, calibration), _FORMATS | _ERROR
         if device != "golden":
-            costs = evaluation.layer_report(network, config)
+            costs = evaluation.layer_report(network, config, compile(network, config, batch))
             rows, columns = [row | cost for row, cost in zip(rows, costs, strict=True)], _FORMATS | _COST | _ERROR
         result["layers"] = rows
         lines.append(_table(rows, columns))
@@ -386,7 +402,9 @@ def _report(arguments):
     from .quantize import summary
 
     network, config, model, calibration = _network_and_configuration(arguments)
-    result = report(network, config, device=arguments.device, images=arguments.images, progress=_say)
+    result = report(
+        network, config, device=arguments.device, images=arguments.images, batch=arguments.batch, progress=_say
+    )
     rows, total = result["layers"], result["total"]
     measured = {}
     if arguments.device == "rtl":
@@ -406,7 +424,7 @@ def _report(arguments):
     best = "measured" if arguments.device == "rtl" else "predicted"
     lines.append(
         f"total: {total['macs']} MACs as {total['part_products']} part products; {total[best]['total']} cycles {best} "
-        f"for {result['images']} image(s), bound by {total['bound_by']}\n"
+        f"for {result['images']} image(s), {total['cycles_per_image']:.0f} per image, bound by {total['bound_by']}\n"
         f"{_percent(total['utilisation'])} of {config.mac_lanes} MAC lanes in use; without the fully connected layers "
         f"{_percent(convolutions['utilisation'])} (convolutions: {convolutions['ideal_cycles']} cycles at best)\n"
         f"{speed} frames per second at {clocks} MHz: arithmetic, not timing\n"
@@ -434,7 +452,7 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import run_bench
 
-    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data")}
+    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
     options = {key: value for key, value in options.items() if value is not None}
     known = {"networks": options, "size": ("config",)}.get(arguments.what, ())
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
@@ -532,6 +550,11 @@ def _device(sub, default="golden"):
     sub.add_argument("--device", choices=evaluation.DEVICES, help=f"what computes ({default})")
 
 
+def _batch(sub, default=None):
+    help = "images in a group: fully connected layers at the end run once for all, with one load of their weights (1)"
+    sub.add_argument("--batch", type=_positive, default=default, metavar="N", help=help)
+
+
 def _cycles_device(sub):
     help = "model: cycles are predicted; rtl: and measured in simulation, which can take minutes (model)"
     sub.add_argument("--device", choices=("model", "rtl"), default="model", help=help)
@@ -578,6 +601,7 @@ def _parser():
     sub.add_argument("model", metavar="NETWORK.npz")
     _config(sub)
     _formats(sub, _NETWORKS_OWN)
+    _batch(sub, default=1)
     sub.add_argument("-o", "--output", required=True, metavar="PROGRAM", help="packets, and how results are read")
 
     sub = command(
@@ -593,6 +617,7 @@ def _parser():
     _formats(sub, _NETWORKS_OWN)
     _config(sub, default=f"{_PRESET}, or the program's own")
     _device(sub, default="golden, for a program emulator")
+    _batch(sub)
     sub.add_argument("-o", "--output", metavar="FILE.npz", help="write the outputs, an array for each by its name")
 
     sub = command(
@@ -607,6 +632,7 @@ def _parser():
     _formats(sub, _OWN)
     _config(sub)
     _device(sub)
+    _batch(sub)
     sub.add_argument("--output", metavar="NAME", help="the output that has the classes, if there are several (first)")
     sub.add_argument("--layers", action="store_true", help="add formats, cost and error of every layer")
 
@@ -633,7 +659,10 @@ def _parser():
     _formats(sub, _NETWORKS_OWN)
     _config(sub)
     _cycles_device(sub)
-    sub.add_argument("--images", type=_positive, default=1, metavar="N", help="images that follow each other (1)")
+    _batch(sub, default=1)
+    sub.add_argument(
+        "--images", type=_positive, default=1, metavar="N", help="images that follow each other, in whole groups (1)"
+    )
 
     help = "quantize the digits network, run it in RTL simulation and write the ZCU102 Verilog"
     sub = command("demo", _demo, help, "sigbit demo")
@@ -651,6 +680,7 @@ def _parser():
     group.add_argument(
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
+    _batch(group)
     group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"

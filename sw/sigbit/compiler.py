@@ -6,8 +6,10 @@ concatenated is written where it belongs from the start. Nothing here rounds: th
 :func:`sigbit_sim.golden.network.run` bit for bit, or compiling fails with a message.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -44,13 +46,16 @@ class CompileError(SigbitError):
     """A network that does not fit the accelerator; the message says what to change."""
 
 
-def compile(network, config):
+def compile(network, config, batch=1):
     """Compile a network.
 
     Parameters
     ----------
     network : :class:`~sigbit_sim.golden.network.IntegerNetwork`
     config : :class:`~sigbit_hw.spec.config.AcceleratorConfig`
+    batch : int
+        Images in a group. The last layers, from the first one on behind which every map is one pixel, run once per
+        group, so that their weights are sent and loaded once; the layers before run for each image.
 
     Returns
     -------
@@ -62,25 +67,88 @@ def compile(network, config):
         If a layer, a memory, an accumulator or an instruction field does not fit, naming what was found, what there is
         and what to change.
     """
-    shortages = []
-    for layout in _input_layouts(network, config):
-        lowered = _lower(network, config, layout)
-        for layer in lowered.layers:
-            if isinstance(layer, _Reduction):
-                _check_accumulators(layer, config)
-        plan = _plan(network, config, lowered)
-        if isinstance(plan, MemoryPlan):
-            return _Emitter(network, config, lowered, plan).program()
-        shortages.append(plan)
-    least = min(shortages, key=lambda shortage: (shortage.enough, shortage.words))
+    if not isinstance(batch, int) or batch < 1:
+        raise CompileError(f"batch must be a whole number of at least 1, not {batch!r}")
+    network, first = _groups(network, batch)
+    layouts = _input_layouts(network, config)
+    lowered = cache(lambda layout: _lower(network, config, layout))
+
+    def ways(images):
+        """Layers and plans, or what they lack, for groups of so many images; the best first."""
+        for layout in layouts:
+            layers = lowered(layout).layers
+            for layer in layers:
+                if isinstance(layer, _Reduction):
+                    _check_accumulators(layer, config)
+            start = (0, *lowered(layout).ends)[first]
+            if images > 1 and start == len(layers):
+                raise CompileError(
+                    f"Network {network.name} gains nothing from groups of {batch} images: layer {layers[-1].name} "
+                    f"makes maps of several pixels, and no layer comes behind it; compile for batch 1"
+                )
+            # The earlier a group comes together the better, but that takes memory.
+            for grouped in (None,) if images == 1 else range(start, len(layers)):
+                yield lowered(layout), _plan(network, config, lowered(layout), images, grouped)
+
+    def fitting(images):
+        return next(((layers, plan) for layers, plan in ways(images) if isinstance(plan, MemoryPlan)), None)
+
+    if found := fitting(batch):
+        layers, plan = found
+        return _Emitter(network, config, layers, plan, batch).program()
+    if batch > 1 and fitting(1):
+        most = bisect_right(range(1, batch), False, key=lambda images: not fitting(images))
+        raise CompileError(
+            f"A group of {batch} images does not fit {config.feature_depth} words of feature memory; the largest that "
+            f"does has {most}: compile for batch {most}, or raise feature_depth"
+        )
+    layers, least = min(ways(1), key=lambda way: (way[1].enough, way[1].words))
     raise CompileError(
-        f"Layer {lowered.layers[least.layer].name} takes at least {least.words} words of feature memory, with all that "
+        f"Layer {layers.layers[least.layer].name} takes at least {least.words} words of feature memory, with all that "
         f"later layers wait for and with bands of rows as low as possible; there are {config.feature_depth} for all "
         f"layers: raise feature_depth to at least {least.enough}, choose a larger preset or a smaller image"
     )
 
 
-def fit(network, config):
+def _groups(network, batch):
+    """The network in the form that groups need, and its first layer from which on all may run once per group."""
+    layers = list(network.layers)
+    first = len(layers)
+    while batch > 1 and first:
+        layer = layers[first - 1]
+        vector = _vector_form(layer, network.tensors[layer.input], network.tensors[layer.output])
+        if vector is None:
+            break
+        first -= 1
+        layers[first] = vector
+    return (network if batch == 1 else replace(network, layers=tuple(layers))), first
+
+
+def _vector_form(layer, source, target):
+    """The layer with one result and a kernel that begins with the first pixel and has no padding, or None.
+
+    What it reads of an image then does not depend on what lies beside it.
+    """
+    if (target.height, target.width) != (1, 1) or isinstance(layer, Upsample):
+        return None
+    if isinstance(layer, Concat):
+        return layer
+    convolution = isinstance(layer, Convolution)
+    kernel, dilation = (layer.weights.shape[2:], layer.dilation) if convolution else (layer.kernel, (1, 1))
+    taps = []
+    for length, size, step, pad in zip((source.height, source.width), kernel, dilation, layer.pads[:2], strict=True):
+        positions = np.arange(size) * step - pad
+        inside = np.flatnonzero((positions >= 0) & (positions < length))
+        if not len(inside) or positions[inside[0]]:
+            return None
+        taps.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    shape = {"stride": (source.height, source.width), "pads": (0, 0, 0, 0)}
+    if convolution:
+        return replace(layer, weights=layer.weights[:, :, *taps], **shape)
+    return replace(layer, kernel=tuple(tap.stop - tap.start for tap in taps), **shape)
+
+
+def fit(network, config, batch=1):
     """Give a configuration accumulators exactly as wide as the network's worst case needs; formats and sizes stay.
 
     The worst case is taken over the actual weights and all possible activations of every layer. ``max_reduction`` and
@@ -92,6 +160,7 @@ def fit(network, config):
     :exc:`CompileError`
         If a layer needs more than 32 bits, or cannot run on the configuration's formats.
     """
+    network, _ = _groups(network, batch)
     layers = _lower(network, config, _input_layouts(network, config)[0]).layers
     wide = INT(8).magnitude_max * UINT(8).magnitude_max
     bits = max(config.sum_bits, accumulator_width(1, wide))
@@ -695,7 +764,7 @@ def _check_accumulators(layer, config):
             raise CompileError(f"Layer {layer.name}: raw results can reach {worst}, which leaves {RAW_BITS} bits")
 
 
-def _plan(network, config, lowered):
+def _plan(network, config, lowered, images, grouped):
     """Addresses of all regions and the order of work, or the words that the feature memory lacks."""
     layers = lowered.layers
     source = layers[0].source
@@ -713,7 +782,7 @@ def _plan(network, config, lowered):
         weight_beats=config.beats_per_word(config.weight_word_bits),
         input_cycles=source.planes * source.height * source.width * config.beats_per_word(config.feature_word_bits),
     )
-    return plan_memory(layers, source, outputs, config.feature_depth, costs)
+    return plan_memory(layers, source, outputs, config.feature_depth, costs, images, grouped)
 
 
 def _row_cycles(layer, rows, config):
@@ -803,10 +872,10 @@ class _Ring:
     def __init__(self, depth):
         self.depth = depth
         self.readers = np.full(depth, -1, dtype=np.int64)  # last instruction that reads each word
-        self.start_image()
+        self.start_group()
 
-    def start_image(self):
-        """Forget the contents, so that every image is loaded the same way."""
+    def start_group(self):
+        """Forget the contents, so that every group of images is loaded the same way."""
         self._pieces = {}
         self._next = 0
 
@@ -826,9 +895,9 @@ class _Ring:
 class _Emitter:
     """Writes instructions and the packets around them, and knows which instruction uses which words."""
 
-    def __init__(self, network, config, lowered, plan):
+    def __init__(self, network, config, lowered, plan, batch):
         self._network, self._config, self._lowered, self._layers = network, config, lowered, lowered.layers
-        self._plan = plan
+        self._plan, self._batch = plan, batch
         self._log = []  # per instruction: whether it cannot retire before the POST in front of it
         self._packets = []
         self._pending = []
@@ -854,18 +923,18 @@ class _Emitter:
             (Kind.PARAMETERS, parameters, self._parameters),
         ):
             setup.extend(self._setup_packets(kind, pieces, ring))
-        # The fences of an image depend on the images before it; after one round over the input regions they repeat.
-        copies = len(self._plan.images)
+        # The fences of a group depend on the groups before it; after one round over the input regions they repeat.
+        copies = len(self._plan.groups)
         for index in range(2 * copies):
             if index == copies:
-                images = []
-            self._start_image()
-            packets, reports = self._image(self._plan.images[index % copies])
+                groups = []
+            self._start_group()
+            packets, reports = self._group(self._plan.groups[index % copies])
             if index >= copies:
-                images.append(tuple(packets))
+                groups.append(tuple(packets))
         outputs = tuple(map(self._output_layout, self._network.outputs))
-        layout = self._lowered.layout
-        return Program(config, self._network.name, tuple(setup), tuple(images), layout, outputs, tuple(reports))
+        layout, name = self._lowered.layout, self._network.name
+        return Program(config, name, tuple(setup), tuple(groups), layout, outputs, tuple(reports), self._batch)
 
     def _output_layout(self, name):
         config, tensor, place = self._config, self._network.tensors[name], self._lowered.maps[name]
@@ -913,15 +982,15 @@ class _Emitter:
                 pieces.extend(self._parameter_piece(index, tile) for tile in layer.tiles)
         return tuple(pieces)
 
-    def _start_image(self):
+    def _start_group(self):
         self._packets = []
         if self._stream_weights:
-            self._weights.start_image()
+            self._weights.start_group()
         if self._stream_parameters:
-            self._parameters.start_image()
+            self._parameters.start_group()
 
-    def _image(self, steps):
-        """Packets of an image, and the report of every layer."""
+    def _group(self, steps):
+        """Packets of a group of images, and the report of every layer."""
         first = len(self._log)
         owners = np.searchsorted(self._lowered.ends, np.arange(len(self._layers)), side="right").tolist()
         own = [
@@ -933,7 +1002,7 @@ class _Emitter:
         ]
         for step in steps:
             if isinstance(step, Send):
-                self._send_input(step.window)
+                self._send_input(step)
                 continue
             if isinstance(step, Output):
                 self._send_output(step)
@@ -980,17 +1049,18 @@ class _Emitter:
     @staticmethod
     def _span(tensor, window):
         """First address of a window, and number of words up to its last."""
-        return window.base, (tensor.planes - 1) * window.plane_words + (window.end - window.first) * tensor.width
+        words = (tensor.planes - 1) * window.plane_words + (window.end - window.first) * tensor.width
+        return window.base, (window.images - 1) * window.image_words + words
 
-    def _send_input(self, window):
+    def _send_input(self, step):
         """Send rows of the input as soon as nobody uses the words that they take."""
         self._flush()
-        source = self._layers[0].source
+        source, window = self._layers[0].source, step.window
         base, words = self._span(source, window)
         span = slice(base, base + words)
         fence = self._fence(self._feature_posts[span], self._feature_users[span])
         rows = () if window.end - window.first == source.height else (window.first, window.end)
-        self._packets.append(Packet(Kind.INPUT, words, base, fence, rows=rows))
+        self._packets.append(Packet(Kind.INPUT, words, base, fence, rows=rows, image=step.image))
 
     def _send_output(self, step):
         """Send the words of an output, in a packet of its own, whose tag is its number."""
@@ -998,8 +1068,8 @@ class _Emitter:
         place = self._lowered.maps[step.name]
         base = step.window.base + place.span(self._config)[0] * step.window.plane_words
         words = self._output_layout(step.name).word_count(self._config)
-        number = self._network.outputs.index(step.name)
-        output = INSTRUCTIONS[Opcode.OUTPUT].pack(opcode=Opcode.OUTPUT, wait_post=1, base=base, words=words, tag=number)
+        tag = step.image * len(self._network.outputs) + self._network.outputs.index(step.name)
+        output = INSTRUCTIONS[Opcode.OUTPUT].pack(opcode=Opcode.OUTPUT, wait_post=1, base=base, words=words, tag=tag)
         self._feature_users[base : base + words] = len(self._log)
         self._log.append(True)
         self._fresh = ()
@@ -1040,35 +1110,37 @@ class _Emitter:
         self._check_coordinates(layer, window, step.end)
         positions = layer.kernel[0] * layer.kernel[1]
         rows, plane_rows = _plane_rows(step.end - step.first, self._config.planes, positions)
-        y0 = step.first * layer.stride[0] - layer.pads[0] - window.first
+        row_words, row_step, kernel_step, height = self._rows(layer, window)
+        above = layer.pads[0] + window.first
+        written_words = written.image_words or target.width
         (first, end), first_written = source.span(self._config), target.span(self._config)[0]
         for block in range(first, end):
             start = window.base + block * window.plane_words
             output = written.base + (first_written + block - first) * written.plane_words
-            output += (step.first - written.first) * target.width
+            output += (step.first - written.first) * written_words
             self._issue(
                 Opcode.POOL,
-                reads=(start, (window.end - window.first) * source.width),
-                writes=(output, (step.end - step.first) * target.width),
+                reads=(start, (window.images - 1) * window.image_words + (window.end - window.first) * source.width),
+                writes=(output, (step.end - step.first) * written_words),
                 wait_post=True,
-                base=(start + y0 * source.width - layer.pads[1]) & _ADDRESS_MASK,
-                y0=y0,
+                base=(start + step.first * row_words - above * source.width - layer.pads[1]) & _ADDRESS_MASK,
+                y0=step.first * row_step - above,
                 x0=-layer.pads[1],
-                height=window.end - window.first,
+                height=height,
                 width=source.width,
                 **_loops(
                     (1, 0, 0, 0),
-                    (rows, layer.stride[0] * source.width, layer.stride[0], 0),
+                    (rows, row_words, row_step, 0),
                     (target.width, layer.stride[1], 0, layer.stride[1]),
-                    (layer.kernel[0], source.width, 1, 0),
+                    (layer.kernel[0], source.width, kernel_step, 0),
                     (layer.kernel[1], 1, 0, 1),
                 ),
-                plane_step=plane_rows * layer.stride[0] * source.width,
-                plane_ystep=plane_rows * layer.stride[0],
+                plane_step=plane_rows * row_words,
+                plane_ystep=plane_rows * row_step,
                 output_base=output,
-                output_step=1,
+                output_step=written.image_words or 1,
                 all_planes=plane_rows > 0,
-                output_plane_step=plane_rows * target.width,
+                output_plane_step=plane_rows * written_words,
             )
             report["pool_cycles"] += rows * target.width * positions
 
@@ -1129,6 +1201,13 @@ class _Emitter:
     def _check_coordinates(self, layer, window, rows):
         """Input coordinates, padding and rows beyond the map included, must fit the reader's 13 signed bits."""
         columns = layer.target.width
+        if window.image_words:
+            if rows > _COORDINATE_MAX:
+                raise CompileError(
+                    f"Layer {layer.name} runs for {window.images} images at once; the feature reader counts to "
+                    f"{_COORDINATE_MAX}: compile for a smaller batch"
+                )
+            rows = 1
         for what, count, first, axis in (("row", rows, window.first, 0), ("column", columns, 0, 1)):
             reach = (count - 1) * layer.stride[axis] - first + (layer.kernel[axis] - 1) * layer.dilation[axis]
             if reach > _COORDINATE_MAX or layer.pads[axis] > _COORDINATE_MAX:
@@ -1136,6 +1215,17 @@ class _Emitter:
                     f"Layer {layer.name} reaches input {what} {reach}; the feature reader counts to {_COORDINATE_MAX}: "
                     f"cut the image into smaller ones"
                 )
+
+    @staticmethod
+    def _rows(layer, window):
+        """How the reader counts the rows of a window of the layer's source.
+
+        Words and rows from one row of results to the next, rows from one row of the kernel to the next, and rows in
+        all. Of a group, rows of results are images, and these count as rows: kernels stay inside their maps.
+        """
+        if window.image_words:
+            return window.image_words, 1, 0, window.images
+        return layer.stride[0] * layer.source.width, layer.stride[0], layer.dilation[0], window.end - window.first
 
     def _compute(self, layer, window, column_tile, strip, part, ranges, address, *, clear, shift):
         """One part pass over a window of the layer's source.
@@ -1160,24 +1250,32 @@ class _Emitter:
 
     def _is_fresh(self, layer, window, strip, part, block):
         """Whether a strip reads words of a channel block that the latest POST may not have written yet."""
-        if layer is self._fresh_layer:
+        if not self._fresh or layer is self._fresh_layer:
             # Its results may lie beside what it reads, in other lanes of the same words.
             return False
         width, rows = layer.source.width, window.end - window.first
-        low = strip.y * layer.stride[0] - layer.pads[0] - window.first
-        high = (strip.y + strip.rows * self._config.planes - 1) * layer.stride[0] - layer.pads[0] - window.first
-        high += (layer.kernel[0] - 1) * layer.dilation[0] + 1
         start = window.base + (part * layer.source.blocks + block) * window.plane_words
-        span = start + max(low, 0) * width, start + min(high, rows) * width
-        return any(begin < span[1] and span[0] < end for begin, end in self._fresh)
+        if window.image_words:
+            images = range(strip.y, strip.y + strip.valid_rows)
+            spans = [(start + n * window.image_words, start + n * window.image_words + rows * width) for n in images]
+        else:
+            low = strip.y * layer.stride[0] - layer.pads[0] - window.first
+            high = (strip.y + strip.rows * self._config.planes - 1) * layer.stride[0] - layer.pads[0] - window.first
+            high += (layer.kernel[0] - 1) * layer.dilation[0] + 1
+            spans = [(start + max(low, 0) * width, start + min(high, rows) * width)]
+        # All are in order.
+        if self._fresh[-1][1] <= spans[0][0] or spans[-1][1] <= self._fresh[0][0]:
+            return False
+        return any(begin < last and first < end for begin, end in self._fresh for first, last in spans)
 
     def _compute_blocks(
         self, layer, window, column_tile, strip, part, ranges, address, block_words, *, wait_post, clear, shift
     ):
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
-        (sy, sx), (dy, dx) = layer.stride, layer.dilation
+        sx, (dy, dx) = layer.stride[1], layer.dilation
         source = layer.source
-        y0 = strip.y * sy - layer.pads[0] + ky0 * dy - window.first
+        row_words, row_step, kernel_step, height = self._rows(layer, window)
+        above = layer.pads[0] + window.first
         x0 = strip.x * sx - layer.pads[1] + kx0 * dx
         start = window.base + (part * source.blocks + b0) * window.plane_words
         self._issue(
@@ -1185,20 +1283,20 @@ class _Emitter:
             reads=self._span(source, window),
             weights=(address, (b1 - b0) * block_words),
             wait_post=wait_post,
-            base=(start + y0 * source.width + x0) & _ADDRESS_MASK,
-            y0=y0,
+            base=(start + strip.y * row_words + (ky0 * dy - above) * source.width + x0) & _ADDRESS_MASK,
+            y0=strip.y * row_step + ky0 * kernel_step - above,
             x0=x0,
-            height=window.end - window.first,
+            height=height,
             width=source.width,
             **_loops(
                 (b1 - b0, window.plane_words, 0, 0),
-                (ky1 - ky0, dy * source.width, dy, 0),
+                (ky1 - ky0, dy * source.width, kernel_step, 0),
                 (kx1 - kx0, dx, 0, dx),
-                (strip.rows, sy * source.width, sy, 0),
+                (strip.rows, row_words, row_step, 0),
                 (strip.pixels, sx, 0, sx),
             ),
-            plane_step=(strip.rows * sy * source.width) & _ADDRESS_MASK,
-            plane_ystep=strip.rows * sy,
+            plane_step=(strip.rows * row_words) & _ADDRESS_MASK,
+            plane_ystep=strip.rows * row_step,
             pad_code=layer.pad_digits[part],
             weight_base=address,
             keep=layer.keep,
@@ -1215,10 +1313,13 @@ class _Emitter:
         lane = _extent(target.lanes)[0] + column_tile.start
         first_block, end_block = lane // config.vector, (lane + column_tile.used - 1) // config.vector + 1
 
-        def first_word(window, plane):
-            return window.base + plane * window.plane_words + (strip.y - window.first) * target.width + strip.x
-
         window = step.windows[target.name]
+        # Of a group, rows of results are images.
+        row_words = window.image_words or target.width
+
+        def first_word(window, plane):
+            return window.base + plane * window.plane_words + (strip.y - window.first) * row_words + strip.x
+
         encoding, bits = layer.encoding
         reads, residual, part_step = None, {}, target.blocks * window.plane_words
         if layer.residual is not None:
@@ -1242,10 +1343,10 @@ class _Emitter:
             base=first_word(window, first_block),
             rows=strip.rows,
             pixels=strip.pixels,
-            row_step=target.width,
+            row_step=row_words,
             block_step=window.plane_words,
             part_step=part_step,
-            plane_step=strip.rows * target.width,
+            plane_step=strip.rows * row_words,
             valid_rows=strip.valid_rows,
             first_group=lane // config.post_lanes % (config.vector // config.post_lanes),
             groups=size,
@@ -1261,7 +1362,11 @@ class _Emitter:
             for part in range(target.parts)
             for block in range(first_block, end_block)
         ]
-        self._fresh = tuple((start, start + strip.valid_rows * target.width) for start in starts)
+        if window.image_words:
+            rows = [n * row_words for n in range(strip.valid_rows)]
+            self._fresh = tuple(sorted((start + row, start + row + 1) for start in starts for row in rows))
+        else:
+            self._fresh = tuple((start, start + strip.valid_rows * target.width) for start in starts)
         self._fresh_layer = layer
 
     # -- weights and parameters ----------------------------------------------------------------------------------------

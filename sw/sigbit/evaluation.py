@@ -123,7 +123,7 @@ def accuracy(outputs, labels):
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
-def evaluate(network, images, *, device="golden", config=None, labels=None, output=None, progress=None):
+def evaluate(network, images, *, device="golden", config=None, batch=1, labels=None, output=None, progress=None):
     """Outputs of a network on a device, and how they compare with the golden model.
 
     Parameters
@@ -134,6 +134,8 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, outp
         ``"golden"``, ``"emulator"`` or ``"rtl"``.
     config : AcceleratorConfig
         Accelerator; not needed for ``"golden"``.
+    batch : int
+        Images in a group, as in :func:`~sigbit.compiler.compile`.
     labels : int array, optional
     output : str, optional
         The output of which the accuracy is taken, if there are several; the first if left out.
@@ -155,7 +157,7 @@ def evaluate(network, images, *, device="golden", config=None, labels=None, outp
     """
     say = progress or (lambda *arguments: None)
     levels = input_levels(network, images)
-    program = None if device == "golden" else compile(network, config)
+    program = None if device == "golden" else compile(network, config, batch)
     say(f"golden model: {len(images)} images")
     expected = golden.run(network, levels)
     result = {
@@ -242,7 +244,8 @@ def layer_report(network, config, program=None):
         If the network does not fit the configuration.
     """
     rows = []
-    for layer, compiled in zip(network.layers, (program or compile(network, config)).layers, strict=True):
+    program = program or compile(network, config)
+    for layer, compiled in zip(network.layers, program.layers, strict=True):
         source, target = network.tensors[layer.input], network.tensors[layer.output]
         slots = compiled["compute_cycles"] * config.mac_lanes
         rows.append(
@@ -253,7 +256,7 @@ def layer_report(network, config, program=None):
                 "input_format": str(source.format),
                 "output_format": "raw32" if target.format is None else str(target.format),
                 **compiled,
-                "lane_utilisation": compiled["part_products"] / slots if slots else None,
+                "lane_utilisation": compiled["part_products"] * program.batch / slots if slots else None,
             }
         )
     return rows

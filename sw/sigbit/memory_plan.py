@@ -6,6 +6,9 @@ the band needs, back through kernels, strides and padding. Tensors that only the
 have a buffer of a band's rows. Rows at the end of one band that the next needs again are made again or moved to the
 front of the buffer. The input is a tensor like the others, made by the host: a band's rows are sent to one of two
 regions while the band before is computed from the other.
+
+The last layers may run once for a *group* of images, so that their weights come once. Every tensor that they read or
+write is then there for all images, one after the other; the layers before run for each image and know nothing of it.
 """
 
 from bisect import bisect
@@ -13,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from math import gcd
 
 import numpy as np
 
@@ -31,20 +35,24 @@ _PLANS = 8
 class Window:
     """Rows ``first`` to ``end`` of a tensor from address ``base`` on.
 
-    ``plane_words`` are from one channel block to the next, those of the next part included.
+    ``plane_words`` are from one channel block to the next, those of the next part included. Of a group there are
+    ``images`` tensors, each ``image_words`` behind the one before.
     """
 
     base: int
     first: int
     end: int
     plane_words: int
+    images: int = 1
+    image_words: int = 0
 
 
 @dataclass(frozen=True)
 class Send:
-    """The host sends rows of the input."""
+    """The host sends rows of the input of an image; ``image`` is its number in the group."""
 
     window: Window
+    image: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,10 @@ class Move:
 
 @dataclass(frozen=True)
 class Work:
-    """A layer makes the rows ``first`` to ``end`` of its target; ``windows`` are the tensors it uses, by name."""
+    """A layer makes the rows ``first`` to ``end`` of its target; ``windows`` are the tensors it uses, by name.
+
+    Where these hold a group of images, rows are images: every target has one row.
+    """
 
     layer: int
     first: int
@@ -70,17 +81,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Output:
-    """The accelerator sends the output ``name``, which lies in the region ``window``."""
+    """The accelerator sends the output ``name`` of an image of the group, which lies in the region ``window``."""
 
     name: str
     window: Window
+    image: int
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """``images[i]`` are the steps of every ``len(images)``-th image: with two regions for the input there are two."""
+    """``groups[i]`` are the steps of every ``len(groups)``-th group of images: two where they differ in the regions of
+    the input.
+    """
 
-    images: tuple
+    groups: tuple
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class Costs:
     weight_beats : int
         Cycles that a word of weights takes on the stream.
     input_cycles : int
-        Cycles that the input takes on the stream.
+        Cycles that the input of an image takes on the stream.
     """
 
     cycles: Callable
@@ -122,7 +136,7 @@ class Costs:
     input_cycles: int
 
 
-def plan_memory(layers, source, outputs, depth, costs):
+def plan_memory(layers, source, outputs, depth, costs, images=1, grouped=None):
     """Choose chains, bands and addresses.
 
     Whole tensors if they fit, two regions for the input if possible. Otherwise the choice that needs the fewest cycles.
@@ -141,12 +155,16 @@ def plan_memory(layers, source, outputs, depth, costs):
     depth : int
         Words of feature memory.
     costs : :class:`Costs`
+    images : int
+        In a group.
+    grouped : int, optional
+        The first of the layers that run once per group; they make one row. None: every layer runs for every image.
 
     Returns
     -------
     :class:`MemoryPlan`, or :class:`Shortage` if nothing fits
     """
-    planner = _Planner(layers, source, outputs, costs)
+    planner = _Planner(layers, source, outputs, costs, images, len(layers) if grouped is None else grouped)
     if plan := planner.plan(depth):
         return plan
     layer, words = planner.tightest(depth)
@@ -175,8 +193,9 @@ class _Chain:
 
 
 class _Planner:
-    def __init__(self, layers, source, outputs, costs):
+    def __init__(self, layers, source, outputs, costs, images, grouped):
         self._layers, self._source, self._outputs, self._costs = layers, source, outputs, costs
+        self._images, self._grouped = images, grouped
         self._cycles, self._drain = cache(costs.cycles), cache(costs.drain)
         self._maps = {source.name: source}
         self._born, self._last = {source.name: -1}, {source.name: 0}
@@ -200,7 +219,13 @@ class _Planner:
         writers = Counter(layer.target.name for layer in layers)
         # A buffer has the rows of one layer, and what is sent is whole.
         self._whole |= {name for name, count in writers.items() if count > 1} | {name for name, _ in outputs.values()}
-        self._single = cache(lambda index: self._chain(index, index + 1, layers[index].target.height, False, False))
+        self._pitches = self._group_pitches()
+        for name in self._pitches:
+            self._whole.add(name)
+            if self._born[name] < grouped:
+                # Those of the images before are there already.
+                self._born[name] = -1
+        self._single = cache(self._single_layer)
         self._chains, self._front = cache(self._all_chains), cache(self._useful_chains)
         self._best = cache(self._best_chains)
 
@@ -218,11 +243,11 @@ class _Planner:
 
     def tightest(self, depth):
         """The layer whose smallest chain takes the most words, and these."""
-        size, last = _words(self._source, self._source.height), self._last[self._source.name]
+        size, last = self._tensor_words(self._source.name), self._last[self._source.name]
         count = len(self._layers)
         least = [self._single(index).words + (size if index <= last else 0) for index in range(count)]
         for start in range(count):
-            for end in range(start + 1, min(start + _CHAIN_LAYERS, count) + 1):
+            for end in range(start + 1, self._chain_end(start) + 1):
                 if max(least[start:end]) > depth:
                     whole_input = size if start <= last else 0
                     options = [chain.words + whole_input for chain in self._chains(start, end, False)]
@@ -231,6 +256,38 @@ class _Planner:
                     least[start:end] = [min([known, *options]) for known in least[start:end]]
         return max(enumerate(least), key=lambda layer: layer[1])
 
+    # -- groups of images ----------------------------------------------------------------------------------------------
+
+    def _group_pitches(self):
+        """Words from one image to the next of all tensors that the layers of a group use, by name."""
+        layers = self._layers[self._grouped :]
+        pitches = {
+            tensor.name: _words(tensor, tensor.height) for layer in layers for tensor in (*layer.reads, layer.target)
+        }
+        # What is added has the steps of the sum.
+        pairs = [(added.name, layer.target.name) for layer in layers for added in layer.reads[1:]]
+        for pair in pairs * len(pairs):
+            pitches.update(dict.fromkeys(pair, max(pitches[name] for name in pair)))
+        return pitches
+
+    def _tensor_words(self, name):
+        """Words of a whole tensor, of all images if it is a group's."""
+        tensor = self._maps[name]
+        return self._pitches[name] * self._images if name in self._pitches else _words(tensor, tensor.height)
+
+    def _chain_end(self, start):
+        """Last end of a chain: those of a group have one layer."""
+        limit = self._grouped if start < self._grouped else start + 1
+        return min(start + _CHAIN_LAYERS, limit)
+
+    def _single_layer(self, index):
+        if index < self._grouped:
+            return self._chain(index, index + 1, self._layers[index].target.height, False, False)
+        load = self._costs.weight_words[index] * self._costs.weight_beats
+        cost = max(self._cycles(index, self._images), load) + self._drain(index, self._images)
+        chain = _Chain(index, index + 1, 1, {}, {}, frozenset(), cost, 0)
+        return replace(chain, words=self._peak(chain))
+
     # -- search --------------------------------------------------------------------------------------------------------
 
     def _candidates(self, limit):
@@ -238,8 +295,8 @@ class _Planner:
 
         ``copies`` is 0 for an input in bands.
         """
-        size, load = _words(self._source, self._source.height), self._costs.input_cycles
         name = self._source.name
+        size, load = self._tensor_words(name), self._images * self._costs.input_cycles
         for copies in (2, 1):
             # What is not sent during the image before takes time.
             found = self._best(limit, copies * size, len(self._layers) if copies == 2 else self._last[name])[0]
@@ -248,7 +305,7 @@ class _Planner:
                 yield cost + (load if copies == 1 else 0), chains, copies, copies == 2
         if name in self._whole:
             return
-        for end in range(self._last[name] + 1, min(_CHAIN_LAYERS, len(self._layers)) + 1):
+        for end in range(self._last[name] + 1, self._chain_end(0) + 1):
             for first in self._chains(0, end, True):
                 region = self._buffer_words(first, name)
                 for resident in (True, False):
@@ -272,7 +329,7 @@ class _Planner:
         tight = [self._single(index).words > room(index) for index in range(count)]
         for start in reversed(range(count)):
             chains = [] if tight[start] else [self._single(start)]
-            for end in range(start + 2, min(start + _CHAIN_LAYERS, count) + 1):
+            for end in range(start + 2, self._chain_end(start) + 1):
                 # Where every layer fits on its own a chain gains nothing.
                 if any(tight[start:end]):
                     words, front = self._front(start, end)
@@ -364,7 +421,7 @@ class _Planner:
                     cost += max(work, load) if streamed or not band else work
                     # The bands of one layer do not read each other's results.
                     cost += self._drain(index, rows) if end - start > 1 or not band else 0
-        chain = _Chain(start, end, bands, made, held, frozenset(kept), cost, 0)
+        chain = _Chain(start, end, bands, made, held, frozenset(kept), cost * self._images, 0)
         return replace(chain, words=self._peak(chain))
 
     def _inside(self, name, start, end):
@@ -389,8 +446,8 @@ class _Planner:
     def _peak(self, chain):
         """Most words in use at a time, without a whole input."""
         whole = sum(
-            _words(tensor, tensor.height)
-            for name, tensor in self._maps.items()
+            self._tensor_words(name)
+            for name in self._maps
             if name != self._source.name
             and name not in chain.held
             and self._born[name] < chain.end
@@ -419,33 +476,59 @@ class _Planner:
                 born = next((c.start for c in chains if c.start <= self._born[tensor.name] < c.end), -1)
                 last = next((c.end - 1 for c in chains if c.start <= self._last[tensor.name] < c.end), count)
                 spans[tensor.name] = born, last
-                words[tensor.name] = _words(tensor, tensor.height)
+                words[tensor.name] = self._tensor_words(tensor.name)
         if copies:
             words[name] *= copies
         spans[name] = (-1, count) if (resident and copies != 1) else (-1, spans[name][1])
         bases = _allocate([(name, words[name], *spans[name]) for name in self._maps], depth)
         if bases is None:
             return None
-        images = tuple(tuple(self._steps(chains, bases, copies, copy)) for copy in range(max(copies, 1)))
-        return MemoryPlan(images)
+        different = max(copies, 1) if name in self._pitches else max(copies, 1) // gcd(max(copies, 1), self._images)
+        groups = tuple(tuple(self._steps(chains, bases, copies, group)) for group in range(different))
+        return MemoryPlan(groups)
 
-    def _steps(self, chains, bases, copies, copy):
-        if copies:
-            source = self._source
-            bases = {**bases, source.name: bases[source.name] + copy * _words(source, source.height)}
-            yield Send(self._window(source.name, bases[source.name]))
+    def _steps(self, chains, bases, copies, group):
+        name = self._source.name
+
+        def placed(image):
+            copy = (group if name in self._pitches else group * self._images + image) % max(copies, 1)
+            own = {**bases, name: bases[name] + copy * self._tensor_words(name)}
+            return {key: base + image * self._pitches.get(key, 0) for key, base in own.items()}
+
+        for image in range(self._images):
+            if copies:
+                yield Send(self._window(name, placed(image)[name]), image)
+            for chain in chains:
+                if chain.start < self._grouped:
+                    yield from self._chain_steps(chain, placed(image), image)
+                    yield from self._results(chain, placed(image), image)
         for chain in chains:
-            yield from self._chain_steps(chain, bases)
-            for output, (name, index) in self._outputs.items():
-                if chain.start <= index < chain.end:
-                    yield Output(output, self._window(name, bases[name]))
+            if chain.start >= self._grouped:
+                layer = self._layers[chain.start]
+                names = [tensor.name for tensor in (*layer.reads, layer.target)]
+                windows = {key: self._group_window(key, placed(0)[key]) for key in names}
+                yield Work(chain.start, 0, self._images, windows)
+                for image in range(self._images):
+                    yield from self._results(chain, placed(image), image)
+
+    def _results(self, chain, bases, image):
+        for output, (name, index) in self._outputs.items():
+            if chain.start <= index < chain.end:
+                yield Output(output, self._window(name, bases[name]), image)
 
     def _window(self, name, base):
         """A whole tensor."""
         tensor = self._maps[name]
         return Window(base, 0, tensor.height, tensor.height * tensor.width)
 
-    def _chain_steps(self, chain, bases):
+    def _group_window(self, name, base):
+        """All images of a group, or a whole tensor."""
+        window = self._window(name, base)
+        if name not in self._pitches:
+            return window
+        return replace(window, images=self._images, image_words=self._pitches[name])
+
+    def _chain_steps(self, chain, bases, image):
         name = self._source.name
         banded = name in chain.held
         region = self._buffer_words(chain, name) // 2 if banded else 0
@@ -461,7 +544,7 @@ class _Planner:
             return Window(bases[key], first, stop, self._buffer_rows(chain, key) * width)
 
         if banded:
-            yield Send(window(name, 0))
+            yield Send(window(name, 0), image)
         for band in range(chain.bands):
             for index in range(chain.start, chain.end):
                 layer = self._layers[index]
@@ -478,7 +561,7 @@ class _Planner:
                     yield Work(index, first, stop, {key: window(key, band) for key in names})
                 # As early as possible: it is sent while the rest of this band is computed.
                 if banded and index == last_reader and band + 1 < chain.bands:
-                    yield Send(window(name, band + 1))
+                    yield Send(window(name, band + 1), image)
 
 
 def _words(tensor, rows):

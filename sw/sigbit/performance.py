@@ -26,7 +26,7 @@ _BOUNDS = {
 }
 
 
-def report(network, config, *, device="model", images=1, seed=0, progress=None):
+def report(network, config, *, device="model", images=1, batch=1, seed=0, progress=None):
     """Geometry, formats, cost and cycles of every layer. How long a program takes does not depend on its data.
 
     Parameters
@@ -36,7 +36,9 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
     device : str
         ``"model"``: the cycle model (:mod:`sigbit_sim.cycles`) alone; ``"rtl"``: random images run in simulation, too.
     images : int
-        Images that follow each other; cycles are those of all of them.
+        Images that follow each other; cycles are those of all of them. Groups are filled up.
+    batch : int
+        Images in a group, as in :func:`~sigbit.compiler.compile`.
     seed : int
         Of the random images.
     progress : callable, optional
@@ -45,9 +47,9 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
     Returns
     -------
     dict
-        ``configuration``, ``mac_lanes``, ``images``, ``device``, ``layers``, ``output`` (sending the result), ``total``
-        and ``mismatches`` (images of which any output differs from the golden model; None without RTL). Layers have
-        what :func:`~sigbit.evaluation.layer_report` says, and
+        ``configuration``, ``mac_lanes``, ``images``, ``batch``, ``device``, ``layers``, ``output`` (sending the
+        result), ``total`` and ``mismatches`` (images of which any output differs from the golden model; None without
+        RTL). Layers have what :func:`~sigbit.evaluation.layer_report` says, and
 
         * ``kind``, ``input_shape``, ``kernel``, ``stride``, ``groups``;
         * ``passes`` (native passes over the weights and activations), ``weight_bytes`` (of ``weight_words``);
@@ -56,9 +58,9 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
         * ``utilisation``: part products over lanes and total cycles, of the measurement if there is one;
         * ``bound_by``: what most of the predicted cycles go to; None for a layer that takes none.
 
-        ``total`` sums them up and has ``frames_per_second`` by clock in MHz (arithmetic, not timing), ``convolutions``
-        (the part products of convolutions, what share of the lanes' cycles they are in all layers that are not fully
-        connected) and ``bytes`` sent per image by kind of packet, and once (``setup``).
+        ``total`` sums them up and has ``cycles_per_image``, ``frames_per_second`` by clock in MHz (arithmetic, not
+        timing), ``convolutions`` (the part products of convolutions, what share of the lanes' cycles they are in all
+        layers that are not fully connected) and ``bytes`` sent per image by kind of packet, and once (``setup``).
 
     Raises
     ------
@@ -69,7 +71,8 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
 
     if device not in REPORT_DEVICES:
         raise DeviceError(f"Unknown device {device!r}; expected {' or '.join(REPORT_DEVICES)}")
-    program = compile(network, config)
+    program = compile(network, config, batch)
+    images = program.groups(images) * batch
     predicted = predict(program, images)
     measured = mismatches = None
     if device == "rtl":
@@ -83,6 +86,7 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
     total["weight_bytes"] = sum(row["weight_bytes"] for row in rows)
     total |= _cycles(total, config, images, None, predicted, measured)
     best = total["measured"] or total["predicted"]
+    total["cycles_per_image"] = best["total"] / images
     total["frames_per_second"] = frames_per_second(best["total"], images)
     total["convolutions"] = _convolutions(network, rows, config, images)
     total["bytes"] = _bytes(program)
@@ -90,6 +94,7 @@ def report(network, config, *, device="model", images=1, seed=0, progress=None):
         "configuration": config.to_dict(),
         "mac_lanes": config.mac_lanes,
         "images": images,
+        "batch": batch,
         "device": device,
         "layers": rows,
         "output": {
@@ -203,7 +208,7 @@ def _convolutions(network, rows, config, images):
 
 
 def _bytes(program):
-    """Bytes sent per image by kind of packet, and once per session."""
+    """Bytes sent per image, rounded, by kind of packet, and once per session."""
     config = program.config
     beat = config.stream_bits // 8
     names = {Kind.WEIGHTS: "weights", Kind.PARAMETERS: "parameters", Kind.INPUT: "input"}
@@ -213,4 +218,5 @@ def _bytes(program):
         if packet.kind == Kind.INPUT:
             size = packet.count * config.beats_per_word(config.feature_word_bits) * beat
         sums[names.get(packet.kind, "instructions")] += size + (config.beats_per_word(HEADER.width) + 1) * beat
-    return {**sums, "image": sum(sums.values()), "setup": sum(map(len, program.setup))}
+    sums["image"] = sum(sums.values())
+    return {**{key: round(size / program.batch) for key, size in sums.items()}, "setup": sum(map(len, program.setup))}

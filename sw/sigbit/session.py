@@ -63,9 +63,10 @@ class Session:
             self._device.write(Register.CONTROL, Control.SOFT_RESET)
 
     def run(self, levels, progress=None):
-        """Outputs of a batch.
+        """Outputs of images.
 
-        The packets of the next image are on their way while one is computed.
+        The packets of the next image are on their way while one is computed. A program that takes groups of images gets
+        them; the last group is filled up with its last image, and what comes of that is dropped.
 
         Parameters
         ----------
@@ -80,12 +81,14 @@ class Session:
             Logits or levels of the output tensor; a dictionary of arrays by name if there are several outputs.
         """
         outputs = []
-        for number in range(len(levels)):
-            for ahead in levels[number : number + 2] if number == 0 else levels[number + 1 : number + 2]:
+        batch = self._program.batch
+        groups = [levels[start : start + batch] for start in range(0, len(levels), batch)]
+        for number, group in enumerate(groups):
+            for ahead in groups[number : number + 2] if number == 0 else groups[number + 1 : number + 2]:
                 self._send(ahead)
-            outputs.append(self._receive())
+            outputs.extend(self._receive()[: len(group)])
             if progress:
-                progress(number + 1)
+                progress(len(outputs))
         if len(self._program.outputs) > 1:
             return {output.name: _stack([found[output.name] for found in outputs]) for output in self._program.outputs}
         return _stack(outputs)
@@ -94,14 +97,15 @@ class Session:
         """Performance counters since the session was opened, by register name."""
         return {register.name.lower(): self._device.read(register) for register in COUNTERS}
 
-    def _send(self, levels):
-        for packet in self._program.image_packets(levels, self._sent):
+    def _send(self, group):
+        for packet in self._program.image_packets(group, self._sent):
             self._device.send(packet)
         self._sent += 1
 
     def _receive(self):
+        """Results of a group."""
         try:
-            packets = [self._device.receive() for _ in self._program.outputs]
+            packets = [self._device.receive() for _ in self._program.arrival]
         except DeviceError:
             self._check_fault()
             raise

@@ -67,10 +67,11 @@ def check(name, builder, images, stalls=(0, 0)):
     return check_network(name, builder.network(), images, stalls)
 
 
-def check_network(name, network, images, stalls=(0, 0)):
+def check_network(name, network, images, stalls=(0, 0), batch=1):
     """A session gives the golden integers and counts what the compiler predicts; returns the program."""
     accelerator = device(name)
-    program = compile(network, accelerator.config)
+    program = compile(network, accelerator.config, batch)
+    groups = program.groups(len(images))
     expected = run(network, images)
     accelerator.model.set_stalls(len(images), *stalls)
     with Session(accelerator, program) as session:
@@ -83,12 +84,12 @@ def check_network(name, network, images, stalls=(0, 0)):
         np.testing.assert_array_equal(results[output], expected[output], err_msg=output)
     layers = program.layers
     for key in ("compute_cycles", "pool_cycles"):
-        assert counters[key] == len(images) * sum(layer[key] for layer in layers), key
+        assert counters[key] == groups * sum(layer[key] for layer in layers), key
     if stalls == (0, 0):
         check_cycles(program, len(images), accelerator.model.snapshots())
-    instructions = len(network.outputs)
+    instructions = len(network.outputs) * batch
     instructions += sum(end - start for layer in layers for start, end in layer["instructions"])
-    assert accelerator.read(Register.INSTRUCTIONS) == len(images) * instructions
+    assert accelerator.read(Register.INSTRUCTIONS) == groups * instructions
     return program
 
 
@@ -313,3 +314,17 @@ def test_layers_that_do_not_fit_run_in_bands(name, stalls):
     assert len([packet for packet in program.image[0] if packet.kind == Kind.INPUT]) > 2
     assert all(len(layer["instructions"]) > 2 for layer in layers[:3])
     assert layers[1]["pool_cycles"] > 0
+
+
+@pytest.mark.parametrize("stalls", [(0, 0), (60, 60)], ids=["flowing", "stalls"])
+@pytest.mark.parametrize("batch", [2, 3, 5])
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_of_images_equal_the_golden_model(name, batch, stalls):
+    """Fully connected layers behind maps of several pixels, with a sum, and a last group that is not full."""
+    config = device(name).config
+    weights, activations = config.weight_format, config.activation_format
+    builder = Builder(5, 3, 7, 6, UINT(8)).conv(config.vector + 1, (3, 3), INT(8), activations, relu=True)
+    builder.max_pool((2, 2), (2, 2)).conv(config.columns + 1, (2, 2), weights, activations)
+    builder.conv(config.columns + 1, (1, 1), weights, activations, residual=builder.last).conv(3, (1, 1), INT(8), None)
+    program = check_network(name, builder.network(), builder.images(7), stalls, batch)
+    assert program.batch == batch

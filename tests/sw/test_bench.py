@@ -166,6 +166,24 @@ def test_the_network_bench_predicts_cycles(capsys):
 
 
 @pytest.mark.usefixtures("_small_networks")
+def test_the_network_bench_runs_groups_of_images(capsys):
+    arguments = ["bench", "networks", "--networks", "one", "--config", "tiny"]
+    rows = []
+    for options in ([], ["--batch", "4"]):
+        assert main([*arguments, *options, "--json"]) == 0
+        rows.extend(json.loads(capsys.readouterr().out))
+    one, four = rows
+    assert (one["batch"], four["batch"]) == (1, 4)
+    assert four["cycles"] == round(four["counters"]["total"] / 4) < one["cycles"]
+    assert one["macs"] == four["macs"]
+    assert four["fps_200"] == pytest.approx(200e6 / four["cycles"], rel=1e-3)
+    assert main([*arguments, "--batch", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "Figures per image of a group of 4, `tiny`" in text
+    assert "--config tiny --device model --batch 4`" in text or "--config tiny --batch 4`" in text
+
+
+@pytest.mark.usefixtures("_small_networks")
 def test_the_network_bench_measures_in_rtl():
     rows, text = bench.run_bench("networks", networks=[str(DIGITS)], config="tiny", device="rtl", data=DIGITS_IMAGES)
     (row,) = rows

@@ -209,6 +209,35 @@ def test_report_says_where_the_cycles_go(built, capsys):
     assert "0 of 2 images differ from the golden model; the prediction is" in text
 
 
+def test_groups_of_images_run_from_a_program_and_from_a_network(built, tmp_path, capsys):
+    network, program = built / "digits.npz", tmp_path / "group.program"
+    text = run(capsys, "compile", network, "-o", program, "--batch", "4")
+    compiled = run_json(capsys, "compile", network, "-o", program, "--batch", "4")
+    assert (compiled["batch"], f"{compiled['compute_cycles']:.0f} cycles per image" in text) == (4, True)
+    one = run_json(capsys, "run", built / "digits.program", *IMAGES, *SCALE, "--limit", "6", "-o", tmp_path / "one.npz")
+    four = run_json(capsys, "run", program, *IMAGES, *SCALE, "--limit", "6", "-o", tmp_path / "four.npz")
+    assert one["accuracy"] == four["accuracy"]
+    assert one["images"] == four["images"] == 6
+    with np.load(tmp_path / "one.npz") as ones, np.load(tmp_path / "four.npz") as fours:
+        np.testing.assert_array_equal(ones["outputs"], fours["outputs"])
+    options = ("--limit", "6", "--device", "emulator", "--batch", "4")
+    assert run_json(capsys, "run", network, *IMAGES, *SCALE, *options)["mismatches_against_golden"] == 0
+    evaluated = run_json(capsys, "evaluate", MODEL, *IMAGES, *CALIBRATION, *options, "--layers")
+    assert evaluated["mismatches_against_golden"] == 0
+    assert run_json(capsys, "report", network, "--batch", "3", "--images", "4")["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run {built}/digits.program", "--batch has no effect on a compiled program"),
+        ("run {built}/digits.npz", "--batch has no effect on the golden model"),
+    ],
+)
+def test_a_batch_that_changes_nothing_is_refused(built, capsys, arguments, message):
+    assert message in refusal(capsys, *arguments.format(built=built).split(), *IMAGES, *SCALE, "--batch", "2")
+
+
 def test_verilog_writes_both_files(tmp_path, capsys):
     manifest = run_json(capsys, "verilog", "--config", "tiny", "--weights", "int:4", "-o", tmp_path / "out")
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -29,7 +29,7 @@ def emulate(program, images, schedule="eager", count_from=0):
         for packet in program.image_packets(image, index):
             emulator.send(packet)
     results = [
-        program.decode_outputs([emulator.receive() for _ in program.outputs], index) for index in range(len(images))
+        program.decode_outputs([emulator.receive() for _ in program.outputs], index)[0] for index in range(len(images))
     ]
     assert emulator.receive() is None
     emulator.send(program.end_packet())
@@ -551,7 +551,7 @@ def changed(monkeypatch, change):
         compiler,
         "_plan",
         lambda *arguments: replace(
-            made := plan(*arguments), images=tuple(tuple(map(change, steps)) for steps in made.images)
+            made := plan(*arguments), groups=tuple(tuple(map(change, steps)) for steps in made.groups)
         ),
     )
 
@@ -564,7 +564,7 @@ def test_a_band_without_its_halo_is_wrong(monkeypatch):
 
     def shorter(step):
         if isinstance(step, Send) and step.window.end < 40:
-            return Send(replace(step.window, end=step.window.end - 1))
+            return replace(step, window=replace(step.window, end=step.window.end - 1))
         return step
 
     changed(monkeypatch, shorter)
@@ -626,7 +626,7 @@ def _steps(monkeypatch):
     def spy(*arguments):
         made = plan(*arguments)
         if isinstance(made, MemoryPlan):
-            steps.append(made.images[0])
+            steps.append(made.groups[0])
         return made
 
     monkeypatch.setattr(compiler, "_plan", spy)

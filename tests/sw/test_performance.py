@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sigbit
-from networks import Builder
+from networks import Builder, roomy
 from sigbit import performance
 from sigbit.compiler import compile
 from sigbit.device import DeviceError
@@ -100,3 +100,33 @@ def test_wrong_outputs_are_counted(network, monkeypatch):
 def test_an_unknown_device_is_refused(network):
     with pytest.raises(DeviceError, match="Unknown device 'emulator'; expected model or rtl"):
         sigbit.report(network, TINY, device="emulator")
+
+
+def test_groups_take_fewer_cycles_per_image_and_send_weights_once(network):
+    """The mean and the layer behind it run for all images; figures stay per image."""
+    one, four = (sigbit.report(network, TINY, images=3, batch=batch) for batch in (1, 4))
+    assert (one["images"], one["batch"], four["images"], four["batch"]) == (3, 1, 4, 4)
+    totals = [result["total"] for result in (one, four)]
+    for result in (one, four):
+        total = result["total"]
+        assert total["cycles_per_image"] == total["predicted"]["total"] / result["images"]
+        assert total["frames_per_second"][200] == pytest.approx(200e6 / total["cycles_per_image"])
+        slots = total["predicted"]["total"] * TINY.mac_lanes
+        assert total["utilisation"] == total["part_products"] * result["images"] / slots
+    assert totals[0]["part_products"] == totals[1]["part_products"]
+    assert totals[1]["cycles_per_image"] < totals[0]["cycles_per_image"]
+    for row, grouped in zip(one["layers"], four["layers"], strict=True):
+        assert row["macs"] == grouped["macs"]
+        assert grouped["lane_utilisation"] == row["lane_utilisation"]
+    streamed = roomy(TINY, W, A, weight_depth=64)
+    sent = [sigbit.report(network, streamed, batch=batch)["total"]["bytes"] for batch in (1, 4)]
+    assert sent[0]["input"] == sent[1]["input"]
+    assert sent[1]["weights"] < sent[0]["weights"]
+
+
+def test_groups_are_measured_as_they_are_predicted(network):
+    result = sigbit.report(network, TINY, device="rtl", images=5, batch=3)
+    assert (result["images"], result["mismatches"]) == (6, 0)
+    total = result["total"]
+    assert total["measured"]["total"] == pytest.approx(total["predicted"]["total"], rel=0.005)
+    assert total["cycles_per_image"] == total["measured"]["total"] / 6

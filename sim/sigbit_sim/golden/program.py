@@ -218,10 +218,12 @@ class OutputLayout:
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet of every image. The payload of INPUT comes with the image; that of OUTPUT has the output's number as its
-    tag, to which image ``i`` adds ``i`` times the number of outputs.
+    """A packet of every group of images. The payload of INPUT comes with the image; that of OUTPUT has as its tag the
+    output's number, plus the image's number in the group times the number of outputs; group ``i`` adds ``i`` times as
+    many as it has results.
 
-    INPUT carries the stored rows ``rows[0]`` to ``rows[1]`` of the image; all of them if ``rows`` is empty.
+    INPUT carries the stored rows ``rows[0]`` to ``rows[1]`` of image ``image`` of the group; all of them if ``rows`` is
+    empty.
     """
 
     kind: Kind
@@ -230,6 +232,7 @@ class Packet:
     fence: int = 0
     payload: bytes = b""
     rows: tuple = ()
+    image: int = 0
 
     def build(self, config, payload):
         """Bytes with another payload."""
@@ -250,14 +253,18 @@ class Program:
     setup : tuple of bytes
         Packets sent once: CONFIGURE, then resident weights and parameters.
     image : tuple of tuple of :class:`Packet`
-        Packets of one image. Image ``i`` uses entry ``i % len(image)``: with two input regions there are two.
+        Packets of one group of images. Group ``i`` uses entry ``i % len(image)``: with two input regions there may be
+        two.
     input : :class:`InputLayout`
     outputs : tuple of :class:`OutputLayout`
     layers : tuple of dict
-        Per layer: ``name``, ``macs``, ``part_products`` (multiplications of native operands that carry data),
-        ``tiles`` (sets of stationary weights used), ``compute_cycles`` (cycles in which a vector enters the grid; the
-        counter COMPUTE_CYCLES reads their sum), ``pool_cycles``, ``weight_words`` (distinct words in weight memory),
-        ``instructions`` (ranges ``(first, end)`` within the image: several if the layer and others take turns).
+        Per layer and image: ``name``, ``macs``, ``part_products`` (multiplications of native operands that carry data).
+        Per layer and group: ``tiles`` (sets of stationary weights used), ``compute_cycles`` (cycles in which a vector
+        enters the grid; the counter COMPUTE_CYCLES reads their sum), ``pool_cycles``, ``weight_words`` (distinct words
+        in weight memory), ``instructions`` (ranges ``(first, end)`` within the group: several if the layer and others
+        take turns).
+    batch : int
+        Images in a group.
     """
 
     config: AcceleratorConfig
@@ -267,6 +274,11 @@ class Program:
     input: InputLayout
     outputs: tuple
     layers: tuple
+    batch: int = 1
+
+    def groups(self, images):
+        """Groups that so many images take; the last one may be filled up."""
+        return -(-images // self.batch)
 
     @property
     def output(self):
@@ -275,7 +287,8 @@ class Program:
 
     @property
     def arrival(self):
-        """Numbers of the outputs in the order in which their packets arrive, as a tuple."""
+        """Numbers of the outputs of a group in the order in which their packets arrive, as a tuple: those of the first
+        image come first."""
         return tuple(self._instruction(packet)["tag"] for packet in self.image[0] if packet.kind == Kind.OUTPUT)
 
     @staticmethod
@@ -288,27 +301,39 @@ class Program:
         return project(np.asarray(images, dtype=np.float64) / self.input.unit, self.input.format)
 
     def image_packets(self, levels, index):
-        """Packets that run image number ``index``, as a list of bytes; TLAST ends each.
+        """Packets that run group number ``index``, as a list of bytes; TLAST ends each.
 
-        Consecutive images must have consecutive numbers, because they alternate between two input regions where there
-        is space; a new count may start when all earlier results have been received. Output ``n`` carries
-        ``index * len(outputs) + n`` modulo 65536 as its tag.
+        Consecutive groups must have consecutive numbers, because images alternate between two input regions where
+        there is space; a new count may start when all earlier results have been received. Output ``n`` of image ``i``,
+        counted over all groups, carries ``i * len(outputs) + n`` modulo 65536 as its tag.
+
+        Parameters
+        ----------
+        levels : int array, ``(channels, height, width)`` or ``(N, channels, height, width)``
+            One image or up to ``batch``. The last one also takes the places that are left in the group.
+        index : int
 
         Raises
         ------
         :exc:`ProgramError`
-            If the image does not fit the input tensor.
+            If there are too many images, or an image does not fit the input tensor.
         """
         packets = []
-        codes = self.input.encode(self.config, levels)
+        levels = np.asarray(levels)
+        if levels.ndim == 3:
+            levels = levels[np.newaxis]
+        if not 1 <= len(levels) <= self.batch:
+            raise ProgramError(f"{self.name} takes 1 to {self.batch} images at a time, not {len(levels)}")
+        encoded = [self.input.encode(self.config, image) for image in levels]
         for packet in self.image[index % len(self.image)]:
             payload = packet.payload
             if packet.kind == Kind.INPUT:
+                codes = encoded[min(packet.image, len(encoded) - 1)]
                 words = codes[:, :, slice(*(packet.rows or (None,)))].reshape(-1, self.config.vector)
                 payload = pack_codes(self.config, words, self.config.activation_format.bits)
             elif packet.kind == Kind.OUTPUT:
                 fields = self._instruction(packet)
-                fields["tag"] = (index * len(self.outputs) + fields["tag"]) & _TAG_MASK
+                fields["tag"] = (index * self.batch * len(self.outputs) + fields["tag"]) & _TAG_MASK
                 payload = INSTRUCTIONS[Opcode.OUTPUT].pack(**fields).to_bytes(len(payload), "little")
             packets.append(packet.build(self.config, payload))
         return packets
@@ -318,26 +343,32 @@ class Program:
         return build_packet(self.config, Kind.END, count=0)
 
     def decode_outputs(self, packets, index):
-        """Result of an image: its output if there is one, a dictionary by name if there are several.
+        """Results of the images of a group: each is its output, or a dictionary by name if there are several.
 
         Parameters
         ----------
         packets : sequence of bytes
-            As the accelerator sent them, all of the image.
+            As the accelerator sent them, all of the group.
         index : int
-            Number of the image.
+            Number of the group.
+
+        Returns
+        -------
+        list of int64 array, or of dict of str to int64 array
 
         Raises
         ------
         :exc:`ProgramError`
             As :meth:`decode_output`.
         """
-        found = {
-            number: self.decode_output(data, index, number) for number, data in zip(self.arrival, packets, strict=True)
-        }
-        if len(found) == 1:
-            return found[0]
-        return {output.name: found[number] for number, output in enumerate(self.outputs)}
+        count = len(self.outputs)
+        found: list[dict] = [{} for _ in range(self.batch)]
+        for tag, data in zip(self.arrival, packets, strict=True):
+            image, number = divmod(tag, count)
+            found[image][number] = self.decode_output(data, index * self.batch + image, number)
+        if count == 1:
+            return [outputs[0] for outputs in found]
+        return [{output.name: outputs[n] for n, output in enumerate(self.outputs)} for outputs in found]
 
     def decode_output(self, data, index=None, number=0):
         """Result in a returned packet.
@@ -404,12 +435,13 @@ class Program:
             "name": self.name,
             "setup": [place(data) for data in self.setup],
             "image": [
-                [[int(p.kind), p.count, p.destination, p.fence, place(p.payload), *p.rows] for p in packets]
+                [[int(p.kind), p.count, p.destination, p.fence, place(p.payload), p.image, *p.rows] for p in packets]
                 for packets in self.image
             ],
             "input": _layout_to_dict(self.input),
             "outputs": [_layout_to_dict(output) for output in self.outputs],
             "layers": list(self.layers),
+            "batch": self.batch,
         }
         text = json.dumps(description).encode()
         data = _FILE_MAGIC + len(text).to_bytes(8, "little") + text + b"".join(blobs)
@@ -479,8 +511,8 @@ class Program:
         setup = tuple(take(size) for size in description["setup"])
         image = tuple(
             tuple(
-                Packet(Kind(kind), count, destination, fence, take(size), tuple(rows))
-                for kind, count, destination, fence, size, *rows in p
+                Packet(Kind(kind), count, destination, fence, take(size), tuple(rows), image)
+                for kind, count, destination, fence, size, image, *rows in p
             )
             for p in description["image"]
         )
@@ -495,6 +527,7 @@ class Program:
             _layout_from_dict(InputLayout, description["input"]),
             tuple(_layout_from_dict(OutputLayout, output) for output in description["outputs"]),
             layers,
+            description["batch"],
         )
 
 
