@@ -368,11 +368,11 @@ def test_fences_know_that_a_post_reads_its_residual(monkeypatch):
     network, images = builder.network(), builder.images(4)
     config = replace(TINY, feature_depth=128, instruction_depth=64)  # one input region
     check(network, config, images)
-    from sigbit import compiler
+    from sigbit import emission
 
-    issue = compiler._Emitter._issue
+    issue = emission.Emitter._issue
     monkeypatch.setattr(
-        compiler._Emitter,
+        emission.Emitter,
         "_issue",
         lambda self, opcode, reads=None, **rest: issue(self, opcode, reads=reads if opcode == 1 else None, **rest),
     )
