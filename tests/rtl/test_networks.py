@@ -328,3 +328,16 @@ def test_groups_of_images_equal_the_golden_model(name, batch, stalls):
     builder.conv(config.columns + 1, (1, 1), weights, activations, residual=builder.last).conv(3, (1, 1), INT(8), None)
     program = check_network(name, builder.network(), builder.images(7), stalls, batch)
     assert program.batch == batch
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_take_means_and_maxima_and_send_every_output(name):
+    """Of whole maps of every image, joined; a map and its maximum are outputs as well, and a kernel has padding."""
+    config = device(name).config
+    weights, activations = config.weight_format, config.activation_format
+    builder = Builder(6, 5, 6, 6, UINT(8)).conv(config.vector + 2, (3, 2), INT(8), activations)
+    builder.max_pool((4, 5), (1, 1))
+    builder.last = "layer0_out"
+    builder.average_pool((4, 5), (1, 1), activations).concat("layer1_out", "layer2_out")
+    builder.conv(5, (3, 3), weights, activations, pads=(1, 1, 1, 1)).conv(3, (1, 1), weights, None)
+    check_network(name, builder.network("layer5_out", "layer0_out", "layer1_out"), builder.images(5), batch=3)

@@ -234,6 +234,15 @@ def test_a_group_without_fences_fails_on_the_late_schedule(kind, name):
     assert (results[network.output] != run(network, images)).any()
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+def test_input_regions_take_turns_from_image_to_image(batch):
+    """Those of the next group, too; then it all comes again."""
+    program = compile(lenet().network(), TINY, batch)
+    regions = [packet.destination for group in program.image for packet in group if packet.kind == Kind.INPUT]
+    assert len(set(regions)) == 2
+    assert all(one != following for one, following in zip(regions, regions[1:] + regions[:1], strict=True))
+
+
 def test_input_bands_work_for_every_image_of_a_group():
     builder = Builder(9, 8, 40, 16, A).conv(8, (7, 7), W, A, (2, 2), pads=(3, 3, 3, 3), groups=8)
     builder.max_pool((4, 4), (4, 4)).conv(6, (5, 2), W, A).conv(4, (1, 1), W, None)

@@ -54,7 +54,7 @@ def test_a_difference_is_traced_to_its_first_layer(monkeypatch):
     wrong = replace_weight(network, 2)
     # A device that runs another network: the golden side keeps the right one.
     original = evaluation.compile
-    monkeypatch.setattr(evaluation, "compile", lambda net, config: original(swap(net, wrong), config))
+    monkeypatch.setattr(evaluation, "compile", lambda net, config, *batch: original(swap(net, wrong), config, *batch))
     result = evaluate(network, images, device="emulator", config=TINY)
     first = result["first_mismatch"]
     assert result["mismatches_against_golden"] >= 1
@@ -96,7 +96,7 @@ def test_accuracy_is_that_of_one_output_and_all_outputs_are_compared(monkeypatch
     with pytest.raises(SigbitError, match=f"has one output; leave out --output {last}"):
         evaluate(network, images, labels=labels, output=last)
     original, wrong = evaluation.compile, replace_weight(network, 0)
-    monkeypatch.setattr(evaluation, "compile", lambda net, config: original(swap(net, wrong), config))
+    monkeypatch.setattr(evaluation, "compile", lambda net, config, *batch: original(swap(net, wrong), config, *batch))
     found = evaluate(both, images, device="emulator", config=TINY)["first_mismatch"]
     assert found["output"] == first
     assert found["layer"]["name"] == both.layers[0].name
