@@ -135,7 +135,7 @@ def test_resnet20_runs_whole_on_the_board_preset(written):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "chained"), [("resnet18", {0, 1}), ("mobilenetv2", {2, 3, 4}), ("alexnet", {0, 1})])
+@pytest.mark.parametrize(("name", "chained"), [("resnet18", set()), ("mobilenetv2", {2, 3, 4}), ("alexnet", set())])
 def test_large_networks_run_on_the_board_preset_in_bands(written, name, chained):
     path, _ = written(name)
     program = compile(quantize(path, images(name, 2), weights="esb:4,2", activations="esbu:4,2"), PRESETS["zcu102"])
