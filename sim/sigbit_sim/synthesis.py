@@ -43,7 +43,7 @@ tee -q -o statistics.json stat -json -tech xilinx
 write_json netlist.json
 """
 #: Changes when results of the same synthesis get other keys or another meaning, so that cached ones are not used.
-_RESULT_VERSION = "2"
+_RESULT_VERSION = "3"
 #: Reported figure -> cell types that it counts.
 _COUNTED = {
     "lut": ("LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "LUT6_2"),
@@ -203,6 +203,14 @@ def logic_depth(module):
     def inputs_of(cell, port, position):
         """Input bits that an output bit depends on, and carry bits passed."""
         connections = cell["connections"]
+        if cell["type"] == "LUT6_2":
+            # O5 is the lower half of the table. An input counts if it changes the output.
+            truth, inputs = int(cell["parameters"]["INIT"], 2), 5 if port == "O5" else 6
+            for index in range(inputs):
+                pairs = ((entry, entry ^ 1 << index) for entry in range(1 << inputs))
+                if any((truth >> one ^ truth >> other) & 1 for one, other in pairs):
+                    yield connections[f"I{index}"][0], 0, False
+            return
         if not cell["type"].startswith("CARRY"):
             for name, bits in connections.items():
                 if cell["port_directions"][name] == "input":

@@ -158,3 +158,23 @@ def test_a_swap_one_cycle_too_early_misses_weights(columns, weight_columns):
     tile = random_tile(rng, case, extreme=True)
     assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
     assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
+
+
+@pytest.mark.parametrize(
+    "geometry", [(1, 4, 1, 1, 1, 1), (2, 1, 20, 1, 2, 8), (1, 4, 40, 1, 8, 8), (3, 2, 6, 2, 1, 4)], ids=str
+)
+def test_a_swap_one_cycle_too_early_finds_a_table_that_is_not_full(geometry):
+    case = ("esb:4,2", "esbu:4,2", *geometry)
+    tile = random_tile(np.random.default_rng(4), case, extreme=True)
+    assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
+    assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
+
+
+@pytest.mark.parametrize(("columns", "weight_columns"), [(12, 1), (48, 16)])
+def test_tables_filled_one_cycle_too_early_disturb_the_tile_before(columns, weight_columns):
+    """Few levels and lanes: what the hold waits for are the tables themselves."""
+    case = ("esb:3,0", "esbu:2,0", 3, 1, columns, 1, weight_columns, 16)
+    rng = np.random.default_rng(5)
+    tiles = [random_tile(rng, case, extreme=False) for _ in range(2)]
+    results = run_tiles(case, tiles, hold=build(case).timing.weight_hold_cycles)
+    assert not np.array_equal(results[0], expected_sums(case, tiles[0]))
