@@ -4,6 +4,7 @@ import re
 from collections import Counter
 
 from sigbit_hw.emit import emit_verilog
+from sigbit_hw.lib.ultrascale import ULTRASCALE
 
 from .synthesis import run_synthesis
 
@@ -34,7 +35,7 @@ def estimate(config):
     :exc:`~.synthesis.SynthesisError`
         As :func:`~.synthesis.run_synthesis`.
     """
-    texts = {match[1].strip().lstrip("\\"): match[0] for match in _MODULE.finditer(emit_verilog(config))}
+    texts = {match[1].strip().lstrip("\\"): match[0] for match in _MODULE.finditer(emit_verilog(config, ULTRASCALE))}
     shared = [name for name in texts if "." not in name]
     own = {
         name: "\n".join(text for other, text in texts.items() if f"{other}.".startswith(f"{name}.")) for name in shared

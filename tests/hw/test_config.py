@@ -134,7 +134,7 @@ def test_configuration_is_frozen():
         ({"cell": "table", "weight_format": ESB(4, 1)}, r"esb:4,1 x esbu:4,2 has 4 and 9; choose shorter formats"),
         (
             {"cell": "table", "lanes": 64, "rows": 1, "columns": 256, "planes": 2},
-            r"Tables would need 157440 look-up tables as memory, 13440 more than the 144000 of the ZU9EG; lower columns",
+            r"Tables would need 157440 look-up tables as memory, 13440 more than the 144000 of the ZU9EG; lower",
         ),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),

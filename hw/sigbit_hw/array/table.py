@@ -475,7 +475,7 @@ class TableGrid(wiring.Component):
         )
 
     def _sequence(self, m, bank):
-        """The steps of all columns of a generator from the first word of a tile on, and whether each writes its code."""
+        """Steps of all columns of a generator from the first word of a tile on, and whether each writes its code."""
         program = fill_program(self._activation_format)
         fill = Signal(
             data.StructLayout(
