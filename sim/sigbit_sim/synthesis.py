@@ -350,7 +350,8 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     -------
     dict
         ``weights``, ``activations``, ``cell``, ``form`` (of the multiplier, or ``None``), ``lanes``, ``planes``,
-        ``columns`` (of both grids), ``fill_cycles`` (from one tile to the next at least, to fill its tables),
+        ``columns`` (of both grids), ``fill_columns``, ``fill_cycles`` (from one tile to the next at least, to fill its
+        tables),
         ``lut_per_mac`` (cells, none joined, with shift registers and memory), ``lutram_per_mac`` (memory alone),
         ``lc_per_mac`` (Yosys' estimate with joining), ``ff_per_mac``, ``carry_per_mac`` (CARRY4), ``muxf_per_mac``,
         ``dsp``, ``depth`` of the larger grid with its edges, ``accumulator_bits``, ``yosys``.
@@ -380,6 +381,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         "lanes": lanes,
         "planes": planes,
         "columns": columns,
+        "fill_columns": fill_columns if cell == "table" else 0,
         "fill_cycles": bench.grid.timing.fill_cycles if cell == "table" else 0,
         **{f"{key}_per_mac": value for key, value in figures.items()},
         "dsp": large["dsp"],
