@@ -412,11 +412,12 @@ class TableGrid(wiring.Component):
             group, inside = divmod(column, self._fill_columns)
             if inside == 0:
                 cycles = column // self._weight_columns + START_CYCLES - 1 + column // BUS_COLUMNS
-                fill = delayed(m, fill, cycles - passed, name=f"fill_{group}")
+                # With a reset these are flip-flops, of which there are more to spare than look-up tables.
+                fill = delayed(m, fill, cycles - passed, name=f"fill_{group}", clear=True)
                 writing = delayed(m, writing, cycles - passed, name=f"writing_{group}", clear=True)
                 passed = cycles
                 step = delayed(m, fill, 1, name=f"step_{group}")
-                step_writing = delayed(m, writing, 1, name=f"step_writing_{group}", clear=True)
+                enables = delayed(m, writing, WRITE_CYCLES, name=f"enables_{group}", clear=True)
                 words = []
                 for row in range(self._rows):
                     generator = self._generator()
@@ -433,9 +434,6 @@ class TableGrid(wiring.Component):
                     instantiate(m, platform, f"generator_{row}_{group}", generator)
                     words.append(generator.words)
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
-            enable = Signal(name=f"enable_{column}")
-            m.d.sync += enable.eq(step_writing & (step.column == inside))
-
             constant = self._constant(m, column, owed, bus[2 + self._weight_columns :], taken)
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
             sums = [constant] * self._planes
@@ -450,7 +448,7 @@ class TableGrid(wiring.Component):
                 m.d.comb += [
                     pe.activations.eq(neighbours[row]),
                     pe.bank.eq(banks[column + row]),
-                    pe.write.eq(Cat(enable, write[-1], write[:-1])),
+                    pe.write.eq(Cat(enables[inside], write[-1], write[:-1])),
                     pe.words.eq(words[row]),
                     pe.sums_in.eq(Cat(sums)),
                 ]
@@ -475,7 +473,7 @@ class TableGrid(wiring.Component):
         )
 
     def _sequence(self, m, bank):
-        """Steps of all columns of a generator from the first word of a tile on, and whether each writes its code."""
+        """Steps of all columns of a generator from the first word of a tile on, and the columns that write its code."""
         program = fill_program(self._activation_format)
         fill = Signal(
             data.StructLayout(
@@ -490,7 +488,7 @@ class TableGrid(wiring.Component):
             )
         )
         running = Signal()
-        writing = Signal()
+        writing = Signal(self._fill_columns)
         step = Signal(range(len(program)))
         column = Signal(range(self._fill_columns))
         fill_bank = Signal()
@@ -510,7 +508,7 @@ class TableGrid(wiring.Component):
                         fill.restart.eq(entry.restart),
                         fill.double.eq(entry.double),
                         fill.down.eq(entry.down),
-                        writing.eq(running & (entry.code is not None)),
+                        writing.eq((running & (entry.code is not None)) << column),
                         fill.code.eq(entry.code or 0),
                     ]
         return fill, writing
