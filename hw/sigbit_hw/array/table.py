@@ -35,6 +35,8 @@ EDGE_CYCLES = 1
 #: From a weight word at the grid to the first step of its generator, beside stages of the bus: recoding, the bus, the
 #: memory of the generator.
 START_CYCLES = 3
+#: Of them, from the sequence of steps to its outputs.
+SEQUENCE_CYCLES = 1
 #: From a step at the generator to its write: the weight's register, the counter.
 WRITE_CYCLES = 2
 
@@ -401,7 +403,7 @@ class TableGrid(wiring.Component):
 
         group_words = self._fill_columns // self._weight_columns
         group_bits = (group_words - 1).bit_length()
-        passed = 0
+        passed = SEQUENCE_CYCLES
         for column in range(self._columns):
             if column % BUS_COLUMNS == 0:
                 bus = [
@@ -488,7 +490,7 @@ class TableGrid(wiring.Component):
             )
         )
         running = Signal()
-        writing = Signal(self._fill_columns)
+        writes = Signal()
         step = Signal(range(len(program)))
         column = Signal(range(self._fill_columns))
         fill_bank = Signal()
@@ -508,10 +510,13 @@ class TableGrid(wiring.Component):
                         fill.restart.eq(entry.restart),
                         fill.double.eq(entry.double),
                         fill.down.eq(entry.down),
-                        writing.eq((running & (entry.code is not None)) << column),
+                        writes.eq(running & (entry.code is not None)),
                         fill.code.eq(entry.code or 0),
                     ]
-        return fill, writing
+        # The columns' own signals come from a register, so that no look-up table stands behind the program's.
+        fill = delayed(m, fill, SEQUENCE_CYCLES, name="fill")
+        writes = delayed(m, writes, SEQUENCE_CYCLES, name="writes", clear=True)
+        return fill, Cat(writes & (fill.column == column) for column in range(self._fill_columns))
 
     def _weight_edge(self, m):
         """Recoded weights one cycle later, and ``-C`` of their columns ``tree_levels`` and one cycle behind them."""
