@@ -27,8 +27,8 @@ def estimate(config):
     -------
     dict
         The figures of :func:`~.synthesis.run_synthesis` (``lut``, ``lc``, ``ff``, ``carry``, ``dsp``, ``srl``,
-        ``lutram``, ``bram``) over all instances; ``modules``: the same per distinct module with its ``instances``;
-        ``yosys``.
+        ``lutram``, ``bram``) over all instances, ``srl`` and ``lutram`` also in ``lut``; ``modules``: the same per
+        distinct module with its ``instances``; ``yosys``.
 
     Raises
     ------
@@ -50,6 +50,7 @@ def estimate(config):
         boxes = "\n".join(_black_box(kind, texts[kind]) for kind in inside[name])
         figures = run_synthesis(f"{boxes}\n{own[name]}", name, boxes=inside[name])
         modules[name] = {key: figures[key] for key in _SUMMED} | {"instances": instances[name]}
+        modules[name]["lut"] += figures["srl"] + figures["lutram"]
     total = {key: sum(module[key] * module["instances"] for module in modules.values()) for key in _SUMMED}
     return {**total, "modules": modules, "yosys": figures["yosys"]}
 
