@@ -20,14 +20,17 @@ class EmitError(SigbitError):
     """The Verilog could not be written."""
 
 
-def emit_verilog(config):
-    """Text of ``sigbit.v``: top module ``sigbit``, every repeated component once. The same for equal configurations."""
+def emit_verilog(config, family=None):
+    """Text of ``sigbit.v``: top module ``sigbit``, every repeated component once. The same for equal configurations.
+
+    ``family``: ``None`` for Verilog without primitives, or ``"ultrascale+"``, for which table cells are smaller.
+    """
     # A system Yosys of another version would give other text.
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     top = Top(config)
     ports = {name: (signal, PortDirection.Input) for name, signal in top.inputs.items()}
     ports |= {name: (signal, PortDirection.Output) for name, signal in top.outputs.items()}
-    return emit_modules(top, "sigbit", ports)
+    return emit_modules(top, "sigbit", ports, family)
 
 
 def manifest(config):
@@ -52,8 +55,10 @@ def manifest(config):
     }
 
 
-def write_verilog(config, folder):
-    """Write ``sigbit.v`` and ``manifest.json`` to ``folder``, which is created; returns the manifest.
+def write_verilog(config, folder, family=None):
+    """Write ``sigbit.v`` (:func:`emit_verilog`) and ``manifest.json`` to ``folder``, which is created.
+
+    Returns the manifest, which is the same for every ``family``.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def write_verilog(config, folder):
         If the folder cannot be written. No file is ever half-written.
     """
     values = manifest(config)
-    files = {"sigbit.v": emit_verilog(config), "manifest.json": json.dumps(values, indent=2) + "\n"}
+    files = {"sigbit.v": emit_verilog(config, family), "manifest.json": json.dumps(values, indent=2) + "\n"}
     folder = Path(folder)
     temporary = []
     try:

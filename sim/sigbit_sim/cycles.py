@@ -23,6 +23,9 @@ __all__ = ["REASONS", "Prediction", "marks", "predict"]
 #: Counters beside ``cycles`` (cycles with work) and ``idle_cycles``: what the cycles with work are spent on.
 REASONS = ("compute_cycles", "weight_stalls", "post_stalls", "pool_cycles", "output_cycles")
 _COUNTERS = tuple(register.name.lower() for register in COUNTERS)
+#: Sets of weights of one COMPUTE are taken together where counters inside them are right: with at most so many cycles
+#: of one kind per set, or so many sets that one of them does not matter.
+_EVEN_CYCLES, _EVEN_SETS = 4, 256
 
 
 @dataclass(frozen=True)
@@ -286,11 +289,13 @@ class _Timeline:
             period, self._swap, self._loaded = swap - self._swap, swap, read + words
             left -= 1
             state = swap - read, now - swap
-            if state == before and feature_reads.is_free_from(swap):
+            busy = tiles * positions
+            even = min(busy, period - busy) <= _EVEN_CYCLES or left > _EVEN_SETS
+            if state == before and even and feature_reads.is_free_from(swap):
                 # Times depend on nothing else, so they go on as from the set before to this one.
                 rest = left * period
-                self._spend("compute_cycles", now, now + rest, left * tiles * positions)
-                self._spend("weight_stalls", now, now + rest, left * (period - tiles * positions))
+                self._spend("compute_cycles", now, now + rest, left * busy)
+                self._spend("weight_stalls", now, now + rest, left * (period - busy))
                 now, self._tile, self._swap, self._loaded = (
                     time + rest for time in (now, self._tile, self._swap, self._loaded)
                 )

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 
 from sigbit_hw.emit import emit_verilog
+from sigbit_hw.lib.ultrascale import ULTRASCALE
 
 from .synthesis import run_synthesis
 
@@ -26,15 +27,15 @@ def estimate(config):
     -------
     dict
         The figures of :func:`~.synthesis.run_synthesis` (``lut``, ``lc``, ``ff``, ``carry``, ``dsp``, ``srl``,
-        ``lutram``, ``bram``) over all instances; ``modules``: the same per distinct module with its ``instances``;
-        ``yosys``.
+        ``lutram``, ``bram``) over all instances, ``srl`` and ``lutram`` also in ``lut``; ``modules``: the same per
+        distinct module with its ``instances``; ``yosys``.
 
     Raises
     ------
     :exc:`~.synthesis.SynthesisError`
         As :func:`~.synthesis.run_synthesis`.
     """
-    texts = {match[1].strip().lstrip("\\"): match[0] for match in _MODULE.finditer(emit_verilog(config))}
+    texts = {match[1].strip().lstrip("\\"): match[0] for match in _MODULE.finditer(emit_verilog(config, ULTRASCALE))}
     shared = [name for name in texts if "." not in name]
     own = {
         name: "\n".join(text for other, text in texts.items() if f"{other}.".startswith(f"{name}.")) for name in shared
@@ -49,6 +50,7 @@ def estimate(config):
         boxes = "\n".join(_black_box(kind, texts[kind]) for kind in inside[name])
         figures = run_synthesis(f"{boxes}\n{own[name]}", name, boxes=inside[name])
         modules[name] = {key: figures[key] for key in _SUMMED} | {"instances": instances[name]}
+        modules[name]["lut"] += figures["srl"] + figures["lutram"]
     total = {key: sum(module[key] * module["instances"] for module in modules.values()) for key in _SUMMED}
     return {**total, "modules": modules, "yosys": figures["yosys"]}
 

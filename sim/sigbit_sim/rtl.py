@@ -164,7 +164,7 @@ class RtlModel:
         from sigbit_hw.emit import emit_verilog
 
         verilog = emit_verilog(config)
-        cells = re.findall(r"^module (sigbit_dot_product_cell_\w+)", verilog, re.MULTILINE)
+        cells = re.findall(r"^module (sigbit_(?:dot_product|table)_cell_\w+)", verilog, re.MULTILINE)
         separate = cells if config.lanes * config.planes >= _SEPARATE_LANES else ()
         self._api = _load(build_library(verilog, config.stream_bits, progress, separate))
         self._handle = self._api.sigbit_new()

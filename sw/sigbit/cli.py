@@ -357,7 +357,7 @@ def _verilog(arguments):
 
     config = evaluation.configuration(arguments.config, arguments.weights, arguments.activations)
     _say(f"generating {config.mac_lanes} MAC lanes, {config.weight_format} x {config.activation_format}")
-    manifest = write_verilog(config, arguments.output)
+    manifest = write_verilog(config, arguments.output, arguments.family)
     text = f"wrote {arguments.output}/sigbit.v and manifest.json, configuration {config.hash:016x}"
     _print(arguments, manifest, text)
 
@@ -646,6 +646,7 @@ def _parser():
     sub.set_defaults(config="zcu102")
     _formats(sub, _OWN)
     sub.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for sigbit.v and manifest.json")
+    sub.add_argument("--family", choices=["ultrascale+"], help="use primitives of this device (none)")
 
     sub = command(
         "report",

@@ -18,11 +18,14 @@ CASES = [
     ("esb:3,0", "esbu:2,0", 1, 5, 5, 1, 5, 1),
     ("esb:5,2", "esb:5,2", 2, 2, 2, 2, 2, 1),
     ("int:8", "uint:8", 1, 4, 4, 2, 2, 1),
+    # of table cells, and columns per generator
+    ("esb:4,2", "esbu:4,2", 2, 4, 8, 1, 4, 2, 4),
+    ("int:4", "int:4", 1, 4, 6, 2, 2, 1, 2),
 ]
 
 
 def configuration(case):
-    weights, activations, rows, lanes, columns, planes, post_lanes, weight_columns = case
+    weights, activations, rows, lanes, columns, planes, post_lanes, weight_columns, *fill_columns = case
     return replace(
         PRESETS["tiny"],
         weight_format=Format.parse(weights),
@@ -36,6 +39,8 @@ def configuration(case):
         strip_depth=16,
         max_reduction=64,
         max_wide_reduction=1,
+        cell="table" if fill_columns else "logic",
+        fill_columns=fill_columns[0] if fill_columns else 8,
     )
 
 

@@ -25,9 +25,12 @@ CHANGES = {
     "feature_depth": 4096,
     "weight_depth": 4096,
     "parameter_depth": 128,
+    "cell": "table",
+    "fill_columns": 4,
     "instruction_depth": 32,
     "stream_bits": 128,
 }
+NUMBERS = [name for name in CHANGES if "format" not in name and name != "cell"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -120,7 +123,19 @@ def test_configuration_is_frozen():
         ({"weight_format": "esb:4,2"}, "weight_format must be a Format, not 'esb:4,2'"),
         ({"activation_format": None}, "activation_format must be a Format, not None"),
         ({"weight_format": UINT(4)}, r"weight_format must be signed \(int or esb\), not uint:4"),
-        *(({name: 0}, f"{name} must be a positive integer, not 0") for name in CHANGES if "format" not in name),
+        *(({name: 0}, f"{name} must be a positive integer, not 0") for name in NUMBERS),
+        ({"cell": "dsp"}, "cell must be logic or table, not 'dsp'"),
+        ({"fill_columns": 6}, "fill_columns must be 1, 2, 4, 8 or 16, not 6"),
+        ({"cell": "table", "fill_columns": 1, "weight_columns": 2}, r"at least weight_columns \(2\), not 1"),
+        (
+            {"cell": "table", "activation_format": UINT(5), "weight_format": ESB(2, 0)},
+            r"codes of up to 4 bits and products of up to 8; esb:2,0 x uint:5 has 5 and 5; choose shorter formats",
+        ),
+        ({"cell": "table", "weight_format": ESB(4, 1)}, r"esb:4,1 x esbu:4,2 has 4 and 9; choose shorter formats"),
+        (
+            {"cell": "table", "lanes": 64, "rows": 1, "columns": 256, "planes": 2},
+            r"Tables would need 157440 look-up tables as memory, 13440 more than the 144000 of the ZU9EG; lower",
+        ),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),
         ({"stream_bits": 96}, "stream_bits must be 64, 128, 256 or 512, not 96"),

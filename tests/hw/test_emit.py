@@ -153,7 +153,7 @@ def test_a_failed_write_leaves_the_old_files_and_nothing_else(tmp_path, monkeypa
             raise OSError(28, "No space left on device")
         return write_text(path, text)
 
-    monkeypatch.setattr(emit, "emit_verilog", lambda config: "new")
+    monkeypatch.setattr(emit, "emit_verilog", lambda config, family: "new")
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(EmitError, match="No space left"):
         write_verilog(TINY, tmp_path)

@@ -1,9 +1,12 @@
 """The grid against integers: sums, the constant of the signs, timing of weights and results."""
 
+import functools
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
 from sigbit_hw.array.grid import Grid
+from sigbit_hw.array.table import TableGrid
 from sigbit_hw.spec.config import accumulator_width
 from sigbit_hw.spec.formats import Format
 
@@ -23,12 +26,26 @@ CASES = [
     ("esb:3,0", "esbu:2,0", 1, 2, 36, 1, 4),
     ("esb:3,0", "esbu:2,0", 2, 1, 48, 1, 16),
 ]
+TABLE_CASES = [
+    # as above, and columns per generator
+    ("esb:4,2", "esbu:4,2", 1, 4, 3, 1, 1, 1),
+    ("esb:4,2", "esbu:4,2", 2, 4, 4, 2, 2, 4),
+    ("esb:4,1", "esbu:3,1", 2, 5, 2, 1, 1, 2),
+    ("esb:4,2", "esb:4,2", 2, 3, 2, 1, 2, 2),
+    ("int:4", "int:4", 2, 2, 18, 1, 1, 8),
+    ("int:4", "uint:4", 1, 9, 6, 1, 2, 4),
+    ("esb:2,0", "esbu:4,1", 1, 3, 5, 1, 1, 4),
+    ("esb:3,0", "esbu:2,0", 1, 2, 40, 1, 1, 16),
+    ("esb:3,0", "esbu:2,0", 3, 1, 40, 1, 2, 2),
+    ("esb:3,0", "esbu:2,0", 2, 1, 48, 2, 16, 16),
+]
 
 
 def build(case):
-    weights, activations, rows, lanes, columns, planes, weight_columns = case
+    weights, activations, rows, lanes, columns, planes, weight_columns, *fill_columns = case
     weights, activations = Format.parse(weights), Format.parse(activations)
-    return Grid(
+    grid = functools.partial(TableGrid, fill_columns=fill_columns[0]) if fill_columns else Grid
+    return grid(
         weights,
         activations,
         rows=rows,
@@ -42,7 +59,7 @@ def build(case):
 
 def random_tile(rng, case, *, extreme):
     """Sign-magnitude weight codes, their levels, and activation codes of one tile with their levels."""
-    weights, activations, rows, lanes, columns, planes, _ = case
+    weights, activations, rows, lanes, columns, planes, *_ = case
     weights, activations = Format.parse(weights), Format.parse(activations)
     vector = rows * lanes
     signs = rng.integers(0, 2, (columns, vector))
@@ -60,7 +77,7 @@ def random_tile(rng, case, *, extreme):
 
 def run_tiles(case, tiles, *, hold=0, lead=0):
     """Feed tiles ``hold`` and ``lead`` cycles before they may; what every column and plane gave for every step."""
-    weights, *_, columns, planes, weight_columns = case
+    weights, _, _, _, columns, planes, weight_columns, *_ = case
     grid = build(case)
     bits = Format.parse(weights).bits
     swaps = []
@@ -114,7 +131,7 @@ def expected_sums(case, tile):
     return np.einsum("spv,cv->spc", activations, levels) - signs.sum(axis=1)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + TABLE_CASES, ids=str)
 def test_every_sum_is_the_exact_sum_less_the_sign_bits_with_tiles_back_to_back(case):
     rng = np.random.default_rng(1)
     tiles = [random_tile(rng, case, extreme=index == 1) for index in range(4)]
@@ -141,3 +158,23 @@ def test_a_swap_one_cycle_too_early_misses_weights(columns, weight_columns):
     tile = random_tile(rng, case, extreme=True)
     assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
     assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
+
+
+@pytest.mark.parametrize(
+    "geometry", [(1, 4, 1, 1, 1, 1), (2, 1, 20, 1, 2, 8), (1, 4, 40, 1, 8, 8), (3, 2, 6, 2, 1, 4)], ids=str
+)
+def test_a_swap_one_cycle_too_early_finds_a_table_that_is_not_full(geometry):
+    case = ("esb:4,2", "esbu:4,2", *geometry)
+    tile = random_tile(np.random.default_rng(4), case, extreme=True)
+    assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
+    assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
+
+
+@pytest.mark.parametrize(("columns", "weight_columns"), [(12, 1), (48, 16)])
+def test_tables_filled_one_cycle_too_early_disturb_the_tile_before(columns, weight_columns):
+    """Few levels and lanes: what the hold waits for are the tables themselves."""
+    case = ("esb:3,0", "esbu:2,0", 3, 1, columns, 1, weight_columns, 16)
+    rng = np.random.default_rng(5)
+    tiles = [random_tile(rng, case, extreme=False) for _ in range(2)]
+    results = run_tiles(case, tiles, hold=build(case).timing.weight_hold_cycles)
+    assert not np.array_equal(results[0], expected_sums(case, tiles[0]))

@@ -32,7 +32,10 @@ DENSE = roomy(
     TINY, ESB(4, 2), ESBU(4, 2), rows=2, lanes=2, columns=8, weight_columns=2, planes=2, post_lanes=2, strip_depth=8,
     weight_depth=32, parameter_depth=4, stream_bits=512,
 )  # fmt: skip
-FAST = {"tiny": TINY, "dense": DENSE}
+TABLES = roomy(
+    TINY, ESB(4, 2), ESBU(4, 2), columns=12, weight_columns=2, planes=2, cell="table", fill_columns=8, weight_depth=256
+)
+FAST = {"tiny": TINY, "dense": DENSE, "tables": TABLES}
 SLOW = {
     "fewer columns than lanes": roomy(TINY, ESB(4, 1), ESBU(4, 2), rows=1, lanes=16, columns=8, stream_bits=128),
     "three rows, short codes": roomy(TINY, ESB(3, 0), ESBU(2, 0), rows=3, lanes=4, columns=12, strip_depth=16),
@@ -51,6 +54,7 @@ SLOW = {
         TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
     ),
     "signed activations": roomy(TINY, ESB(4, 2), ESB(4, 2), rows=4, lanes=2, columns=8, parameter_depth=2),
+    "tables, signed activations": roomy(TINY, INT(4), INT(4), rows=1, lanes=8, cell="table", fill_columns=1),
     "one lane": roomy(
         TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512, feature_depth=4096
     ),

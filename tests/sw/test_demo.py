@@ -48,7 +48,7 @@ def _quick(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "evaluate", on_emulator)
     monkeypatch.setattr(demo, "_size", lambda config: SIZE)
     monkeypatch.setattr(demo, "ProcessPoolExecutor", _Inline)
-    monkeypatch.setattr("sigbit_hw.emit.emit_verilog", lambda config: f"// {config.mac_lanes} lanes")
+    monkeypatch.setattr("sigbit_hw.emit.emit_verilog", lambda config, family: f"// {config.mac_lanes} lanes")
 
 
 def test_the_digits_network_keeps_its_accuracy_in_4_bits():

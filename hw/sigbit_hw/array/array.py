@@ -9,11 +9,15 @@ from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from .accumulator import Accumulator, accumulator_tag
 from .grid import Grid, GridTiming
+from .table import TableGrid, TableGridTiming
 
 __all__ = ["Array"]
 
 #: Inputs of one stage of the read multiplexer: a look-up table with six inputs.
 _SELECT_INPUTS = 4
+
+_GRIDS = {"logic": Grid, "table": TableGrid}
+_TIMINGS = {"logic": GridTiming, "table": TableGridTiming}
 
 
 class Array(wiring.Component):
@@ -54,6 +58,8 @@ class Array(wiring.Component):
             "planes": config.planes,
             "sum_bits": config.sum_bits,
         }
+        if config.cell == "table":
+            self._grid_parameters["fill_columns"] = config.fill_columns
         self._groups = config.columns // config.post_lanes
         codes = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
         super().__init__(
@@ -83,9 +89,8 @@ class Array(wiring.Component):
                 "read_data": Out(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
             }
         )
-        names = ("rows", "lanes", "columns", "weight_columns")
-        timing = GridTiming.of(
-            config.weight_format, config.activation_format, **{name: getattr(config, name) for name in names}
+        timing = _TIMINGS[config.cell].of(
+            **{name: value for name, value in self._grid_parameters.items() if name not in ("planes", "sum_bits")}
         )
         #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
         self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
@@ -110,7 +115,7 @@ class Array(wiring.Component):
         m = Module()
         config = self._config
 
-        m.submodules.grid = grid = Grid(**self._grid_parameters)
+        m.submodules.grid = grid = _GRIDS[config.cell](**self._grid_parameters)
         m.d.comb += [
             grid.codes.eq(self.i.codes),
             grid.swap.eq(self.i.swap),

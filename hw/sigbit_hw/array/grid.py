@@ -14,7 +14,7 @@ from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, sign_parent, tree_levels
 from .cell import DotProductCell, swap_stages, weight_lane
 
-__all__ = ["Grid", "GridTiming"]
+__all__ = ["BUS_COLUMNS", "Grid", "GridTiming", "grid_members"]
 
 #: Columns that share one stage of the weight bus.
 BUS_COLUMNS = 16
@@ -144,6 +144,24 @@ class GridTiming:
         return cls(edge, edge + rows + stages, freed - min(late), max(0, max(late) - needed))
 
 
+def grid_members(weight_format, activation_format, *, rows, lanes, columns, weight_columns, planes, sum_bits):
+    """Ports of a grid of any cell, as :class:`Grid` describes them."""
+    return {
+        "codes": In(data.ArrayLayout(activation_format.bits, planes * rows * lanes)),
+        "swap": In(1),
+        "weight": In(
+            data.StructLayout(
+                {
+                    "valid": 1,
+                    "index": range(-(-columns // weight_columns)),
+                    "word": data.ArrayLayout(weight_format.bits * rows * lanes, weight_columns),
+                }
+            )
+        ),
+        "sums": Out(data.ArrayLayout(signed(sum_bits), planes * columns)),
+    }
+
+
 class Grid(wiring.Component):
     """Sums of ``rows * lanes`` products for every column and plane, systolic.
 
@@ -191,20 +209,16 @@ class Grid(wiring.Component):
             weight_format, activation_format, rows=rows, lanes=lanes, columns=columns, weight_columns=weight_columns
         )
         super().__init__(
-            {
-                "codes": In(data.ArrayLayout(activation_format.bits, planes * rows * lanes)),
-                "swap": In(1),
-                "weight": In(
-                    data.StructLayout(
-                        {
-                            "valid": 1,
-                            "index": range(-(-columns // weight_columns)),
-                            "word": data.ArrayLayout(weight_format.bits * rows * lanes, weight_columns),
-                        }
-                    )
-                ),
-                "sums": Out(data.ArrayLayout(signed(sum_bits), planes * columns)),
-            }
+            grid_members(
+                weight_format,
+                activation_format,
+                rows=rows,
+                lanes=lanes,
+                columns=columns,
+                weight_columns=weight_columns,
+                planes=planes,
+                sum_bits=sum_bits,
+            )
         )
 
     def elaborate(self, platform):

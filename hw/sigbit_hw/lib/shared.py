@@ -24,10 +24,13 @@ class SharedModules:
     ----------
     shared_modules : dict
         Module name -> component, in order of first use.
+    family : str or None
+        Device whose primitives may be used (:mod:`.ultrascale`).
     """
 
-    def __init__(self):
+    def __init__(self, family=None):
         self.shared_modules = {}
+        self.family = family
 
 
 def component_ports(component):
@@ -60,13 +63,14 @@ def instantiate(m, platform, name, component):
     m.submodules[name] = Instance(module, i_clk=ClockSignal("sync"), i_rst=ResetSignal("sync"), **wires)
 
 
-def emit_modules(top, name, ports=None):
+def emit_modules(top, name, ports=None, family=None):
     """Verilog of ``top`` under the name ``name``, followed by every shared module below it, each once.
 
     ``ports`` is a dict as :func:`component_ports` returns it, by default the component's own. If the design does not
-    define the ``sync`` domain, its ``clk`` and ``rst`` become ports as well. Equal designs give equal text.
+    define the ``sync`` domain, its ``clk`` and ``rst`` become ports as well. Equal designs give equal text. ``family``
+    names the device whose primitives may be used.
     """
-    platform = SharedModules()
+    platform = SharedModules(family)
     texts = [_convert(Fragment.get(top, platform), name, component_ports(top) if ports is None else ports)]
     emitted = {name}
     while pending := [module for module in platform.shared_modules if module not in emitted]:

@@ -10,7 +10,10 @@ signs alone: what the same tree gives when every lane is zero.
 
 from amaranth import *
 
-__all__ = ["add_signed", "adder_tree", "sign_parent", "tree_levels"]
+from .delay import delayed
+from .ultrascale import add_three
+
+__all__ = ["add_signed", "adder_tree", "sign_parent", "ternary_levels", "ternary_tree", "tree_levels"]
 
 
 def tree_levels(count):
@@ -70,3 +73,49 @@ def adder_tree(m, words, agrees=None, name="tree"):
             sums.append(node)
         words = sums
     return words[0]
+
+
+def ternary_levels(count):
+    """Cycles of :func:`ternary_tree` over ``count`` words, the addition to the carried sum included."""
+    tree_levels(count)
+    levels = 1
+    while count > 2:
+        count = count // 3 + count % 3
+        levels += 1
+    return levels
+
+
+def ternary_tree(m, platform, words, carried, name="tree"):
+    """``carried`` plus the sum of equally wide unsigned ``words``, three words per adder and one register per level.
+
+    Parameters
+    ----------
+    platform
+        What :func:`~.ultrascale.add_three` chooses its adders by.
+    words : list of values
+        All valid in the same cycle.
+    carried : value
+        Valid one cycle before the result, which is as wide and wraps around.
+
+    Returns
+    -------
+    Signal
+        ``ternary_levels(len(words))`` cycles after the words.
+    """
+    words = [(word, (1 << len(word)) - 1) for word in words]
+    level = 0
+    while len(words) > 2:
+        level += 1
+        sums = []
+        for index in range(0, len(words) // 3 * 3, 3):
+            parts = words[index : index + 3]
+            largest = sum(value for _, value in parts)
+            node = f"{name}_{level}_{index // 3}"
+            total = add_three(m, platform, [word for word, _ in parts], largest.bit_length(), f"{node}_total")
+            sums.append((delayed(m, total, 1, name=node), largest))
+        for index in range(len(words) // 3 * 3, len(words)):
+            word, largest = words[index]
+            sums.append((delayed(m, word, 1, name=f"{name}_{level}_rest_{index}"), largest))
+        words = sums
+    total = add_three(m, platform, [carried, *(word for word, _ in words)], len(carried), f"{name}_total")
+    return delayed(m, total, 1, name=f"{name}_root")

@@ -9,10 +9,21 @@ from .formats import ESB, ESBU, INT, UINT, Format, FormatError
 from .instructions import PARAMETER
 from .parts import RAW_BITS, part_shift_bits
 
-__all__ = ["CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
+__all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
 
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
 CONTRACT_VERSION = 2
+
+
+#: Kinds of cells a grid is built of.
+CELLS = ("logic", "table")
+#: Largest operands of the table cell.
+TABLE_CODE_BITS = 4
+TABLE_PRODUCT_BITS = 8
+#: Look-up tables of the ZU9EG that can be memory.
+MEMORY_LUTS = 144_000
+#: Pairs of bits and look-up tables of a RAM32M16.
+_RAM_PAIRS, _RAM_LUTS = 7, 8
 
 
 class ConfigError(SigbitError):
@@ -57,6 +68,12 @@ class AcceleratorConfig:
         Longest reduction of 8-bit weights and 8-bit activations for which accumulators are sized.
     feature_depth, weight_depth, parameter_depth : int
         Words of the three memories; powers of two.
+    cell : str
+        ``"logic"``: multipliers of look-up tables. ``"table"``: products of the stationary weights in distributed RAM,
+        for activation codes of up to 4 bits and products of up to 8.
+    fill_columns : int
+        Columns whose tables one generator fills, one after the other: 1, 2, 4, 8 or 16, not less than
+        ``weight_columns``. Less logic and more cycles per tile; of no effect without tables.
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -82,6 +99,8 @@ class AcceleratorConfig:
     feature_depth: int
     weight_depth: int
     parameter_depth: int
+    cell: str = "logic"
+    fill_columns: int = 8
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -91,6 +110,9 @@ class AcceleratorConfig:
             if field.name in ("weight_format", "activation_format"):
                 if not isinstance(value, Format):
                     raise ConfigError(f"{field.name} must be a Format, not {value!r}")
+            elif field.name == "cell":
+                if value not in CELLS:
+                    raise ConfigError(f"cell must be {' or '.join(CELLS)}, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
@@ -122,10 +144,31 @@ class AcceleratorConfig:
                 f"weight_columns must be 1, 2, 4, 8 or 16 and divide post_lanes ({self.post_lanes}), "
                 f"not {self.weight_columns}"
             )
+        if self.fill_columns not in (1, 2, 4, 8, 16):
+            raise ConfigError(f"fill_columns must be 1, 2, 4, 8 or 16, not {self.fill_columns}")
+        if self.cell == "table":
+            self._check_tables()
         if self.accumulator_bits > RAW_BITS:
             raise ConfigError(
                 f"accumulators would need {self.accumulator_bits} bits, the requantizer takes {RAW_BITS}; "
                 f"lower max_reduction ({self.max_reduction}) or max_wide_reduction ({self.max_wide_reduction})"
+            )
+
+    def _check_tables(self):
+        if self.activation_format.bits > TABLE_CODE_BITS or self.product_bits > TABLE_PRODUCT_BITS:
+            raise ConfigError(
+                f"Table cells take activation codes of up to {TABLE_CODE_BITS} bits and products of up to "
+                f"{TABLE_PRODUCT_BITS}; {self.weight_format} x {self.activation_format} has "
+                f"{self.activation_format.bits} and {self.product_bits}; choose shorter formats or cell logic"
+            )
+        if self.fill_columns < self.weight_columns:
+            raise ConfigError(
+                f"fill_columns must be at least weight_columns ({self.weight_columns}), not {self.fill_columns}"
+            )
+        if self.memory_luts > MEMORY_LUTS:
+            raise ConfigError(
+                f"Tables would need {self.memory_luts} look-up tables as memory, {self.memory_luts - MEMORY_LUTS} more "
+                f"than the {MEMORY_LUTS} of the ZU9EG; lower columns, lanes, rows or planes, or choose cell logic"
             )
 
     @property
@@ -147,6 +190,26 @@ class AcceleratorConfig:
     def product_magnitude_max(self):
         """Largest magnitude of a product of two native operands."""
         return self.weight_format.magnitude_max * self.activation_format.magnitude_max
+
+    @property
+    def product_bits(self):
+        """Bits of a product without the weight's sign; signed for signed activations."""
+        largest = max(abs(self.activation_format.decode(code)) for code in range(1 << self.activation_format.bits))
+        return (self.weight_format.magnitude_max * largest).bit_length() + self.activation_format.signed
+
+    @property
+    def memory_luts(self):
+        """Look-up tables of UltraScale+ that the grid's tables take as memory, with the weights of their generators."""
+        if self.cell == "logic":
+            return 0
+
+        def rams(pairs):
+            return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
+
+        tables = self.columns * self.planes * self.rows * rams(self.lanes * -(-self.product_bits // 2))
+        weight_bits = self.lanes * ((self.weight_format.magnitude_max - 1).bit_length() + 2)
+        generators = -(-self.columns // self.fill_columns) * self.rows
+        return tables + generators * self.weight_columns * rams(-(-weight_bits // 2))
 
     @property
     def sum_bits(self):
