@@ -43,7 +43,7 @@ tee -q -o statistics.json stat -json -tech xilinx
 write_json netlist.json
 """
 #: Changes when results of the same synthesis get other keys or another meaning, so that cached ones are not used.
-_RESULT_VERSION = "3"
+_RESULT_VERSION = "4"
 #: Reported figure -> cell types that it counts.
 _COUNTED = {
     "lut": ("LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "LUT6_2"),
@@ -55,7 +55,7 @@ _COUNTED = {
     "lutram": ("RAM32M", "RAM32M16", "RAM64M", "RAM64M8", "RAM32X1D", "RAM64X1D", "RAM128X1D", "RAM32X1S", "RAM64X1S"),
     "bram": ("RAMB18E2", "RAMB36E2", "RAMB18E1", "RAMB36E1"),
 }
-#: Look-up tables of one cell, where it is not one; in units of CARRY4 for a CARRY8.
+#: Look-up tables of one cell, where it is not one; in units of CARRY4 for a CARRY8, of 36 Kb for block RAM.
 _SIZES = {
     "RAM32M": 4,
     "RAM32M16": 8,
@@ -65,6 +65,8 @@ _SIZES = {
     "RAM64X1D": 2,
     "RAM128X1D": 4,
     "CARRY8": 2,
+    "RAMB18E1": 0.5,
+    "RAMB18E2": 0.5,
 }
 #: Cells that Yosys' estimate of logic cells leaves out, though they take look-up tables.
 _NOT_ESTIMATED = ("LUT6_2", *_COUNTED["lutram"], *_COUNTED["srl"])

@@ -209,7 +209,7 @@ def bench_size(progress, config="zcu102"):
     rows.append({"part": "all", "instances": "", **{key: figures[key] for key in _DEVICE}})
 
     def counted(key):
-        return lambda row: f"{row[key]:,}" + (f" ({row[key] / _DEVICE[key]:.0%})" if row["part"] == "all" else "")
+        return lambda row: f"{row[key]:,.10g}" + (f" ({row[key] / _DEVICE[key]:.0%})" if row["part"] == "all" else "")
 
     table = _markdown(
         rows,
