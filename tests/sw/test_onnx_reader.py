@@ -206,11 +206,12 @@ ON_VECTORS = {
 
 def check(nodes, constants, shape, folder, opset=17):
     model = build(nodes, constants, shape, opset)
-    images = RANDOM.normal(size=(5, *shape[1:])).astype(np.float32)
+    images = np.random.default_rng(4).normal(size=(5, *shape[1:])).astype(np.float32)
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
     found = run_float(read(model, folder), images)
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    # float32 sums of more than a thousand terms, in another order: an error of the sum's size, not of the result's
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("case", AS_ONNX_RUNS_IT)
