@@ -18,6 +18,7 @@ from sigbit_sim.golden.program import Program
 
 from . import evaluation
 from .architectures import ARCHITECTURES, write_architecture
+from .bench import BENCHES
 from .progress import Progress
 
 __all__ = ["main"]
@@ -450,11 +451,11 @@ def _demo(arguments):
 
 
 def _bench(arguments):
-    from .bench import run_bench
+    from .bench import bench_options, run_bench
 
     options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
     options = {key: value for key, value in options.items() if value is not None}
-    known = {"networks": options, "size": ("config",)}.get(arguments.what, ())
+    known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
     rows, text = run_bench(arguments.what, write=arguments.write, progress=_say, **options)
     _print(arguments, rows, text)
@@ -672,7 +673,7 @@ def _parser():
 
     help = "measure LUTs per MAC lane, of a whole accelerator, simulation speed, or the cycles of well-known networks"
     sub = command("bench", _bench, help, "sigbit bench networks --networks resnet20 --json")
-    sub.add_argument("what", choices=("lut", "size", "sim", "networks"))
+    sub.add_argument("what", choices=BENCHES)
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
     sub.add_argument("--config", metavar="NAME|FILE", help="of size and networks: preset or JSON file (zcu102)")
     group = sub.add_argument_group("networks")

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sigbit
 from sigbit import bench
+from sigbit.bench import lut, networks, sim
 from sigbit.cli import main
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
 
-DIGITS = Path(bench.__file__).parent / "models" / "digits.onnx"
+DIGITS = Path(sigbit.__file__).parent / "models" / "digits.onnx"
 DIGITS_IMAGES = f"{DIGITS.with_suffix('.npz')}:x_calibration"
 
 PAGE = "# Results\n\n<!-- bench lut -->\nold\n<!-- end -->\n\n<!-- bench sim -->\nstays\n<!-- end -->\ntail\n"
@@ -48,11 +50,11 @@ def _costs(monkeypatch, tmp_path):
 
 
 def test_every_pair_can_be_built():
-    assert set(bench.LUT_TARGETS) <= set(bench.LUT_PAIRS)
-    for weights, activations in bench.LUT_PAIRS:
+    assert set(lut.LUT_TARGETS) <= set(lut.LUT_PAIRS)
+    for weights, activations in lut.LUT_PAIRS:
         assert Format.parse(weights).signed
         Format.parse(activations)
-    for weights, activations, planes in bench.LUT_TABLES:
+    for weights, activations, planes in lut.LUT_TABLES:
         formats = {"weight_format": Format.parse(weights), "activation_format": Format.parse(activations)}
         replace(PRESETS["tiny"], **formats, planes=planes, cell="table")
 
@@ -63,8 +65,8 @@ def test_the_lut_bench_prints_a_list_with_the_keys_of_its_contract(capsys):
     rows = json.loads(capsys.readouterr().out)
     keys = ["cell", "lanes", "columns", "lut_per_mac", "lc_per_mac", "ff_per_mac", "dsp", "yosys"]
     found = [(row["weights"], row["activations"], row["cell"], row["planes"]) for row in rows]
-    assert found[: len(bench.LUT_PAIRS)] == [(*pair, "logic", 1) for pair in bench.LUT_PAIRS]
-    assert found[len(bench.LUT_PAIRS) :] == [(w, a, "table", planes) for w, a, planes in bench.LUT_TABLES]
+    assert found[: len(lut.LUT_PAIRS)] == [(*pair, "logic", 1) for pair in lut.LUT_PAIRS]
+    assert found[len(lut.LUT_PAIRS) :] == [(w, a, "table", planes) for w, a, planes in lut.LUT_TABLES]
     assert all(set(keys) <= set(row) for row in rows)
     assert rows[0]["gops_per_klut_250"] == 2 * 250 / 15.0
 
@@ -94,22 +96,22 @@ def test_a_table_replaces_only_its_own_place(tmp_path):
 def test_a_file_without_a_place_is_refused_before_the_bench_runs(tmp_path, monkeypatch, text):
     page = tmp_path / "results.md"
     page.write_text(text)
-    monkeypatch.setitem(bench._BENCHES, "lut", lambda progress: pytest.fail("the bench ran"))
+    monkeypatch.setattr(lut, "bench", lambda progress: pytest.fail("the bench ran"))
     with pytest.raises(SigbitError, match="the table goes between"):
         bench.run_bench("lut", write=str(page))
     assert page.read_text() == text
 
 
 def test_the_simulation_bench_measures_both_presets(monkeypatch):
-    class Simulated(bench.EmulatorDevice):
+    class Simulated(sim.EmulatorDevice):
         def __init__(self, config, progress=None):
             super().__init__(config)
 
         def read(self, register):
             return 5000 if register.name == "CYCLES" else super().read(register)
 
-    monkeypatch.setattr(bench, "RtlDevice", Simulated)
-    monkeypatch.setattr(bench, "_SIM_IMAGES", {"tiny": 3, "small": 5})
+    monkeypatch.setattr(sim, "RtlDevice", Simulated)
+    monkeypatch.setattr(sim, "_SIM_IMAGES", {"tiny": 3, "small": 5})
     rows, text = bench.run_bench("sim")
     assert [(row["configuration"], row["images"], row["cycles"]) for row in rows] == [
         ("tiny", 3, 5000),
@@ -154,8 +156,8 @@ def test_the_size_bench_adds_up_the_parts_of_an_accelerator(capsys):
 @pytest.fixture
 def _small_networks(monkeypatch, tmp_path):
     """A network of one pooled convolution in place of the well-known ones, on the accelerator for tests."""
-    monkeypatch.setattr(bench, "ARCHITECTURES", {"one": None})
-    monkeypatch.setattr(bench, "write_architecture", lambda name, path: shutil.copy(DIGITS, path))
+    monkeypatch.setattr(networks, "ARCHITECTURES", {"one": None})
+    monkeypatch.setattr(networks, "write_architecture", lambda name, path: shutil.copy(DIGITS, path))
     monkeypatch.chdir(tmp_path)
 
 
