@@ -229,6 +229,7 @@ def _run(arguments):
             network, images, device=device, config=config, batch=arguments.batch or 1, labels=labels, progress=_say
         )
         outputs = result.pop("outputs")
+        del result["layers"]
     lines = [f"{result['images']} images on {result['device']}"]
     if result["accuracy"] is not None:
         lines.append(f"accuracy {_percent(result['accuracy'])}")
@@ -300,7 +301,6 @@ def _place(difference):
 
 
 def _evaluate(arguments):
-    from .compiler import compile
     from .float_model import run_float
     from .quantize import summary
 
@@ -313,7 +313,6 @@ def _evaluate(arguments):
     device = arguments.device or "golden"
     if device == "golden":
         _refuse(arguments, "the golden model", "batch")
-    batch = arguments.batch or 1
     # First, so that labels that do not fit are found before the device runs.
     float_accuracy = evaluation.accuracy(evaluation.choose(run_float(model, images), arguments.output), labels)
     measured = evaluation.evaluate(
@@ -321,12 +320,13 @@ def _evaluate(arguments):
         images,
         device=device,
         config=config,
-        batch=batch,
+        batch=arguments.batch or 1,
         labels=labels,
         output=arguments.output,
         progress=_say,
     )
     del measured["outputs"]
+    costs = measured.pop("layers")
     result = {
         **measured,
         "float_accuracy": float_accuracy,
@@ -344,8 +344,7 @@ def _evaluate(arguments):
         lines.append(_speed(result))
     if arguments.layers:
         rows, columns = summary(model, network, calibration), _FORMATS | _ERROR
-        if device != "golden":
-            costs = evaluation.layer_report(network, config, compile(network, config, batch))
+        if costs is not None:
             rows, columns = [row | cost for row, cost in zip(rows, costs, strict=True)], _FORMATS | _COST | _ERROR
         result["layers"] = rows
         lines.append(_table(rows, columns))

@@ -13,32 +13,15 @@ from functools import cache
 import numpy as np
 from sigbit_hw.spec.config import ConfigError, accumulator_width
 from sigbit_hw.spec.formats import INT, UINT
-from sigbit_hw.spec.instructions import (
-    MIN_TILE_CYCLES,
-    PARAMETER,
-    Encoding,
-)
+from sigbit_hw.spec.instructions import MIN_TILE_CYCLES, PARAMETER, Encoding
 from sigbit_hw.spec.parts import RAW_BITS
 from sigbit_sim.golden.network import Concat, Convolution, Upsample
 
 from .emission import Emitter
-from .lowering import (
-    CompileError,
-    Reduction,
-    Repetition,
-    cut_strips,
-    input_layouts,
-    lower_layers,
-    part_passes,
-    pool_rows,
-)
+from .lowering import CompileError, Reduction, Repetition, cut_strips, input_layouts, lower_layers, pool_rows
 from .memory_plan import Costs, MemoryPlan, plan_memory
 
-__all__ = [
-    "CompileError",
-    "compile",
-    "fit",
-]
+__all__ = ["CompileError", "compile", "fit"]
 
 
 def compile(network, config, batch=1):
@@ -211,8 +194,7 @@ def _plan(network, config, lowered, images, grouped):
         if layer.output in network.outputs
     }
     costs = Costs(
-        cycles=lambda index, rows: _row_cycles(layers[index], rows, config)[0],
-        drain=lambda index, rows: _row_cycles(layers[index], rows, config)[1],
+        cycles=lambda index, rows: _row_cycles(layers[index], rows, config),
         weight_words=words,
         weight_depth=config.weight_depth,
         weight_beats=config.beats_per_word(config.weight_word_bits),
@@ -237,7 +219,7 @@ def _row_cycles(layer, rows, config):
     values = max(layer.target.parts, layer.residual.parts if layer.residual else 1)
     for tile in layer.tiles:
         steps = sum(
-            1 if part is None else tile.blocks * layer.kernel[0] * layer.kernel[1] for part, _, _ in part_passes(layer)
+            1 if part is None else tile.blocks * layer.kernel[0] * layer.kernel[1] for part, _, _ in layer.passes
         )
         for (positions, results), count in sizes.items():
             # Results are stored while the next strip is computed.

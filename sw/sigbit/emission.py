@@ -3,21 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
-from sigbit_hw.spec.instructions import (
-    INSTRUCTION_BITS,
-    INSTRUCTIONS,
-    PARAMETER,
-    Opcode,
-)
+from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, PARAMETER, Opcode
 from sigbit_hw.spec.packets import Kind
 from sigbit_sim.golden.program import OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
 
-from .lowering import CompileError, Maximum, Reduction, Repetition, cut_strips, extent, part_passes, pool_rows
+from .lowering import CompileError, Maximum, Reduction, Repetition, cut_strips, extent, pool_rows
 from .memory_plan import Move, Output, Send
 
-__all__ = [
-    "Emitter",
-]
+__all__ = ["Emitter"]
 
 _ADDRESS_MASK = (1 << 20) - 1
 #: Coordinates are 13-bit signed numbers in the feature reader.
@@ -132,7 +125,7 @@ class Emitter:
             if not isinstance(layer, Reduction):
                 continue
             for tile in layer.tiles:
-                for part, _, _ in part_passes(layer):
+                for part, _, _ in layer.passes:
                     key, size, make = self._weight_piece(index, tile, part, self._whole(layer, tile, part))
                     pieces[key] = (key, size, make)
         return tuple(pieces.values())
@@ -196,7 +189,7 @@ class Emitter:
     def _empty_report(name, lowered):
         """Report of a layer of the network before its instructions; ``lowered`` is what it became."""
         reductions = [layer for layer in lowered if isinstance(layer, Reduction)]
-        products = (layer.macs * sum(part is not None for part, _, _ in part_passes(layer)) for layer in reductions)
+        products = (layer.macs * sum(part is not None for part, _, _ in layer.passes) for layer in reductions)
         return {
             "name": name,
             "macs": sum(layer.macs for layer in reductions),
@@ -339,7 +332,7 @@ class Emitter:
 
     def _reduction(self, step, layer, report):
         config = self._config
-        passes = part_passes(layer)
+        passes = layer.passes
         window = step.windows[layer.source.name]
         strips = [
             replace(strip, y=step.first + strip.y)

@@ -17,7 +17,7 @@ from .device import open_device
 from .quantize import input_levels
 from .session import Session
 
-__all__ = ["DEVICES", "accuracy", "choose", "configuration", "evaluate", "layer_report", "native_formats"]
+__all__ = ["DEVICES", "accuracy", "choose", "configuration", "differing", "evaluate", "layer_report", "native_formats"]
 
 DEVICES = ("golden", "emulator", "rtl")
 
@@ -147,7 +147,8 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
     dict
         ``images``, ``device``, ``outputs`` (int64 array, or a dictionary of them by name), ``accuracy`` and
         ``golden_accuracy`` (None without labels), ``mismatches_against_golden`` (images of which any output differs),
-        ``first_mismatch`` (None, or where it is; with ``output`` if there are several) and, from RTL,
+        ``first_mismatch`` (None, or where it is; with ``output`` if there are several), ``layers``
+        (:func:`layer_report`; None for ``"golden"``) and, from RTL,
         ``cycles_per_image``, ``mac_utilisation`` and ``counters``.
 
     Raises
@@ -186,23 +187,36 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
                     "mac_utilisation": useful * len(images) / (cycles * config.mac_lanes),
                     "counters": counters,
                 }
-        found, wanted = (values if isinstance(values, dict) else {None: values} for values in (outputs, expected))
-        differs = {name: (found[name] != wanted[name]).reshape(len(images), -1).any(axis=1) for name in wanted}
-        wrong = np.any(list(differs.values()), axis=0)
-        result["mismatches_against_golden"] = int(wrong.sum())
-        if wrong.any():
-            image = int(wrong.argmax())
-            name = next(name for name, images_differ in differs.items() if images_differ[image])
+        wrong = differing(outputs, expected)
+        result["mismatches_against_golden"] = len(wrong)
+        if wrong:
+            image, name = next(iter(wrong.items()))
+            found, wanted = (values if name is None else values[name] for values in (outputs, expected))
             say(f"image {image} differs from the golden model; looking for the first layer that does")
             result["first_mismatch"] = {
                 "image": image,
                 **({} if name is None else {"output": name}),
-                **_difference(found[name][image], wanted[name][image]),
+                **_difference(found[image], wanted[image]),
                 "layer": _first_wrong_layer(network, config, body, levels[image : image + 1]),
             }
     if labels is not None:
         result["accuracy"] = accuracy(choose(outputs, output), labels)
-    return {**result, "outputs": outputs}
+    layers = None if program is None else layer_report(network, config, program)
+    return {**result, "layers": layers, "outputs": outputs}
+
+
+def differing(found, expected):
+    """Images of which any output differs, in order: number of the image -> name of its first output that does.
+
+    Both are arrays ``(N, ...)``, or dictionaries of them if there are several outputs; the name is None otherwise.
+    """
+    if not isinstance(expected, dict):
+        found, expected = {None: found}, {None: expected}
+    wrong: dict[int, str | None] = {}
+    for name, values in expected.items():
+        for image in np.flatnonzero((found[name] != values).reshape(len(values), -1).any(axis=1)).tolist():
+            wrong.setdefault(image, name)
+    return dict(sorted(wrong.items()))
 
 
 def _difference(found, expected):

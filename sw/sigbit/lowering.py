@@ -5,14 +5,13 @@ channels, strips of output pixels and part passes. Nothing here rounds.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import FormatError
-from sigbit_hw.spec.instructions import (
-    Encoding,
-)
+from sigbit_hw.spec.instructions import Encoding
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
 from sigbit_sim.golden.program import InputLayout
@@ -26,7 +25,6 @@ __all__ = [
     "extent",
     "input_layouts",
     "lower_layers",
-    "part_passes",
     "pool_rows",
 ]
 
@@ -119,12 +117,30 @@ class Reduction:
         """Tensors that must stay in memory until the layer is done."""
         return (self.source,) if self.residual is None else (self.source, self.residual)
 
+    @cached_property
+    def passes(self):
+        """Part passes ``(weight part, activation part, shift)`` in Horner order; weight part None: shift only."""
+        pairs = sorted(
+            ((self.shifts[i] + j, i, j) for i in range(len(self.shifts)) for j in range(self.source.parts)),
+            key=lambda pair: -pair[0],
+        )
+        passes: list[tuple[int | None, int, bool]] = []
+        total = pairs[0][0]
+        for wanted, i, j in pairs:
+            while total - wanted > 1:
+                passes.append((None, j, True))
+                total -= 1
+            passes.append((i, j, total != wanted))
+            total = wanted
+        passes.extend((None, 0, True) for _ in range(total))
+        return tuple(passes)
+
     @property
     def weight_words(self):
         """Distinct words of weights; passes that only shift share one tile of zeros."""
         positions = 1 if self.keep else int(np.prod(self.kernel))
         words = sum(tile.words * tile.blocks for tile in self.tiles) * positions * len(self.digits)
-        if any(part is None for part, _, _ in part_passes(self)):
+        if any(part is None for part, _, _ in self.passes):
             words += sum({tile.words for tile in self.tiles})
         return words
 
@@ -136,6 +152,8 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Maximum:
+    """A maximum over a window, of codes in the order of their levels; positions outside the source do not count."""
+
     name: str
     source: _Map
     target: _Map
@@ -630,21 +648,3 @@ def pool_rows(height, planes, positions):
             if rest == 0 and step <= rows:
                 return rows, step
     return height, 0
-
-
-def part_passes(layer):
-    """Part passes ``(weight part, activation part, shift)`` in Horner order; weight part None: shift only."""
-    pairs = sorted(
-        ((layer.shifts[i] + j, i, j) for i in range(len(layer.shifts)) for j in range(layer.source.parts)),
-        key=lambda pair: -pair[0],
-    )
-    passes: list[tuple[int | None, int, bool]] = []
-    total = pairs[0][0]
-    for wanted, i, j in pairs:
-        while total - wanted > 1:
-            passes.append((None, j, True))
-            total -= 1
-        passes.append((i, j, total != wanted))
-        total = wanted
-    passes.extend((None, 0, True) for _ in range(total))
-    return passes

@@ -115,9 +115,9 @@ class Costs:
 
     Attributes
     ----------
-    cycles, drain : function
-        Of the index of a layer and a number of output rows: the cycles that these rows take, and those until the last
-        results are stored, which a layer that reads them waits for.
+    cycles : function
+        Of the index of a layer and a number of output rows: the cycles that these rows take, and those from then until
+        the last results are stored, which a layer that reads them waits for.
     weight_words : sequence of int
         Of every layer.
     weight_depth : int
@@ -129,7 +129,6 @@ class Costs:
     """
 
     cycles: Callable
-    drain: Callable
     weight_words: tuple
     weight_depth: int
     weight_beats: int
@@ -196,7 +195,7 @@ class _Planner:
     def __init__(self, layers, source, outputs, costs, images, grouped):
         self._layers, self._source, self._outputs, self._costs = layers, source, outputs, costs
         self._images, self._grouped = images, grouped
-        self._cycles, self._drain = cache(costs.cycles), cache(costs.drain)
+        self._cycles = cache(costs.cycles)
         self._maps = {source.name: source}
         self._born, self._last = {source.name: -1}, {source.name: 0}
         for index, layer in enumerate(layers):
@@ -284,7 +283,8 @@ class _Planner:
         if index < self._grouped:
             return self._chain(index, index + 1, self._layers[index].target.height, False, False)
         load = self._costs.weight_words[index] * self._costs.weight_beats
-        cost = max(self._cycles(index, self._images), load) + self._drain(index, self._images)
+        work, drain = self._cycles(index, self._images)
+        cost = max(work, load) + drain
         chain = _Chain(index, index + 1, 1, {}, {}, frozenset(), cost, 0)
         return replace(chain, words=self._peak(chain))
 
@@ -417,10 +417,10 @@ class _Planner:
             load = self._costs.weight_words[index] * self._costs.weight_beats
             for band, rows in enumerate((stop - first).tolist()):
                 if rows > 0:
-                    work = self._cycles(index, rows)
+                    work, drain = self._cycles(index, rows)
                     cost += max(work, load) if streamed or not band else work
                     # The bands of one layer do not read each other's results.
-                    cost += self._drain(index, rows) if end - start > 1 or not band else 0
+                    cost += drain if end - start > 1 or not band else 0
         chain = _Chain(start, end, bands, made, held, frozenset(kept), cost * self._images, 0)
         return replace(chain, words=self._peak(chain))
 

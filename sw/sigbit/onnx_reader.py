@@ -179,6 +179,11 @@ class _Reader:
             )
         return self.views.get(name, _PLAIN)
 
+    def channel_axis(self, node: Any) -> int | None:
+        """Axis behind the batch that has the channels of the first input alone, or None where they are merged."""
+        view = self.view(node) if len(self.shapes[self.tensor(node.input[0])]) == 3 else ((0,),)
+        return view.index((0,)) if (0,) in view else None
+
     def set_view(self, name: str, view: _View) -> None:
         """Of several views that mean the same, because axes have size 1, the plainest one."""
         shape = self.shapes[self.tensor(name)]
@@ -394,7 +399,7 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
     if (deviation == 0).any():
         raise _UnsupportedError("has a variance of 0 and no epsilon; repair the model")
     gain = scale / deviation
-    if len(reader.shapes[reader.tensor(node.input[0])]) == 3 and reader.view(node)[0] != (0,):
+    if reader.channel_axis(node) != 0:
         raise _UnsupportedError(_TRANSPOSED)
     _affine(reader, node, gain, bias - mean * gain)
 
@@ -415,9 +420,8 @@ def _arithmetic(reader: _Reader, node: Any) -> None:
     if first_is_constant:
         node.input[:] = [node.input[1], node.input[0]]
     shape = reader.shape(node)
-    view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
+    channel = reader.channel_axis(node)
     # Where the channels are merged with other axes, or have no axis, one number for all is left.
-    channel = view.index((0,)) if (0,) in view else None
     if channel is None and constant.size == 1:
         constant, shape = constant.reshape(1), reader.shapes[reader.tensor(node.input[0])][:1]
     value = _per_channel(constant, shape, "operand", channel or 0)
@@ -458,9 +462,8 @@ def _leaky_relu(reader: _Reader, node: Any) -> None:
 def _prelu(reader: _Reader, node: Any) -> None:
     slope = reader.required(node, 1, "slope")
     if slope.size > 1:
-        view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
-        channel = view.index((0,)) if (0,) in view else 0
-        slope = _in_order(reader, node, _per_channel(slope, reader.shape(node), "slope", channel))
+        slope = _per_channel(slope, reader.shape(node), "slope", reader.channel_axis(node) or 0)
+        slope = _in_order(reader, node, slope)
     _leak(reader, node, slope.reshape(-1))
 
 
@@ -732,10 +735,9 @@ def _softmax(reader: _Reader, node: Any) -> None:
     """A last softmax does not change which logit is the largest."""
     rank = 1 + len(reader.shape(node))
     axis = _axis(_attributes(reader, node).get("axis", -1 if reader.opset >= 13 else 1), rank)
-    view = reader.view(node) if len(reader.shapes[reader.tensor(node.input[0])]) == 3 else ((0,),)
     # Before version 13 all axes from this one on are one.
     merged = () if reader.opset >= 13 else reader.shape(node)[axis:]
-    if node.output[0] not in reader.last or axis == 0 or view[axis - 1] != (0,) or prod(merged) != 1:
+    if node.output[0] not in reader.last or axis == 0 or axis - 1 != reader.channel_axis(node) or prod(merged) != 1:
         raise _UnsupportedError(
             "is not the model's output over its classes, axis=1; supported is that, which the host can compute, "
             "because the logits have the same order"

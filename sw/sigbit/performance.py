@@ -6,7 +6,7 @@ from sigbit_sim.golden import network as golden
 
 from .compiler import compile
 from .device import DeviceError, open_device
-from .evaluation import layer_report
+from .evaluation import differing, layer_report
 from .session import Session
 
 __all__ = ["CLOCKS_MHZ", "REPORT_DEVICES", "frames_per_second", "measure", "report"]
@@ -78,7 +78,7 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
     if device == "rtl":
         levels = _random_levels(network, images, seed)
         measured, outputs = measure(program, levels, progress)
-        mismatches = _mismatches(outputs, golden.run(network, levels))
+        mismatches = len(differing(outputs, golden.run(network, levels)))
     rows = []
     for index, (layer, row) in enumerate(zip(network.layers, layer_report(network, config, program), strict=True)):
         rows.append({**_geometry(network, layer), **row, **_cycles(row, config, images, index, predicted, measured)})
@@ -134,14 +134,6 @@ def measure(program, levels, progress=None):
         outputs = session.run(levels, lambda done: say("rtl: images", done, len(levels)))
     snapshots = device.model.snapshots()
     return attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots]), outputs
-
-
-def _mismatches(found, expected):
-    """Images of which any output differs; several outputs are in a dictionary."""
-    if not isinstance(expected, dict):
-        found, expected = {None: found}, {None: expected}
-    wrong = [(found[name] != values).reshape(len(values), -1).any(axis=1) for name, values in expected.items()]
-    return int(np.any(wrong, axis=0).sum())
 
 
 def _random_levels(network, count, seed):

@@ -277,6 +277,7 @@ def test_a_difference_from_the_golden_model_is_status_1(monkeypatch, capsys):
                 "expected": 4,
                 "layer": {"name": "conv1", "position": (5, 1, 0), "found": -1, "expected": 2},
             },
+            "layers": None,
             "outputs": np.zeros((1, 10)),
         }
 
