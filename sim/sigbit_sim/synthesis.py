@@ -17,8 +17,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from sigbit_hw.arith.multiplier import multiplier
 from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
-from sigbit_hw.array.grid import Grid
-from sigbit_hw.array.table import TableGrid
+from sigbit_hw.array.array import build_grid
 from sigbit_hw.lib.shared import emit_modules
 from sigbit_hw.lib.ultrascale import ULTRASCALE
 from sigbit_hw.spec.config import AcceleratorConfig
@@ -269,20 +268,7 @@ class _GridBench(wiring.Component):
 
     def __init__(self, config):
         self._config = config
-        names = [
-            "weight_format",
-            "activation_format",
-            "rows",
-            "lanes",
-            "columns",
-            "weight_columns",
-            "planes",
-            "sum_bits",
-        ]
-        if config.cell == "table":
-            names.append("fill_columns")
-        grid = TableGrid if config.cell == "table" else Grid
-        self.grid = grid(**{name: getattr(config, name) for name in names})
+        self.grid = build_grid(config)
         ports = self.grid.signature.members
         accumulators = data.ArrayLayout(signed(config.accumulator_bits), config.columns * config.planes)
         super().__init__(

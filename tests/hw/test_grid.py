@@ -1,11 +1,9 @@
 """The grid against integers: sums, the constant of the signs, timing of weights and results."""
 
-import functools
-
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from sigbit_hw.array.grid import Grid
+from sigbit_hw.array.grid import Grid, GridShape
 from sigbit_hw.array.table import TableGrid
 from sigbit_hw.spec.config import accumulator_width
 from sigbit_hw.spec.formats import Format
@@ -44,17 +42,16 @@ TABLE_CASES = [
 def build(case):
     weights, activations, rows, lanes, columns, planes, weight_columns, *fill_columns = case
     weights, activations = Format.parse(weights), Format.parse(activations)
-    grid = functools.partial(TableGrid, fill_columns=fill_columns[0]) if fill_columns else Grid
-    return grid(
-        weights,
-        activations,
+    shape = GridShape(
         rows=rows,
         lanes=lanes,
         columns=columns,
         weight_columns=weight_columns,
         planes=planes,
         sum_bits=accumulator_width(rows * lanes, weights.magnitude_max * activations.magnitude_max),
+        fill_columns=fill_columns[0] if fill_columns else weight_columns,
     )
+    return (TableGrid if fill_columns else Grid)(weights, activations, shape)
 
 
 def random_tile(rng, case, *, extreme):

@@ -12,6 +12,7 @@ from operator import or_
 
 from amaranth import *
 
+from ..spec.formats import product_bits
 from .operand import activation_levels, bits_of, lookup, significand_bits, significand_parts
 
 __all__ = ["LATE_INPUTS", "ProductBit", "SignificandMultiplier", "TableMultiplier", "multiplier"]
@@ -45,8 +46,7 @@ class _Multiplier:
     @property
     def product_bits(self):
         """Width ``W`` of the lane word; every product of any codes fits."""
-        largest = self.weight_format.magnitude_max * max(abs(level) for level in self._levels)
-        return largest.bit_length() + self.activation_format.signed
+        return product_bits(self.weight_format, self.activation_format)
 
     @property
     def zero(self):

@@ -8,16 +8,20 @@ from amaranth.lib.wiring import In, Out
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from .accumulator import Accumulator, accumulator_tag
-from .grid import Grid, GridTiming
-from .table import TableGrid, TableGridTiming
+from .grid import Grid, GridShape
+from .table import TableGrid
 
-__all__ = ["Array"]
+__all__ = ["Array", "build_grid"]
 
 #: Inputs of one stage of the read multiplexer: a look-up table with six inputs.
 _SELECT_INPUTS = 4
 
 _GRIDS = {"logic": Grid, "table": TableGrid}
-_TIMINGS = {"logic": GridTiming, "table": TableGridTiming}
+
+
+def build_grid(config):
+    """The grid of a configuration, of the cells that it chooses."""
+    return _GRIDS[config.cell](config.weight_format, config.activation_format, GridShape.of(config))
 
 
 class Array(wiring.Component):
@@ -48,18 +52,6 @@ class Array(wiring.Component):
 
     def __init__(self, config):
         self._config = config
-        self._grid_parameters = {
-            "weight_format": config.weight_format,
-            "activation_format": config.activation_format,
-            "rows": config.rows,
-            "lanes": config.lanes,
-            "columns": config.columns,
-            "weight_columns": config.weight_columns,
-            "planes": config.planes,
-            "sum_bits": config.sum_bits,
-        }
-        if config.cell == "table":
-            self._grid_parameters["fill_columns"] = config.fill_columns
         self._groups = config.columns // config.post_lanes
         codes = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
         super().__init__(
@@ -89,9 +81,7 @@ class Array(wiring.Component):
                 "read_data": Out(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
             }
         )
-        timing = _TIMINGS[config.cell].of(
-            **{name: value for name, value in self._grid_parameters.items() if name not in ("planes", "sum_bits")}
-        )
+        timing = build_grid(config).timing
         #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
         self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
         #: Cycles from ``i.swap`` until the first word of the next weights may be given, one word per cycle.
@@ -115,7 +105,7 @@ class Array(wiring.Component):
         m = Module()
         config = self._config
 
-        m.submodules.grid = grid = _GRIDS[config.cell](**self._grid_parameters)
+        m.submodules.grid = grid = build_grid(config)
         m.d.comb += [
             grid.codes.eq(self.i.codes),
             grid.swap.eq(self.i.swap),

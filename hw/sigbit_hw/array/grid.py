@@ -1,7 +1,7 @@
 # amaranth: UnusedElaboratable=no
 """The grid: rows x columns of dot-product cells with their edges."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from amaranth import *
 from amaranth.lib import data, wiring
@@ -14,12 +14,35 @@ from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, sign_parent, tree_levels
 from .cell import DotProductCell, swap_stages, weight_lane
 
-__all__ = ["BUS_COLUMNS", "Grid", "GridTiming", "grid_members"]
+__all__ = ["BUS_COLUMNS", "Grid", "GridShape", "GridTiming", "bus_stage", "grid_members"]
 
 #: Columns that share one stage of the weight bus.
 BUS_COLUMNS = 16
 #: Cycles from a weight word at the port to the load of its column: recoding and the bus.
 LOAD_CYCLES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridShape:
+    """Geometry of a grid: fields of :class:`~sigbit_hw.spec.config.AcceleratorConfig`."""
+
+    rows: int
+    lanes: int
+    columns: int
+    weight_columns: int
+    planes: int
+    sum_bits: int
+    fill_columns: int
+
+    @classmethod
+    def of(cls, config):
+        """Geometry of the grid of a configuration."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+    @property
+    def vector(self):
+        """Activations that enter per plane."""
+        return self.rows * self.lanes
 
 
 def bus_cycles(weight_columns):
@@ -29,6 +52,19 @@ def bus_cycles(weight_columns):
     they run ahead of it within a stage only.
     """
     return max(1, BUS_COLUMNS - BUS_COLUMNS // weight_columns)
+
+
+def bus_stage(m, bus, column, cycles):
+    """The weight bus as ``column`` sees it: at the first column of a group ``cycles`` later, at the grid's first one.
+
+    ``bus`` is a list of values; the first two say what is loaded, and only they need a reset.
+    """
+    if column % BUS_COLUMNS:
+        return bus
+    return [
+        delayed(m, value, cycles if column else 1, name=f"bus_{index}_{column}", clear=index < 2)
+        for index, value in enumerate(bus)
+    ]
 
 
 def constant_cycles(rows, lanes):
@@ -128,37 +164,40 @@ class GridTiming:
     weight_lead_cycles: int
 
     @classmethod
-    def of(cls, weight_format, activation_format, *, rows, lanes, columns, weight_columns):
-        """Timing for two formats and a geometry."""
-        stages = swap_stages(weight_format, activation_format, lanes)
-        constant = constant_cycles(rows, lanes)
+    def of(cls, weight_format, activation_format, shape):
+        """Timing for two formats and a :class:`GridShape`."""
+        stages = swap_stages(weight_format, activation_format, shape.lanes)
+        constant = constant_cycles(shape.rows, shape.lanes)
         edge = 2 + max(0, constant - stages + 1)
         # The swap of a column comes `column` cycles after that of column 0. How much later than that its weights come:
         late = [
-            LOAD_CYCLES + column // BUS_COLUMNS * bus_cycles(weight_columns) + column // weight_columns - column
-            for column in range(columns)
+            LOAD_CYCLES
+            + column // BUS_COLUMNS * bus_cycles(shape.weight_columns)
+            + column // shape.weight_columns
+            - column
+            for column in range(shape.columns)
         ]
         # When the last stage of the last row has the old weights; when the first stage and the constant take new ones.
-        freed = edge + rows - 1 + stages - 1
+        freed = edge + shape.rows - 1 + stages - 1
         needed = edge + min(-1, stages - 2 - constant)
-        return cls(edge, edge + rows + stages, freed - min(late), max(0, max(late) - needed))
+        return cls(edge, edge + shape.rows + stages, freed - min(late), max(0, max(late) - needed))
 
 
-def grid_members(weight_format, activation_format, *, rows, lanes, columns, weight_columns, planes, sum_bits):
+def grid_members(weight_format, activation_format, shape):
     """Ports of a grid of any cell, as :class:`Grid` describes them."""
     return {
-        "codes": In(data.ArrayLayout(activation_format.bits, planes * rows * lanes)),
+        "codes": In(data.ArrayLayout(activation_format.bits, shape.planes * shape.vector)),
         "swap": In(1),
         "weight": In(
             data.StructLayout(
                 {
                     "valid": 1,
-                    "index": range(-(-columns // weight_columns)),
-                    "word": data.ArrayLayout(weight_format.bits * rows * lanes, weight_columns),
+                    "index": range(-(-shape.columns // shape.weight_columns)),
+                    "word": data.ArrayLayout(weight_format.bits * shape.vector, shape.weight_columns),
                 }
             )
         ),
-        "sums": Out(data.ArrayLayout(signed(sum_bits), planes * columns)),
+        "sums": Out(data.ArrayLayout(signed(shape.sum_bits), shape.planes * shape.columns)),
     }
 
 
@@ -177,8 +216,7 @@ class Grid(wiring.Component):
     ----------
     weight_format, activation_format : :class:`Format`
         Native formats.
-    rows, lanes, columns, weight_columns, planes, sum_bits : int
-        Geometry, as in :class:`~sigbit_hw.spec.config.AcceleratorConfig`.
+    shape : :class:`GridShape`
 
     Members
     -------
@@ -193,105 +231,75 @@ class Grid(wiring.Component):
         Plane by plane, column by column.
     """
 
-    def __init__(self, weight_format, activation_format, *, rows, lanes, columns, weight_columns, planes, sum_bits):
+    def __init__(self, weight_format, activation_format, shape):
         self._formats = (weight_format, activation_format)
         self._multiplier = multiplier(weight_format, activation_format)
-        self._rows = rows
-        self._lanes = lanes
-        self._columns = columns
-        self._weight_columns = weight_columns
-        self._planes = planes
-        self._sum_bits = sum_bits
-        self._stages = swap_stages(weight_format, activation_format, lanes)
-        self._constant_cycles = constant_cycles(rows, lanes)
+        self._shape = shape
+        self._stages = swap_stages(weight_format, activation_format, shape.lanes)
         #: :class:`GridTiming`
-        self.timing = GridTiming.of(
-            weight_format, activation_format, rows=rows, lanes=lanes, columns=columns, weight_columns=weight_columns
-        )
-        super().__init__(
-            grid_members(
-                weight_format,
-                activation_format,
-                rows=rows,
-                lanes=lanes,
-                columns=columns,
-                weight_columns=weight_columns,
-                planes=planes,
-                sum_bits=sum_bits,
-            )
-        )
+        self.timing = GridTiming.of(weight_format, activation_format, shape)
+        super().__init__(grid_members(weight_format, activation_format, shape))
 
     def elaborate(self, platform):
         m = Module()
-        vector = self._rows * self._lanes
+        shape = self._shape
 
         # Edge of the activations.
         codes = delayed(m, self.codes, self.timing.edge_cycles - 1, name="codes")
         table = self._multiplier.activation_table
         bits = self._multiplier.activation_bits
         skewed = {}
-        for row in range(self._rows):
-            for plane in range(self._planes):
-                first = plane * vector + row * self._lanes
-                decoded = Cat(lookup(table, codes[first + lane], bits) for lane in range(self._lanes))
+        for row in range(shape.rows):
+            for plane in range(shape.planes):
+                first = plane * shape.vector + row * shape.lanes
+                decoded = Cat(lookup(table, codes[first + lane], bits) for lane in range(shape.lanes))
                 skewed[row, plane] = delayed(m, decoded, 1 + row, name=f"row_{row}_{plane}")
 
         # Tags, one register per column, tapped by every stage and row on their diagonal.
         swap = [delayed(m, self.swap, self.timing.edge_cycles, name="swap_edge", clear=True)]
-        for position in range(1, self._columns + self._rows - 2 + self._stages):
+        for position in range(1, shape.columns + shape.rows - 2 + self._stages):
             swap.append(delayed(m, swap[-1], 1, name=f"swap_{position}", clear=True))
 
         # Edge of the weights, and a bus with one register per group of columns.
         edges = []
-        for position in range(self._weight_columns):
-            edge = WeightEdge(*self._formats, rows=self._rows, lanes=self._lanes, sum_bits=self._sum_bits)
+        for position in range(shape.weight_columns):
+            edge = WeightEdge(*self._formats, rows=shape.rows, lanes=shape.lanes, sum_bits=shape.sum_bits)
             m.submodules[f"weight_edge_{position}"] = edge
             m.d.comb += edge.word.eq(self.weight.word[position])
             edges.append(edge)
         load = delayed(m, Cat(self.weight.valid, self.weight.index), LOAD_CYCLES - 1, name="load", clear=True)
-        load_constant = delayed(m, load, self._constant_cycles, "load_constant", clear=True)
-        bus = (load, load_constant, *(edge.cells for edge in edges), *(edge.constant for edge in edges))
-        names = (
-            "load",
-            "load_constant",
-            *(f"word_{p}" for p in range(len(edges))),
-            *(f"constant_{p}" for p in range(len(edges))),
-        )
+        load_constant = delayed(m, load, constant_cycles(shape.rows, shape.lanes), "load_constant", clear=True)
+        bus = [load, load_constant, *(edge.cells for edge in edges), *(edge.constant for edge in edges)]
 
-        neighbours = [Cat(skewed[row, plane] for plane in range(self._planes)) for row in range(self._rows)]
-        for column in range(self._columns):
-            if column % BUS_COLUMNS == 0:
-                cycles = bus_cycles(self._weight_columns) if column else 1
-                bus = [
-                    delayed(m, value, cycles, name=f"bus_{name}_{column}", clear=name.startswith("load"))
-                    for name, value in zip(names, bus, strict=True)
-                ]
-            index, position = divmod(column, self._weight_columns)
+        neighbours = [Cat(skewed[row, plane] for plane in range(shape.planes)) for row in range(shape.rows)]
+        for column in range(shape.columns):
+            bus = bus_stage(m, bus, column, bus_cycles(shape.weight_columns))
+            index, position = divmod(column, shape.weight_columns)
             bus_load, bus_load_constant = bus[:2]
-            bus_word, bus_constant = bus[2 + position], bus[2 + self._weight_columns + position]
+            bus_word, bus_constant = bus[2 + position], bus[2 + shape.weight_columns + position]
             selected = 1 | index << 1
             load = Signal(name=f"load_{column}")
             m.d.comb += load.eq(bus_load == selected)
 
-            constant_shadow = Signal(signed(self._sum_bits), name=f"constant_shadow_{column}", reset_less=True)
-            constant = Signal(signed(self._sum_bits), name=f"constant_{column}", reset_less=True)
+            constant_shadow = Signal(signed(shape.sum_bits), name=f"constant_shadow_{column}", reset_less=True)
+            constant = Signal(signed(shape.sum_bits), name=f"constant_{column}", reset_less=True)
             with m.If(bus_load_constant == selected):
                 m.d.sync += constant_shadow.eq(bus_constant)
             with m.If(swap[column + self._stages - 1]):
                 m.d.sync += constant.eq(constant_shadow)
 
-            sums = [constant] * self._planes
-            for row in range(self._rows):
-                pe = DotProductCell(*self._formats, lanes=self._lanes, planes=self._planes, sum_bits=self._sum_bits)
+            sums = [constant] * shape.planes
+            for row in range(shape.rows):
+                pe = DotProductCell(*self._formats, lanes=shape.lanes, planes=shape.planes, sum_bits=shape.sum_bits)
                 m.d.comb += [
                     pe.activations.eq(neighbours[row]),
-                    pe.weights.eq(Cat(bus_word[row * self._lanes + lane] for lane in range(self._lanes))),
+                    pe.weights.eq(Cat(bus_word[row * shape.lanes + lane] for lane in range(shape.lanes))),
                     pe.load.eq(load),
                     pe.swap.eq(Cat(swap[column + row + stage] for stage in range(self._stages))),
                     pe.sums_in.eq(Cat(sums)),
                 ]
                 instantiate(m, platform, f"cell_{row}_{column}", pe)
                 neighbours[row] = pe.activations_out
-                sums = [pe.sums_out[plane] for plane in range(self._planes)]
-            m.d.comb += [self.sums[plane * self._columns + column].eq(sums[plane]) for plane in range(self._planes)]
+                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
+            m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
         return m

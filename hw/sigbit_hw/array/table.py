@@ -18,18 +18,17 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..arith.multiplier import multiplier
 from ..arith.operand import lookup
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, ternary_levels, ternary_tree, tree_levels
 from ..lib.ultrascale import count_step, tables
-from .grid import BUS_COLUMNS, GridTiming, grid_members
+from ..spec.config import TABLE_CODE_BITS
+from ..spec.formats import product_bits
+from .grid import BUS_COLUMNS, GridTiming, bus_stage, grid_members
 
 __all__ = ["FillStep", "TableCell", "TableGenerator", "TableGrid", "TableGridTiming", "fill_program"]
 
-#: Address bits of one bank of a table.
-CODE_BITS = 4
 #: From an activation code at the grid to the first cell: an input register.
 EDGE_CYCLES = 1
 #: From a weight word at the grid to the first step of its generator, beside stages of the bus: recoding, the bus, the
@@ -114,8 +113,8 @@ class TableCell(wiring.Component):
         ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        if code_bits > CODE_BITS:
-            raise ValueError(f"code_bits must be at most {CODE_BITS}, not {code_bits}")
+        if code_bits > TABLE_CODE_BITS:
+            raise ValueError(f"code_bits must be at most {TABLE_CODE_BITS}, not {code_bits}")
         self._code_bits = code_bits
         self._word_bits = word_bits
         self._lanes = lanes
@@ -150,7 +149,7 @@ class TableCell(wiring.Component):
         m.d.sync += [activations.eq(self.activations), bank.eq(self.bank)]
         m.d.comb += self.activations_out.eq(activations)
 
-        padding = Const(0, CODE_BITS - self._code_bits)
+        padding = Const(0, TABLE_CODE_BITS - self._code_bits)
         for plane in range(self._planes):
             words = tables(
                 m,
@@ -286,26 +285,26 @@ class TableGridTiming(GridTiming):
     fill_cycles: int
 
     @classmethod
-    def of(cls, weight_format, activation_format, *, rows, lanes, columns, weight_columns, fill_columns):
-        """Timing for two formats and a geometry."""
-        stages = 1 + ternary_levels(lanes)
+    def of(cls, weight_format, activation_format, shape):
+        """Timing for two formats and a :class:`~.grid.GridShape`."""
+        stages = 1 + ternary_levels(shape.lanes)
         steps = len(fill_program(activation_format))
-        fill = steps * fill_columns
+        fill = steps * shape.fill_columns
         hold, lead = 1, 0
-        for column in range(columns):
-            first = column // fill_columns * fill_columns
-            begin = first // weight_columns + START_CYCLES + first // BUS_COLUMNS + (column - first) * steps
+        for column in range(shape.columns):
+            first = column // shape.fill_columns * shape.fill_columns
+            begin = first // shape.weight_columns + START_CYCLES + first // BUS_COLUMNS + (column - first) * steps
             # Its tables: the old bank is read by the last row, the new one by the first.
-            hold = max(hold, EDGE_CYCLES + column + rows - 1 - (begin + WRITE_CYCLES))
+            hold = max(hold, EDGE_CYCLES + column + shape.rows - 1 - (begin + WRITE_CYCLES))
             lead = max(lead, begin + steps + WRITE_CYCLES - (EDGE_CYCLES + column + 1))
             if not activation_format.signed:
                 taken = EDGE_CYCLES + column + stages - 1
-                stored = column // weight_columns + 3 + tree_levels(rows * lanes) + first // BUS_COLUMNS
+                stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + first // BUS_COLUMNS
                 hold = max(hold, taken - stored)
                 lead = max(lead, stored + 1 - taken)
         # Generators must have ended before words of the next tile come.
         hold = max(hold, fill + 2 - lead)
-        return cls(EDGE_CYCLES, EDGE_CYCLES + rows + stages, hold, lead, fill)
+        return cls(EDGE_CYCLES, EDGE_CYCLES + shape.rows + stages, hold, lead, fill)
 
 
 class TableGrid(wiring.Component):
@@ -318,68 +317,30 @@ class TableGrid(wiring.Component):
     ----------
     weight_format, activation_format : :class:`Format`
         Native formats; activation codes of at most 4 bits.
-    rows, lanes, columns, weight_columns, planes, sum_bits, fill_columns : int
-        Geometry, as in :class:`~sigbit_hw.spec.config.AcceleratorConfig`.
+    shape : :class:`~.grid.GridShape`
     """
 
-    def __init__(
-        self,
-        weight_format,
-        activation_format,
-        *,
-        rows,
-        lanes,
-        columns,
-        weight_columns,
-        planes,
-        sum_bits,
-        fill_columns,
-    ):
+    def __init__(self, weight_format, activation_format, shape):
         self._weight_format = weight_format
         self._activation_format = activation_format
-        self._word_bits = multiplier(weight_format, activation_format).product_bits
-        self._rows = rows
-        self._lanes = lanes
-        self._columns = columns
-        self._weight_columns = weight_columns
-        self._planes = planes
-        self._sum_bits = sum_bits
-        self._fill_columns = fill_columns
+        self._word_bits = product_bits(weight_format, activation_format)
+        self._shape = shape
         #: :class:`TableGridTiming`
-        self.timing = TableGridTiming.of(
-            weight_format,
-            activation_format,
-            rows=rows,
-            lanes=lanes,
-            columns=columns,
-            weight_columns=weight_columns,
-            fill_columns=fill_columns,
-        )
-        super().__init__(
-            grid_members(
-                weight_format,
-                activation_format,
-                rows=rows,
-                lanes=lanes,
-                columns=columns,
-                weight_columns=weight_columns,
-                planes=planes,
-                sum_bits=sum_bits,
-            )
-        )
+        self.timing = TableGridTiming.of(weight_format, activation_format, shape)
+        super().__init__(grid_members(weight_format, activation_format, shape))
 
     def elaborate(self, platform):
         m = Module()
-        vector = self._rows * self._lanes
-        stages = 1 + ternary_levels(self._lanes)
+        shape = self._shape
+        stages = 1 + ternary_levels(shape.lanes)
 
         # Edge of the activations.
         neighbours = []
-        for row in range(self._rows):
+        for row in range(shape.rows):
             codes = [
-                self.codes[plane * vector + row * self._lanes + lane]
-                for plane in range(self._planes)
-                for lane in range(self._lanes)
+                self.codes[plane * shape.vector + row * shape.lanes + lane]
+                for plane in range(shape.planes)
+                for lane in range(shape.lanes)
             ]
             neighbours.append(delayed(m, Cat(codes), EDGE_CYCLES + row, name=f"row_{row}"))
 
@@ -388,32 +349,30 @@ class TableGrid(wiring.Component):
         m.d.comb += bank.eq(last_bank ^ self.swap)
         m.d.sync += last_bank.eq(bank)
         banks = [delayed(m, bank, EDGE_CYCLES, name="bank_edge", clear=True)]
-        for position in range(1, self._columns + self._rows - 1):
+        for position in range(1, shape.columns + shape.rows - 1):
             banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
 
         fill, writing = self._sequence(m, last_bank)
         operands, constants = self._weight_edge(m)
         bus = [
             delayed(m, Cat(self.weight.valid, self.weight.index), 1, name="load", clear=True),
-            delayed(m, Cat(self.weight.valid, self.weight.index), 2 + tree_levels(vector), name="owed", clear=True),
+            delayed(
+                m, Cat(self.weight.valid, self.weight.index), 2 + tree_levels(shape.vector), name="owed", clear=True
+            ),
             *operands,
             *constants,
         ]
         taken = delayed(m, self.swap, EDGE_CYCLES + stages - 1, name="swap_edge", clear=True)
 
-        group_words = self._fill_columns // self._weight_columns
+        group_words = shape.fill_columns // shape.weight_columns
         group_bits = (group_words - 1).bit_length()
         passed = SEQUENCE_CYCLES
-        for column in range(self._columns):
-            if column % BUS_COLUMNS == 0:
-                bus = [
-                    delayed(m, value, 1, name=f"bus_{index}_{column}", clear=index < 2)
-                    for index, value in enumerate(bus)
-                ]
+        for column in range(shape.columns):
+            bus = bus_stage(m, bus, column, 1)
             load, owed = bus[:2]
-            group, inside = divmod(column, self._fill_columns)
+            group, inside = divmod(column, shape.fill_columns)
             if inside == 0:
-                cycles = column // self._weight_columns + START_CYCLES - 1 + column // BUS_COLUMNS
+                cycles = column // shape.weight_columns + START_CYCLES - 1 + column // BUS_COLUMNS
                 # With a reset these are flip-flops, of which there are more to spare than look-up tables.
                 fill = delayed(m, fill, cycles - passed, name=f"fill_{group}", clear=True)
                 writing = delayed(m, writing, cycles - passed, name=f"writing_{group}", clear=True)
@@ -421,13 +380,13 @@ class TableGrid(wiring.Component):
                 step = delayed(m, fill, 1, name=f"step_{group}")
                 enables = delayed(m, writing, WRITE_CYCLES, name=f"enables_{group}", clear=True)
                 words = []
-                for row in range(self._rows):
+                for row in range(shape.rows):
                     generator = self._generator()
-                    lanes = slice(row * self._lanes, (row + 1) * self._lanes)
+                    lanes = slice(row * shape.lanes, (row + 1) * shape.lanes)
                     m.d.comb += [
                         generator.load.eq(load[0] & (load[1 + group_bits :] == group)),
                         generator.row.eq(load[1 : 1 + group_bits]),
-                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in bus[2 : 2 + self._weight_columns])),
+                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in bus[2 : 2 + shape.weight_columns])),
                         generator.column.eq(fill.column),
                         generator.down.eq(fill.down),
                         generator.restart.eq(step.restart),
@@ -436,16 +395,16 @@ class TableGrid(wiring.Component):
                     instantiate(m, platform, f"generator_{row}_{group}", generator)
                     words.append(generator.words)
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
-            constant = self._constant(m, column, owed, bus[2 + self._weight_columns :], taken)
+            constant = self._constant(m, column, owed, bus[2 + shape.weight_columns :], taken)
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
-            sums = [constant] * self._planes
-            for row in range(self._rows):
+            sums = [constant] * shape.planes
+            for row in range(shape.rows):
                 pe = TableCell(
                     self._activation_format.bits,
                     self._word_bits,
-                    lanes=self._lanes,
-                    planes=self._planes,
-                    sum_bits=self._sum_bits,
+                    lanes=shape.lanes,
+                    planes=shape.planes,
+                    sum_bits=shape.sum_bits,
                 )
                 m.d.comb += [
                     pe.activations.eq(neighbours[row]),
@@ -456,8 +415,8 @@ class TableGrid(wiring.Component):
                 ]
                 instantiate(m, platform, f"cell_{row}_{column}", pe)
                 neighbours[row] = pe.activations_out
-                sums = [pe.sums_out[plane] for plane in range(self._planes)]
-            m.d.comb += [self.sums[plane * self._columns + column].eq(sums[plane]) for plane in range(self._planes)]
+                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
+            m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
         return m
 
     @property
@@ -468,9 +427,9 @@ class TableGrid(wiring.Component):
         return TableGenerator(
             self._operand_bits,
             self._word_bits,
-            lanes=self._lanes,
-            columns=self._fill_columns,
-            weight_columns=self._weight_columns,
+            lanes=self._shape.lanes,
+            columns=self._shape.fill_columns,
+            weight_columns=self._shape.weight_columns,
             offset=self._activation_format.signed,
         )
 
@@ -485,20 +444,20 @@ class TableGrid(wiring.Component):
                     "down": 1,
                     "bank": 1,
                     "code": self._activation_format.bits,
-                    "column": range(self._fill_columns),
+                    "column": range(self._shape.fill_columns),
                 }
             )
         )
         running = Signal()
         writes = Signal()
         step = Signal(range(len(program)))
-        column = Signal(range(self._fill_columns))
+        column = Signal(range(self._shape.fill_columns))
         fill_bank = Signal()
         with m.If(running):
             m.d.sync += step.eq(step + 1)
             with m.If(step == len(program) - 1):
                 m.d.sync += [step.eq(0), column.eq(column + 1)]
-                with m.If(column == self._fill_columns - 1):
+                with m.If(column == self._shape.fill_columns - 1):
                     m.d.sync += [column.eq(0), running.eq(0)]
         with m.If(self.weight.valid & (self.weight.index == 0)):
             m.d.sync += [running.eq(1), step.eq(0), column.eq(0), fill_bank.eq(~bank)]
@@ -516,7 +475,7 @@ class TableGrid(wiring.Component):
         # The columns' own signals come from a register, so that no look-up table stands behind the program's.
         fill = delayed(m, fill, SEQUENCE_CYCLES, name="fill")
         writes = delayed(m, writes, SEQUENCE_CYCLES, name="writes", clear=True)
-        return fill, Cat(writes & (fill.column == column) for column in range(self._fill_columns))
+        return fill, Cat(writes & (fill.column == column) for column in range(self._shape.fill_columns))
 
     def _weight_edge(self, m):
         """Recoded weights one cycle later, and ``-C`` of their columns ``tree_levels`` and one cycle behind them."""
@@ -524,8 +483,8 @@ class TableGrid(wiring.Component):
         code = data.StructLayout({"magnitude": form.magnitude_code_bits, "sign": 1})
         table = [magnitude - 1 for magnitude in form.magnitudes]
         words, constants = [], []
-        for position in range(self._weight_columns):
-            codes = data.View(data.ArrayLayout(code, self._rows * self._lanes), self.weight.word[position])
+        for position in range(self._shape.weight_columns):
+            codes = data.View(data.ArrayLayout(code, self._shape.vector), self.weight.word[position])
             layout = data.StructLayout({"operand": self._operand_bits, "add": 1})
             word = Signal(data.ArrayLayout(layout, len(codes)), name=f"operands_{position}", reset_less=True)
             signs = Signal(len(codes), name=f"signs_{position}", reset_less=True)
@@ -543,11 +502,11 @@ class TableGrid(wiring.Component):
 
     def _constant(self, m, column, owed, constants, taken):
         """What the sums of a column start from: the excess of its tables' unsigned words, negative."""
-        constant = Signal(signed(self._sum_bits), name=f"constant_{column}")
+        constant = Signal(signed(self._shape.sum_bits), name=f"constant_{column}")
         if self._activation_format.signed:
-            m.d.comb += constant.eq(-(self._rows * self._lanes << self._word_bits - 1))
+            m.d.comb += constant.eq(-(self._shape.vector << self._word_bits - 1))
             return constant
-        index, position = divmod(column, self._weight_columns)
+        index, position = divmod(column, self._shape.weight_columns)
         waiting = Signal.like(constants[position], name=f"signs_waiting_{column}", reset_less=True)
         signs = Signal.like(waiting, name=f"signs_{column}", reset_less=True)
         with m.If(owed == (1 | index << 1)):

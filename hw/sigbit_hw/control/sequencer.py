@@ -170,8 +170,7 @@ class Sequencer(wiring.Component):
         post_running = Signal()
         post_active = post_waiting | post_running
         take_post = Signal()
-        may_take_post = Signal()
-        m.d.comb += take_post.eq(is_kind[Opcode.POST] & ~post_waiting & may_take_post)
+        post_wanted = is_kind[Opcode.POST] & ~post_waiting
         with m.If(take_post):
             m.d.sync += [post_waiting.eq(1), self.post.payload.instruction.eq(head[Opcode.POST])]
         with m.If(self.post_done):
@@ -219,7 +218,7 @@ class Sequencer(wiring.Component):
         with m.FSM(init="next"):
             with m.State("next"):
                 m.d.comb += self.post.valid.eq(post_waiting & ~post_running)
-                m.d.comb += [may_take_post.eq(1), pop.eq(take_post)]
+                m.d.comb += [take_post.eq(post_wanted), pop.eq(post_wanted)]
                 with m.If(is_kind[Opcode.COMPUTE] | is_kind[Opcode.POOL] | is_kind[Opcode.OUTPUT]):
                     m.d.comb += self.post_stall.eq(blocked_by_post)
                     with m.If(~blocked_by_post & (~is_kind[Opcode.COMPUTE] | head_loaded)):
@@ -238,7 +237,7 @@ class Sequencer(wiring.Component):
                 with m.If(current.opcode == Opcode.POOL):
                     m.next = "pool"
             with m.State("compute"):
-                m.d.comb += [may_take_post.eq(1), pop.eq(take_post)]
+                m.d.comb += [take_post.eq(post_wanted), pop.eq(post_wanted)]
                 # To retire gives the weight words of the last tile free, so they must have been read.
                 unread = loader.reading & (takes_weights | ~loader.ahead)
                 spaced = ~reader.tile_first | (interval == 0)

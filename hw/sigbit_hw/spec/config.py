@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import SigbitError
-from .formats import ESB, ESBU, INT, UINT, Format, FormatError
+from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
 from .instructions import PARAMETER
 from .parts import RAW_BITS, part_shift_bits
 
@@ -13,8 +13,6 @@ __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigE
 
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
 CONTRACT_VERSION = 2
-
-
 #: Kinds of cells a grid is built of.
 CELLS = ("logic", "table")
 #: Largest operands of the table cell.
@@ -194,8 +192,7 @@ class AcceleratorConfig:
     @property
     def product_bits(self):
         """Bits of a product without the weight's sign; signed for signed activations."""
-        largest = max(abs(self.activation_format.decode(code)) for code in range(1 << self.activation_format.bits))
-        return (self.weight_format.magnitude_max * largest).bit_length() + self.activation_format.signed
+        return product_bits(self.weight_format, self.activation_format)
 
     @property
     def memory_luts(self):

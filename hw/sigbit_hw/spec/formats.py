@@ -10,7 +10,7 @@ from functools import cached_property
 
 from .errors import SigbitError
 
-__all__ = ["ESB", "ESBU", "INT", "UINT", "Format", "FormatError", "magnitudes"]
+__all__ = ["ESB", "ESBU", "INT", "UINT", "Format", "FormatError", "magnitudes", "product_bits"]
 
 #: Build limits (our definition): 3 exponent bits, magnitudes of 12 bits.
 EXPONENT_BITS_MAX = 3
@@ -177,6 +177,12 @@ class Format:
             return self.decode(code)
         magnitude_code = code & ((1 << self.bits - 1) - 1)
         return -magnitude_code if code >> (self.bits - 1) else magnitude_code
+
+
+def product_bits(weight_format, activation_format):
+    """Bits of a product of any two codes without the weight's sign; signed for signed activations."""
+    largest = max(abs(activation_format.decode(code)) for code in range(1 << activation_format.bits))
+    return (weight_format.magnitude_max * largest).bit_length() + activation_format.signed
 
 
 def INT(bits):
