@@ -342,8 +342,8 @@ def _convolution(
     residual = None if node.residual is None else tensors[node.residual]
     raw = target.format is None
     if node.copy:
-        # Every format has the level 1.
-        weights, units = node.weight.astype(np.int64), np.ones(len(node.weight))
+        power = weight_format.smallest_power
+        weights, units = node.weight.astype(np.int64) * power, np.full(len(node.weight), 1 / power)
     else:
         units = _weight_units(
             node,

@@ -186,6 +186,11 @@ class Format:
         return self.magnitude_max.bit_length()
 
     @cached_property
+    def smallest_power(self):
+        """Smallest level that is a power of two: 1, but ``2**(s+1)`` in AUSN's type A."""
+        return next(magnitude for magnitude in self.magnitudes if magnitude and magnitude & (magnitude - 1) == 0)
+
+    @cached_property
     def levels(self):
         """The distinct levels that the encoder emits, in increasing order."""
         negative = tuple(-x for x in reversed(self.magnitudes[1:])) if self.signed else ()
