@@ -518,8 +518,10 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B or esb:B,K; {what}")
-    sub.add_argument("--activations", metavar="FORMAT", help="uint:B, esbu:B,K, int:B or esb:B,K; likewise")
+    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B, esb:B,K, ausn-a:E,S or ausn-g:E,S; {what}")
+    sub.add_argument(
+        "--activations", metavar="FORMAT", help="uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S or a signed one; likewise"
+    )
 
 
 def _quantization(sub, required=False):

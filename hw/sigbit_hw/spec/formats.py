@@ -1,7 +1,9 @@
 """Number formats: a finite table of signed integers (*levels*) and the codes that select them.
 
 The level tables of ESB follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout
-and the unsigned variant are our definition. See ``docs/numerics.md``.
+and the unsigned variant are our definition. The levels of AUSN's type A are those of the public quantizer of its
+authors (arXiv 2007.03903); the names of the types and the unsigned variants are our definition. See
+``docs/numerics.md``.
 """
 
 import re
@@ -10,7 +12,34 @@ from functools import cached_property
 
 from .errors import SigbitError
 
-__all__ = ["ESB", "ESBU", "INT", "UINT", "Format", "FormatError", "magnitudes", "product_bits"]
+__all__ = [
+    "AUSN_A",
+    "AUSN_AU",
+    "AUSN_G",
+    "AUSN_GU",
+    "ESB",
+    "ESBU",
+    "INT",
+    "KINDS",
+    "UINT",
+    "Format",
+    "FormatError",
+    "magnitudes",
+    "product_bits",
+    "superposed_magnitudes",
+]
+
+#: Kinds of formats -> how the command line writes one. AUSN is written by its two fields, the others by their bits.
+KINDS = {
+    "int": "int:B",
+    "uint": "uint:B",
+    "esb": "esb:B,K",
+    "esbu": "esbu:B,K",
+    "ausn-a": "ausn-a:E,S",
+    "ausn-au": "ausn-au:E,S",
+    "ausn-g": "ausn-g:E,S",
+    "ausn-gu": "ausn-gu:E,S",
+}
 
 #: Build limits (our definition): 3 exponent bits, magnitudes of 12 bits.
 EXPONENT_BITS_MAX = 3
@@ -30,18 +59,27 @@ def magnitudes(exponent_bits, fraction_bits):
     return tuple(f if e == 0 else (hidden + f) << (e - 1) for e in range(1 << exponent_bits) for f in range(hidden))
 
 
+def superposed_magnitudes(exponent_bits, superposition_bits):
+    """Integer magnitude ``M(t)`` of every magnitude code ``t = {E, m}`` of AUSN's type A, in code order.
+
+    ``M = (2**s + m) << E``, but 0 for the smallest code: no gradual underflow and one more octave than type G.
+    """
+    hidden = 1 << superposition_bits
+    return (0, *[(hidden + m) << e for e in range(1 << exponent_bits) for m in range(hidden)][1:])
+
+
 @dataclass(frozen=True)
 class Format:
-    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, :func:`ESBU` or :meth:`parse`.
+    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, ... or :meth:`parse`.
 
     Parameters
     ----------
     kind : str
-        ``"int"``, ``"uint"``, ``"esb"`` or ``"esbu"``.
+        One of :data:`KINDS`.
     bits : int
         Stored bits of a code, sign included; 2 to 8.
     fraction_bits : int
-        ``k`` of the ESB kinds; 0 for the uniform kinds.
+        ``k`` of the ESB kinds, ``s`` of the AUSN kinds; 0 for the uniform kinds.
 
     Raises
     ------
@@ -54,8 +92,9 @@ class Format:
     fraction_bits: int = 0
 
     def __post_init__(self):
-        if self.kind not in ("int", "uint", "esb", "esbu"):
-            raise FormatError(f"Format kind must be int, uint, esb or esbu, not {self.kind!r}")
+        if self.kind not in KINDS:
+            *first, last = KINDS
+            raise FormatError(f"Format kind must be {', '.join(first)} or {last}, not {self.kind!r}")
         for name, value in (("bits", self.bits), ("fraction_bits", self.fraction_bits)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise FormatError(f"Format {name} must be an integer, not {value!r}")
@@ -67,35 +106,51 @@ class Format:
             return
         if self.fraction_bits < 0 or self.exponent_bits < 1:
             raise FormatError(
-                f"{self.kind}:{self.bits},{self.fraction_bits} leaves {self.exponent_bits} exponent bits; "
-                f"expected 0 <= k <= {self.bits - 1 - self.signed}"
+                f"{self} leaves {self.exponent_bits} exponent bits; expected 0 <= {'s' if self.ausn else 'k'} <= "
+                f"{self.bits - 1 - self.signed} with {self.bits} stored bits"
             )
         if self.exponent_bits > EXPONENT_BITS_MAX or self.magnitude_bits > MAGNITUDE_BITS_MAX:
             raise FormatError(
-                f"{self.kind}:{self.bits},{self.fraction_bits} has {self.exponent_bits} exponent bits and "
+                f"{self} has {self.exponent_bits} exponent bits and "
                 f"{self.magnitude_bits}-bit magnitudes; the limits are {EXPONENT_BITS_MAX} and {MAGNITUDE_BITS_MAX}"
             )
 
     @classmethod
     def parse(cls, text):
-        """Read the command-line form: ``int:8``, ``uint:4``, ``esb:4,2``, ``esbu:4,2``."""
-        match = re.fullmatch(r"(int|uint|esb|esbu):(\d+)(?:,(\d+))?", text.strip().lower())
-        if not match or (match[1].startswith("esb") != (match[3] is not None)):
-            raise FormatError(f"Unknown format {text!r}; expected int:B, uint:B, esb:B,K or esbu:B,K, such as esb:4,2")
-        return cls(match[1], int(match[2]), int(match[3] or 0))
+        """Read the command-line form of :data:`KINDS`, such as ``int:8``, ``esbu:4,2`` and ``ausn-g:2,1``."""
+        match = re.fullmatch(r"([a-z-]+):(\d+)(?:,(\d+))?", text.strip().lower())
+        if not match or match[1] not in KINDS or (match[3] is not None) != ("," in KINDS[match[1]]):
+            *first, last = KINDS.values()
+            raise FormatError(f"Unknown format {text!r}; expected {', '.join(first)} or {last}, such as esb:4,2")
+        kind, first_field, second_field = match[1], int(match[2]), int(match[3] or 0)
+        if kind.startswith("ausn"):
+            return _ausn(kind, first_field, second_field)
+        return cls(kind, first_field, second_field)
 
     def __str__(self):
-        return f"{self.kind}:{self.bits}" + ("" if self.uniform else f",{self.fraction_bits}")
+        if self.uniform:
+            return f"{self.kind}:{self.bits}"
+        return f"{self.kind}:{self.exponent_bits if self.ausn else self.bits},{self.fraction_bits}"
 
     @property
     def identifier(self):
         """The format as part of a name in Verilog: ``esb4_2``."""
-        return str(self).replace(":", "").replace(",", "_")
+        return str(self).replace(":", "").replace(",", "_").replace("-", "_")
 
     @property
     def signed(self):
         """Whether negative levels exist."""
-        return self.kind in ("int", "esb")
+        return self.kind in ("int", "esb", "ausn-a", "ausn-g")
+
+    @property
+    def ausn(self):
+        """Whether the format is AUSN: units are powers of two."""
+        return self.kind.startswith("ausn")
+
+    @property
+    def gradual(self):
+        """Whether levels around zero are evenly spaced (ESB and AUSN's type G), unlike those of AUSN's type A."""
+        return self.kind not in ("ausn-a", "ausn-au")
 
     @property
     def uniform(self):
@@ -109,7 +164,7 @@ class Format:
 
     @property
     def exponent_bits(self):
-        """``n`` of the ESB kinds, 0 for the uniform kinds (their magnitude code is the magnitude)."""
+        """``n`` of the ESB kinds, ``e`` of the AUSN kinds, 0 for uniform ones (the magnitude code is the magnitude)."""
         return 0 if self.uniform else self.magnitude_code_bits - self.fraction_bits
 
     @cached_property
@@ -117,7 +172,8 @@ class Format:
         """Magnitude of every magnitude code, strictly increasing."""
         if self.uniform:
             return tuple(range(1 << self.magnitude_code_bits))
-        return magnitudes(self.exponent_bits, self.fraction_bits)
+        table = magnitudes if self.gradual else superposed_magnitudes
+        return table(self.exponent_bits, self.fraction_bits)
 
     @property
     def magnitude_max(self):
@@ -128,6 +184,11 @@ class Format:
     def magnitude_bits(self):
         """Bits of the largest magnitude."""
         return self.magnitude_max.bit_length()
+
+    @cached_property
+    def smallest_power(self):
+        """Smallest level that is a power of two: 1, but ``2**(s+1)`` in AUSN's type A."""
+        return next(magnitude for magnitude in self.magnitudes if magnitude and magnitude & (magnitude - 1) == 0)
 
     @cached_property
     def levels(self):
@@ -203,3 +264,28 @@ def ESB(bits, fraction_bits):
 def ESBU(bits, fraction_bits):
     """Unsigned elastic significant bits: ``bits - k`` exponent bits, ``k`` fraction bits (our definition)."""
     return Format("esbu", bits, fraction_bits)
+
+
+def _ausn(kind, exponent_bits, superposition_bits):
+    signed = not kind.endswith("u")
+    return Format(kind, signed + exponent_bits + superposition_bits, superposition_bits)
+
+
+def AUSN_A(exponent_bits, superposition_bits):
+    """Superposed powers of two: sign, ``e`` exponent bits, ``s`` superposition bits; the smallest level is zero."""
+    return _ausn("ausn-a", exponent_bits, superposition_bits)
+
+
+def AUSN_AU(exponent_bits, superposition_bits):
+    """Unsigned :func:`AUSN_A`."""
+    return _ausn("ausn-au", exponent_bits, superposition_bits)
+
+
+def AUSN_G(exponent_bits, superposition_bits):
+    """Superposed powers of two with gradual underflow: the codes and integers of ``ESB(1 + e + s, s)``."""
+    return _ausn("ausn-g", exponent_bits, superposition_bits)
+
+
+def AUSN_GU(exponent_bits, superposition_bits):
+    """Unsigned :func:`AUSN_G`."""
+    return _ausn("ausn-gu", exponent_bits, superposition_bits)
