@@ -143,8 +143,8 @@ def _quantized(arguments, model, config):
     network = quantize(
         model,
         calibration,
-        weights=config.weight_format,
-        activations=config.activation_format,
+        weights=arguments.weights or config.weight_format,
+        activations=arguments.activations or config.activation_format,
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
         alpha_mode=arguments.alpha or "mse",
@@ -330,8 +330,8 @@ def _evaluate(arguments):
     result = {
         **measured,
         "float_accuracy": float_accuracy,
-        "weights": str(config.weight_format),
-        "activations": str(config.activation_format),
+        "weights": arguments.weights or str(config.weight_format),
+        "activations": arguments.activations or str(config.activation_format),
         "edge_bits": arguments.edge_bits,
         "configuration_hash": f"{config.hash:016x}",
     }
@@ -518,7 +518,7 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B or esb:B,K; {what}")
+    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B, esb:B,K or nuuq:N,B[=LEVEL,...]; {what}")
     sub.add_argument("--activations", metavar="FORMAT", help="uint:B, esbu:B,K, int:B or esb:B,K; likewise")
 
 

@@ -82,6 +82,8 @@ def _options(
     weight_format = _format(weights, "weights")
     if not weight_format.signed:
         raise QuantizationError(f"weights must have a signed format (int or esb), not {weight_format}")
+    if (weight_format.indexed or _format(activations, "activations").indexed) and alpha_mode == "dda":
+        raise QuantizationError("alpha_mode dda has no scale for codebooks (nuuq, nuuqu); choose mse or max")
     signed_format = _format(signed_activations, "signed_activations")
     if not signed_format.signed:
         raise QuantizationError(f"signed_activations must be a signed format (int or esb), not {signed_format}")
@@ -233,6 +235,8 @@ def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, F
     if options.edge_bits is not None:
         edges = [*[node for node in layers if not node.copy][:1], *(node for node in layers if leaves_raw(graph, node))]
         formats.update(dict.fromkeys(edges, INT(options.edge_bits)))
+    # A codebook need not have the level 1.
+    formats.update((node, INT(2)) for node in layers if node.copy and formats[node].indexed)
     return formats | {node: formats["weights"] for node, formats in own.items() if "weights" in formats}
 
 
@@ -588,9 +592,9 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
                 "groups": getattr(layer, "groups", 1),
                 "residual": getattr(layer, "residual", None),
                 "relu": getattr(layer, "relu", False),
-                "weight_format": str(layer.weight_format) if is_conv else None,
-                "input_format": str(source.format),
-                "output_format": "raw32" if target.format is None else str(target.format),
+                "weight_format": layer.weight_format.label if is_conv else None,
+                "input_format": source.format.label,
+                "output_format": "raw32" if target.format is None else target.format.label,
                 "weights": weights,
                 "macs": weights * target.height * target.width,
                 "sqnr_db": 10 * math.log10(signal / noise) if min(signal, noise) > 0 else None,
