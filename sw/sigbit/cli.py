@@ -26,6 +26,7 @@ __all__ = ["main"]
 _PRESET = "small"
 #: Options that only quantization takes.
 _QUANTIZATION = ("calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats")
+_QUANTIZATION += ("codebooks", "zero_level", "symmetric_levels")
 _say = Progress()
 
 # -- output ------------------------------------------------------------------------------------------------------------
@@ -150,6 +151,9 @@ def _quantized(arguments, model, config):
         alpha_mode=arguments.alpha or "mse",
         signed_activations=arguments.signed_activations or "int:8",
         layers=layers,
+        codebooks=arguments.codebooks or "layer",
+        zero_level=arguments.zero_level,
+        symmetric_levels=arguments.symmetric_levels,
     )
     return network, calibration
 
@@ -538,6 +542,11 @@ def _quantization(sub, required=False):
         metavar="FILE.json",
         help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
     )
+    sub.add_argument(
+        "--codebooks", choices=("layer", "channel"), help="what has searched nuuq levels of its own (layer)"
+    )
+    sub.add_argument("--zero-level", action="store_true", help="search only nuuq weights with a level 0")
+    sub.add_argument("--symmetric-levels", action="store_true", help="search only nuuq weights with symmetric levels")
     sub.add_argument("--alpha", choices=("mse", "dda", "max"), help="how scales are found (mse)")
 
 

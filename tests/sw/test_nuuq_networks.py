@@ -1,14 +1,18 @@
 """Networks with codebooks run on every array: golden model, compiler and emulator, and files."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sigbit
 from networks import codebook_network, roomy
-from sigbit import evaluation
+from sigbit import cli, evaluation
 from sigbit.compiler import compile
 from sigbit.device import open_device
 from sigbit.evaluation import native_formats
+from sigbit.quantize import QuantizationError, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, UINT
@@ -68,3 +72,61 @@ def test_codebooks_do_not_choose_the_native_formats():
     network = codebook_network(0, ESBU(4, 2)).network()
     assert native_formats(network) == {"activation_format": ESBU(4, 2)}
     assert evaluation.configuration("tiny", "nuuq:16,6", None, network) == TINY
+
+
+DIGITS = Path(sigbit.__file__).parent / "models" / "digits"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"codebooks": "channel"}, {"symmetric_levels": True}, {"per_channel": False}], ids=str
+)
+def test_searched_codebooks_make_a_network(options):
+    calibration, _ = sigbit.load_images(f"{DIGITS}.npz:x_calibration", limit=40, scale=16)
+    network = quantize(f"{DIGITS}.onnx", calibration, weights="nuuq:5,5", edge_bits=8, **options)
+    own = [layer for layer in network.layers if getattr(layer, "weight_format", INT(8)) != INT(8)]
+    assert len(own) == 3
+    for layer in own:
+        form = layer.weight_format
+        assert form.label == "nuuq:5,5"
+        assert (layer.codebooks is None) == ("codebooks" not in options) == bool(form.codebook)
+        assert len(np.unique(layer.weights)) <= 5 or "codebooks" in options
+        if "symmetric_levels" in options:
+            assert form.levels == tuple(-level for level in reversed(form.levels))
+        if not options.get("per_channel", True):
+            assert len(set(layer.weight_units)) == 1
+    images, labels = sigbit.load_images(f"{DIGITS}.npz:x_test,y_test", limit=100, scale=16)
+    found = evaluation.evaluate(network, images, labels=labels)
+    assert found["accuracy"] > 0.9
+
+
+def test_searched_activations_have_a_zero_and_a_codebook_of_their_own():
+    calibration, _ = sigbit.load_images(f"{DIGITS}.npz:x_calibration", limit=40, scale=16)
+    network = quantize(f"{DIGITS}.onnx", calibration, weights="int:4", activations="nuuqu:8,6", edge_bits=8)
+    formats = {tensor.format for tensor in network.tensors.values() if tensor.format and tensor.format.indexed}
+    assert len(formats) > 1
+    for form in formats:
+        assert form.label == "nuuqu:8,6"
+        assert form.levels[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codebooks": "tensor"}, "codebooks must be layer or channel, not 'tensor'"),
+        ({"weights": "nuuq:4,5", "alpha_mode": "dda"}, "alpha_mode dda has no scale for codebooks"),
+        ({"weights": "nuuqu:4,5"}, "weights must have a signed format"),
+    ],
+)
+def test_options_that_do_not_fit_are_an_error(options, message):
+    with pytest.raises(QuantizationError, match=message):
+        quantize(f"{DIGITS}.onnx", np.zeros((2, 1, 8, 8), np.float32), **options)
+
+
+def test_the_command_line_searches_codebooks_and_runs_them(capsys):
+    data = ["--data", f"{DIGITS}.npz:x_test,y_test", "--limit", "10", "--scale", "16"]
+    arguments = ["evaluate", f"{DIGITS}.onnx", *data, "--calibration", f"{DIGITS}.npz:x_calibration"]
+    arguments += ["--edge-bits", "8", "--weights", "nuuq:4,5", "--codebooks", "channel", "--device", "emulator"]
+    assert cli.main([*arguments, "--layers", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["mismatches_against_golden"] == 0
+    assert [row["weight_format"] for row in result["layers"] if row["weight_format"]][1] == "nuuq:4,5"
