@@ -25,8 +25,10 @@ __all__ = ["main"]
 
 _PRESET = "small"
 #: Options that only quantization takes.
-_QUANTIZATION = ("calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats")
-_QUANTIZATION += ("codebooks", "zero_level", "symmetric_levels")
+_QUANTIZATION = (
+    "calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats",
+    "codebooks", "zero_level", "symmetric_levels",
+)  # fmt: skip
 _say = Progress()
 
 # -- output ------------------------------------------------------------------------------------------------------------
