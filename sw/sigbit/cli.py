@@ -458,7 +458,13 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import bench_options, run_bench
 
-    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
+    options = {
+        key: getattr(arguments, key)
+        for key in (
+            "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
+            "picture",
+        )
+    }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
@@ -681,7 +687,7 @@ def _parser():
     sub.add_argument("--images", type=_positive, default=250, metavar="N", help="test images, 400 at most (250)")
     sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
 
-    help = "measure LUTs per MAC lane, of a whole accelerator, simulation speed, or the cycles of well-known networks"
+    help = "measure LUTs per MAC lane, of a whole accelerator, speed, cycles of networks, or codebooks"
     sub = command("bench", _bench, help, "sigbit bench networks --networks resnet20 --json")
     sub.add_argument("what", choices=BENCHES)
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
@@ -693,7 +699,15 @@ def _parser():
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
     _batch(group)
-    group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
+    help = "images that calibrate ONNX models (random ones), or images and labels of codebooks"
+    group.add_argument("--data", metavar="FILE.npz:X[,Y]", help=help)
+    group = sub.add_argument_group("codebooks")
+    group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
+    group.add_argument("--activations", metavar="FORMAT", help="of all layers (uint:8)")
+    group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
+    group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="then this is subtracted (0)")
+    group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
+    group.add_argument("--picture", metavar="FILE", help="of nuuq and codebooks: also draw it (.svg, .png, .pdf)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")
