@@ -25,7 +25,10 @@ __all__ = ["main"]
 
 _PRESET = "small"
 #: Options that only quantization takes.
-_QUANTIZATION = ("calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats")
+_QUANTIZATION = (
+    "calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats",
+    "codebooks", "zero_level", "symmetric_levels",
+)  # fmt: skip
 _say = Progress()
 
 # -- output ------------------------------------------------------------------------------------------------------------
@@ -143,13 +146,16 @@ def _quantized(arguments, model, config):
     network = quantize(
         model,
         calibration,
-        weights=config.weight_format,
-        activations=config.activation_format,
+        weights=arguments.weights or config.weight_format,
+        activations=arguments.activations or config.activation_format,
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
         alpha_mode=arguments.alpha or "mse",
         signed_activations=arguments.signed_activations or "int:8",
         layers=layers,
+        codebooks=arguments.codebooks or "layer",
+        zero_level=arguments.zero_level,
+        symmetric_levels=arguments.symmetric_levels,
     )
     return network, calibration
 
@@ -330,8 +336,8 @@ def _evaluate(arguments):
     result = {
         **measured,
         "float_accuracy": float_accuracy,
-        "weights": str(config.weight_format),
-        "activations": str(config.activation_format),
+        "weights": arguments.weights or str(config.weight_format),
+        "activations": arguments.activations or str(config.activation_format),
         "edge_bits": arguments.edge_bits,
         "configuration_hash": f"{config.hash:016x}",
     }
@@ -452,7 +458,13 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import bench_options, run_bench
 
-    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
+    options = {
+        key: getattr(arguments, key)
+        for key in (
+            "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
+            "picture",
+        )
+    }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
@@ -518,10 +530,10 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B, esb:B,K, ausn-a:E,S or ausn-g:E,S; {what}")
-    sub.add_argument(
-        "--activations", metavar="FORMAT", help="uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S or a signed one; likewise"
-    )
+    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S or nuuq:N,B[=LEVEL,...]"
+    sub.add_argument("--weights", metavar="FORMAT", help=f"{signed}; {what}")
+    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S or a signed one"
+    sub.add_argument("--activations", metavar="FORMAT", help=f"{unsigned}; likewise")
 
 
 def _quantization(sub, required=False):
@@ -540,6 +552,11 @@ def _quantization(sub, required=False):
         metavar="FILE.json",
         help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
     )
+    sub.add_argument(
+        "--codebooks", choices=("layer", "channel"), help="what has searched nuuq levels of its own (layer)"
+    )
+    sub.add_argument("--zero-level", action="store_true", help="search only nuuq weights with a level 0")
+    sub.add_argument("--symmetric-levels", action="store_true", help="search only nuuq weights with symmetric levels")
     sub.add_argument("--alpha", choices=("mse", "dda", "max"), help="how scales are found (mse)")
 
 
@@ -672,7 +689,7 @@ def _parser():
     sub.add_argument("--images", type=_positive, default=250, metavar="N", help="test images, 400 at most (250)")
     sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
 
-    help = "measure LUTs per MAC lane, of a whole accelerator, simulation speed, or the cycles of well-known networks"
+    help = "measure LUTs per MAC lane, of a whole accelerator, speed, cycles of networks, or codebooks"
     sub = command("bench", _bench, help, "sigbit bench networks --networks resnet20 --json")
     sub.add_argument("what", choices=BENCHES)
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
@@ -684,7 +701,15 @@ def _parser():
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
     _batch(group)
-    group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
+    help = "images that calibrate ONNX models (random ones), or images and labels of codebooks"
+    group.add_argument("--data", metavar="FILE.npz:X[,Y]", help=help)
+    group = sub.add_argument_group("codebooks")
+    group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
+    group.add_argument("--activations", metavar="FORMAT", help="of all layers (uint:8)")
+    group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
+    group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="then this is subtracted (0)")
+    group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
+    group.add_argument("--picture", metavar="FILE", help="of nuuq and codebooks: also draw it (.svg, .png, .pdf)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

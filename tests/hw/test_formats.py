@@ -19,7 +19,7 @@ from sigbit_hw.spec.formats import (
 
 
 def candidates():
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if not kind.startswith("nuuq")):
         for bits in range(2, 9):
             for fraction_bits in range(1 if kind.endswith("int") else bits):
                 yield kind, bits, fraction_bits
@@ -223,14 +223,14 @@ def test_text_form_reads_back(format):
     ],
 )
 def test_unknown_text_form_is_an_error(text):
-    with pytest.raises(FormatError, match=r"Unknown format .* expected int:B, uint:B, esb:B,K, .*ausn-gu:E,S, such"):
+    with pytest.raises(FormatError, match=r"Unknown format .* expected int:B, uint:B, esb:B,K, .* or nuuqu:N,B, such"):
         Format.parse(text)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("float", 8), "Format kind must be int, uint, esb, .* or ausn-gu, not 'float'"),
+        (("float", 8), "Format kind must be int, uint, esb, .* or nuuqu, not 'float'"),
         (("int", 8.0), "Format bits must be an integer, not 8.0"),
         (("int", True), "Format bits must be an integer, not True"),
         (("esb", 4, "2"), "Format fraction_bits must be an integer, not '2'"),
