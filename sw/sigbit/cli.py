@@ -25,7 +25,9 @@ __all__ = ["main"]
 
 _PRESET = "small"
 #: Options that only quantization takes.
-_QUANTIZATION = ("calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats")
+_QUANTIZATION = (
+    "calibration", "edge_bits", "per_tensor", "alpha", "rounding", "equalize", "signed_activations", "layer_formats",
+)  # fmt: skip
 _say = Progress()
 
 # -- output ------------------------------------------------------------------------------------------------------------
@@ -150,6 +152,8 @@ def _quantized(arguments, model, config):
         alpha_mode=arguments.alpha or "mse",
         signed_activations=arguments.signed_activations or "int:8",
         layers=layers,
+        rounding=arguments.rounding or "nearest",
+        equalize=arguments.equalize,
     )
     return network, calibration
 
@@ -538,7 +542,13 @@ def _quantization(sub, required=False):
         metavar="FILE.json",
         help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
     )
-    sub.add_argument("--alpha", choices=("mse", "dda", "max"), help="how scales are found (mse)")
+    sub.add_argument(
+        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+    )
+    sub.add_argument(
+        "--rounding", choices=("nearest", "reconstruct"), help="reconstruct: fit weights layer by layer (nearest)"
+    )
+    sub.add_argument("--equalize", action="store_true", help="scale channels between layers to like ranges first")
 
 
 def _config(sub, default=_PRESET):

@@ -22,12 +22,21 @@ from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
 from .onnx_reader import read_onnx
 from .passes import keeps_levels, leaves_raw, lower
-from .scales import requantizer_constants, unit_dda, unit_max, unit_mse
+from .reconstruction import activation_unit, equalized, output_units, reconstruct, statistics
+from .scales import requantizer_constants, unit_dda, unit_max, unit_mse, unit_percentile
 
-__all__ = ["ALPHA_MODES", "QuantizationError", "input_levels", "quantize", "summary"]
+__all__ = ["ALPHA_MODES", "ROUNDINGS", "QuantizationError", "input_levels", "quantize", "summary"]
 
-#: Rules for units, by the name of ``alpha_mode``.
-ALPHA_MODES: dict[str, Callable] = {"mse": unit_mse, "dda": unit_dda, "max": unit_max}
+#: Rules for units, by the name of ``alpha_mode``; ``output`` starts from the least squared error.
+ALPHA_MODES: dict[str, Callable] = {
+    "mse": unit_mse,
+    "dda": unit_dda,
+    "max": unit_max,
+    "percentile": unit_percentile,
+    "output": unit_mse,
+}
+#: How weights become levels.
+ROUNDINGS = ("nearest", "reconstruct")
 
 #: Values of a tensor that are searched one by one; larger tensors are searched as a histogram.
 _DIRECT_VALUES = 1 << 20
@@ -57,6 +66,8 @@ class _Options:
     input_format: Format
     per_channel: bool
     unit: Callable
+    output_error: bool
+    rounding: str
     bias_correction: bool
 
 
@@ -77,6 +88,7 @@ def _options(
     input_format: Format | str | None,
     per_channel: bool,
     alpha_mode: str,
+    rounding: str,
     bias_correction: bool,
 ) -> _Options:
     weight_format = _format(weights, "weights")
@@ -89,6 +101,8 @@ def _options(
         raise QuantizationError(f"edge_bits must be None or 2 to 8, not {edge_bits!r}")
     if alpha_mode not in ALPHA_MODES:
         raise QuantizationError(f"alpha_mode must be {', '.join(ALPHA_MODES)}, not {alpha_mode!r}")
+    if rounding not in ROUNDINGS:
+        raise QuantizationError(f"rounding must be {' or '.join(ROUNDINGS)}, not {rounding!r}")
     lowest = float(images.min())
     automatic = INT(8) if lowest < 0 else UINT(8)
     chosen = automatic if input_format is None else _format(input_format, "input_format")
@@ -104,6 +118,8 @@ def _options(
         chosen,
         per_channel,
         ALPHA_MODES[alpha_mode],
+        alpha_mode == "output",
+        rounding,
         bias_correction,
     )
 
@@ -120,7 +136,7 @@ def _as_maps(graph: Graph, images: np.ndarray) -> np.ndarray:
     return graph.check_images(images)
 
 
-def _level_groups(graph: Graph) -> dict[str, str]:
+def level_groups(graph: Graph) -> dict[str, str]:
     """Tensor -> one of the tensors that have the same format and the same unit, because levels move between them."""
     group = {graph.input: graph.input}
     for node in graph.nodes:
@@ -246,10 +262,14 @@ def _seen_values(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _activation_unit(graph: Graph, tensors: dict[str, np.ndarray], format: Format, unit: Callable) -> float:
+def _activation_unit(graph: Graph, tensors: dict[str, np.ndarray], format: Format, options: _Options) -> float:
     """Unit of tensors with these float values, which have one together."""
     values = [_seen_values(graph, name, found) for name, found in tensors.items()]
-    found = _searched_unit(values[0] if len(values) == 1 else np.concatenate([v.ravel() for v in values]), format, unit)
+    joined = values[0] if len(values) == 1 else np.concatenate([v.ravel() for v in values])
+    found = _searched_unit(joined, format, options.unit)
+    if options.output_error and len(tensors) == 1:
+        ((name, value),) = tensors.items()
+        found = activation_unit(graph, name, value, format, found)
     producers = map(graph.producer, tensors)
     limits = [node.limit for node in producers if isinstance(node, Conv) and node.limit is not None]
     if not limits:
@@ -263,7 +283,7 @@ def _activation_unit(graph: Graph, tensors: dict[str, np.ndarray], format: Forma
 
 
 def _shared_units(
-    graph: Graph, images: np.ndarray, group: dict[str, str], formats: dict[str, Format], unit: Callable
+    graph: Graph, images: np.ndarray, group: dict[str, str], formats: dict[str, Format], options: _Options
 ) -> dict[str, float]:
     """Unit of every group whose values come from several layers, from all of these values."""
     made: dict[str, list[str]] = {}
@@ -281,7 +301,7 @@ def _shared_units(
         if own in waiting and node.output in waiting[own]:
             held[own][node.output] = floats[node.output]
             if len(held[own]) == len(waiting[own]):
-                units[own] = _activation_unit(graph, held.pop(own), formats[own], unit)
+                units[own] = _activation_unit(graph, held.pop(own), formats[own], options)
                 del waiting[own]
         if not waiting:
             break
@@ -306,8 +326,8 @@ def _weight_units(
     input_unit: float,
     output_unit: float | None,
     residual_unit: float | None,
-) -> np.ndarray:
-    """Unit of every output channel; one and the same for a classifier (``output_unit`` None)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit of every output channel, one for all of a classifier (``output_unit`` None), and the least legal one."""
     shared = output_unit is None or not options.per_channel
     if shared:
         units = np.full(len(node.weight), options.unit(node.weight, format))
@@ -318,7 +338,8 @@ def _weight_units(
         least = np.maximum(least, _GAIN_MIN * output_unit / input_unit)
     if residual_unit is not None:
         least = np.maximum(least, _GAIN_TO_RESIDUAL_MIN * residual_unit / input_unit)
-    return np.maximum(units, least.max() if shared else least)
+    least = np.full_like(least, least.max()) if shared else least
+    return np.maximum(units, least), least
 
 
 def _nearest_integer(ratio: Fraction) -> int:
@@ -341,7 +362,7 @@ def _convolution(
         # Every format has the level 1.
         weights, units = node.weight.astype(np.int64), np.ones(len(node.weight))
     else:
-        units = _weight_units(
+        units, least = _weight_units(
             node,
             weight_format,
             options,
@@ -349,7 +370,16 @@ def _convolution(
             None if raw else target.unit,
             None if residual is None else residual.unit,
         )
-        weights = project(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format)
+        known = None
+        if options.output_error or options.rounding == "reconstruct":
+            found = [np.float32(tensors[name].unit) * x for name, x in zip(node.inputs, levels, strict=True)]
+            known = statistics(node, floats, found)
+        if known is not None and options.output_error:
+            units = np.maximum(output_units(known, units, weight_format), least)
+        if known is not None and options.rounding == "reconstruct":
+            weights, units = reconstruct(known, units, weight_format, least)
+        else:
+            weights = project(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format)
     bias = node.bias
     if options.bias_correction and not node.copy:
         bias = bias + channel_sums(node, node.weight, window_means(node, floats[0]))
@@ -357,6 +387,21 @@ def _convolution(
         if residual is not None:
             wanted, found = (x.mean(axis=(0, 2, 3), dtype=np.float64) for x in (floats[1], levels[1]))
             bias = bias + wanted - residual.unit * found
+    return convolution(node, weight_format, weights, units, bias, tensors)
+
+
+def convolution(
+    node: Conv,
+    weight_format: Format,
+    weights: np.ndarray,
+    units: np.ndarray,
+    bias: np.ndarray,
+    tensors: Mapping[str, Tensor],
+) -> golden.Convolution:
+    """Integer layer with these levels and units, and the real bias, for tensors that have formats and units."""
+    source, target = tensors[node.input], tensors[node.output]
+    residual = None if node.residual is None else tensors[node.residual]
+    raw = target.format is None
     gains = [Fraction(unit) * Fraction(source.unit) for unit in units.tolist()]
     constants: list[tuple[int, ...]] = [(0, 0)] * len(gains)
     if not raw:
@@ -394,7 +439,7 @@ def _tensor(graph: Graph, name: str, format: Format | None, unit: float) -> Tens
     return Tensor(name, channels, height, width, format, unit)
 
 
-def _other_layer(
+def other_layer(
     node: Node, source: Tensor, target: Tensor
 ) -> golden.MaxPool | golden.AveragePool | golden.Concat | golden.Upsample:
     if isinstance(node, Concat):
@@ -425,6 +470,8 @@ def quantize(
     bias_correction: bool = True,
     signed_activations: Format | str = "int:8",
     layers: Mapping[str, Mapping[str, Format | str]] | None = None,
+    rounding: str = "nearest",
+    equalize: bool = False,
 ) -> IntegerNetwork:
     """Quantize a model after training.
 
@@ -448,7 +495,8 @@ def quantize(
     per_channel : bool
         One weight unit per output channel, or one per layer.
     alpha_mode : str
-        How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper) or ``"max"``.
+        How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper), ``"max"``, ``"percentile"`` (of
+        99.9 % of the values) or ``"output"`` (least squared error of the outputs of the layers that read them).
     bias_correction : bool
         Move biases so that the calibration mean of every channel stays what it is in float.
     signed_activations : Format or str
@@ -457,6 +505,12 @@ def quantize(
         Formats of single layers, by the names that :func:`summary` gives, such as
         ``{"conv1": {"weights": "int:8", "activations": "uint:6"}}``; activations are what the layer writes. They come
         before all other options.
+    rounding : str
+        How weights become levels: ``"nearest"``, or ``"reconstruct"``, which fits weights and units of one layer after
+        the other to what it should give (:mod:`sigbit.reconstruction`). It takes about twice as long, and much longer
+        where a kernel has thousands of weights.
+    equalize : bool
+        Scale channels between two layers to like ranges first (cross-layer equalization).
 
     Raises
     ------
@@ -470,13 +524,15 @@ def quantize(
     images = _as_maps(graph, images)
     options = _options(
         images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
-        bias_correction,
+        rounding, bias_correction,
     )  # fmt: skip
-    group = _level_groups(graph)
+    if equalize:
+        graph = equalized(graph)
+    group = level_groups(graph)
     own = _layer_formats(graph, options, layers or {}, group)
     formats, weight_formats = _tensor_formats(graph, options, own, group), _weight_formats(graph, options, own)
-    shared = _shared_units(graph, images, group, formats, options.unit)
-    unit = _activation_unit(graph, {graph.input: images}, formats[graph.input], options.unit)
+    shared = _shared_units(graph, images, group, formats, options)
+    unit = _activation_unit(graph, {graph.input: images}, formats[graph.input], options)
     tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
     quantized: list[Any] = []
     floats = {graph.input: images.astype(np.float32)}
@@ -493,13 +549,13 @@ def quantize(
             target = _tensor(graph, name, source.format, source.unit)
         else:
             unit = shared.get(group[name], 0.0)
-            unit = unit or _activation_unit(graph, {name: floats[name]}, formats[name], options.unit)
+            unit = unit or _activation_unit(graph, {name: floats[name]}, formats[name], options)
             target = _tensor(graph, name, formats[name], unit)
         tensors[name] = target
         if isinstance(node, Conv):
             layer: Any = _convolution(node, weight_formats[node], options, tensors, read_levels, read_floats)
         else:
-            layer = _other_layer(node, source, target)
+            layer = other_layer(node, source, target)
         if target.format is None:
             tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
         quantized.append(layer)
