@@ -356,6 +356,44 @@ def _evaluate(arguments):
     return 1 if result["mismatches_against_golden"] else 0
 
 
+def _train(arguments):
+    from .data import load_images, load_raw
+    from .onnx_reader import read_onnx
+    from .training import Recipe, Team, train
+
+    changes = {} if arguments.seed is None else {"seed": arguments.seed}
+    recipe = Recipe.read(arguments.recipe, **changes)
+    parts = [load_raw(source) for source in arguments.data]
+    images, labels = (np.concatenate(arrays)[: arguments.limit] for arrays in zip(*parts, strict=True))
+    test = None
+    if arguments.test is not None:
+        test = load_images(arguments.test, scale=recipe.scale, mean=recipe.mean, std=recipe.std)
+        if test[1] is None:
+            raise SigbitError("Accuracy needs labels; name them after the images: --test FILE.npz:IMAGES,LABELS")
+    model = read_onnx(arguments.model)
+    with Team() as team:
+        network, log = train(
+            model,
+            recipe,
+            images,
+            labels,
+            arguments.output,
+            test=test,
+            resume=arguments.resume,
+            team=team,
+            progress=_say if team.leads else lambda *arguments: None,
+        )
+        if not team.leads:
+            return
+    result = {"network": f"{arguments.output}/network.npz", "log": log, "accuracy": None}
+    lines = [f"wrote {result['network']} after {sum(row['seconds'] for row in log):.0f} s of training"]
+    if test is not None:
+        measured = evaluation.evaluate(network, test[0], labels=test[1])
+        result["accuracy"] = measured["accuracy"]
+        lines.append(f"accuracy of the golden model {_percent(measured['accuracy'])} on {len(test[0])} images")
+    _print(arguments, result, "\n".join(lines))
+
+
 def _verilog(arguments):
     from sigbit_hw.emit import write_verilog
 
@@ -645,6 +683,23 @@ def _parser():
     _batch(sub)
     sub.add_argument("--output", metavar="NAME", help="the output that has the classes, if there are several (first)")
     sub.add_argument("--layers", action="store_true", help="add formats, cost and error of every layer")
+
+    sub = command(
+        "train",
+        _train,
+        "train an ONNX model for its quantized form (needs PyTorch), under torchrun on several devices",
+        "sigbit train recipes/resnet20-w4a4.json resnet20.onnx --data train.npz:images,labels -o build/w4a4",
+    )
+    sub.add_argument("recipe", metavar="RECIPE.json")
+    sub.add_argument("model", metavar="MODEL.onnx", help="trained in float")
+    sub.add_argument(
+        "--data", nargs="+", required=True, metavar="FILE.npz:X,Y", help="uint8 training images and labels"
+    )
+    sub.add_argument("--limit", type=_positive, metavar="N", help="use the first N training images only")
+    sub.add_argument("--test", metavar="FILE.npz:X,Y", help="images and labels for the log; nothing is chosen by them")
+    sub.add_argument("--seed", type=_seed, metavar="N", help="instead of the recipe's")
+    sub.add_argument("--resume", action="store_true", help="continue after the last epoch that is complete")
+    sub.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for network, checkpoint and log")
 
     sub = command(
         "verilog",
