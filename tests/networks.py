@@ -7,7 +7,7 @@ from sigbit.graph import Concat as JoinedNode
 from sigbit.graph import Conv, Graph
 from sigbit.graph import MaxPool as MaxPoolNode
 from sigbit.graph import Upsample as UpsampleNode
-from sigbit_hw.spec.formats import INT, UINT
+from sigbit_hw.spec.formats import INT, NUUQ, UINT
 from sigbit_hw.spec.parts import part_shift_bits
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, IntegerNetwork, MaxPool, Tensor, Upsample
 
@@ -310,6 +310,31 @@ def random_structure(seed, weights, activations):
     shape = builder.tensors[builder.last]
     builder.conv(3, (shape.height, shape.width), weights, None)
     return builder, (*outputs, builder.last)
+
+
+def codebook_network(seed, activations):
+    """Layers whose weights have 2, 3, 5, 8 and 16 levels of 2 to 8 bits, some with a codebook for every channel."""
+    rng = np.random.default_rng(seed)
+    builder = Builder(seed, 3, 6, 5, UINT(8))
+    cases = [(3, 2, False), (16, 8, False), (5, 5, True), (2, 4, True), (8, 5, False), (4, 5, False), (16, 6, True)]
+    for index, (count, bits, per_channel) in enumerate(cases[seed % 2 :]):
+        last = index == len(cases[seed % 2 :]) - 1
+        shape = builder.tensors[builder.last]
+        channels = int(rng.integers(3, 12))
+        kernel, pads = ((shape.height, shape.width), (0, 0, 0, 0)) if last else ((2, 3), (1, 1, 0, 1))
+        builder.conv(channels, kernel, INT(bits), None if last else activations, pads=pads)
+        form = NUUQ(count, bits)
+        low, high = form.level_range
+        books = np.array([np.sort(rng.choice(high - low + 1, count, replace=False)) + low for _ in range(channels)])
+        if not per_channel:
+            books[:] = books[0]
+            form = NUUQ(count, bits, books[0].tolist())
+        layer = builder.layers[-1]
+        indices = rng.integers(0, count, layer.weights.shape)
+        weights = np.take_along_axis(books, indices.reshape(channels, -1), 1).reshape(indices.shape)
+        codebooks = books if per_channel else None
+        builder.layers[-1] = replace(layer, weights=weights, weight_format=form, codebooks=codebooks)
+    return builder
 
 
 def _shape(tensor):

@@ -6,7 +6,7 @@ Importing this package loads NumPy only. ONNX is loaded when a model is read, Am
 
 from sigbit_hw.spec.config import PRESETS, AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, NUUQU, UINT
 from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.program import Program
 
@@ -26,6 +26,8 @@ __all__ = [
     "ESB",
     "ESBU",
     "INT",
+    "NUUQ",
+    "NUUQU",
     "PRESETS",
     "UINT",
     "AcceleratorConfig",

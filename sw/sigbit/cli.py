@@ -27,6 +27,7 @@ _PRESET = "small"
 #: Options that only quantization takes.
 _QUANTIZATION = (
     "calibration", "edge_bits", "per_tensor", "alpha", "rounding", "equalize", "signed_activations", "layer_formats",
+    "codebooks", "zero_level", "symmetric_levels",
 )  # fmt: skip
 _say = Progress()
 
@@ -145,8 +146,8 @@ def _quantized(arguments, model, config):
     network = quantize(
         model,
         calibration,
-        weights=config.weight_format,
-        activations=config.activation_format,
+        weights=arguments.weights or config.weight_format,
+        activations=arguments.activations or config.activation_format,
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
         alpha_mode=arguments.alpha or "mse",
@@ -154,6 +155,9 @@ def _quantized(arguments, model, config):
         layers=layers,
         rounding=arguments.rounding or "nearest",
         equalize=arguments.equalize,
+        codebooks=arguments.codebooks or "layer",
+        zero_level=arguments.zero_level,
+        symmetric_levels=arguments.symmetric_levels,
     )
     return network, calibration
 
@@ -334,8 +338,8 @@ def _evaluate(arguments):
     result = {
         **measured,
         "float_accuracy": float_accuracy,
-        "weights": str(config.weight_format),
-        "activations": str(config.activation_format),
+        "weights": arguments.weights or str(config.weight_format),
+        "activations": arguments.activations or str(config.activation_format),
         "edge_bits": arguments.edge_bits,
         "configuration_hash": f"{config.hash:016x}",
     }
@@ -560,7 +564,7 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B or esb:B,K; {what}")
+    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B, esb:B,K or nuuq:N,B[=LEVEL,...]; {what}")
     sub.add_argument("--activations", metavar="FORMAT", help="uint:B, esbu:B,K, int:B or esb:B,K; likewise")
 
 
@@ -587,6 +591,11 @@ def _quantization(sub, required=False):
         "--rounding", choices=("nearest", "reconstruct"), help="reconstruct: fit weights layer by layer (nearest)"
     )
     sub.add_argument("--equalize", action="store_true", help="scale channels between layers to like ranges first")
+    sub.add_argument(
+        "--codebooks", choices=("layer", "channel"), help="what has searched nuuq levels of its own (layer)"
+    )
+    sub.add_argument("--zero-level", action="store_true", help="search only nuuq weights with a level 0")
+    sub.add_argument("--symmetric-levels", action="store_true", help="search only nuuq weights with symmetric levels")
 
 
 def _config(sub, default=_PRESET):

@@ -30,7 +30,7 @@ def configuration(name, weights=None, activations=None, network=None):
     name : str
         Preset, or a JSON file: a configuration, or the ``manifest.json`` beside some Verilog.
     weights, activations : str, optional
-        Native formats instead of those of the preset or file.
+        Native formats instead of those of the preset or file; codebooks run on any and change nothing.
     network : IntegerNetwork, optional
         A preset takes the native formats that are not given from this network.
 
@@ -41,6 +41,7 @@ def configuration(name, weights=None, activations=None, network=None):
     """
     formats = {"weight_format": weights, "activation_format": activations}
     given = {key: Format.parse(text) for key, text in formats.items() if text is not None}
+    given = {key: format for key, format in given.items() if not format.indexed}
     if name in PRESETS:
         if network is not None:
             given = {**native_formats(network), **given}
@@ -70,7 +71,8 @@ def native_formats(network):
     """Formats of an array on which the network takes the fewest passes: keyword arguments for a configuration.
 
     Native are the formats in which most values are multiplied and written. Evenly spaced activations run on every
-    array, so they count only where a network has no others; of uniform formats those of 8 bits count last.
+    array, so they count only where a network has no others; of uniform formats those of 8 bits count last. Codebooks
+    run on every array, too.
     """
     weights: Counter = Counter()
     activations: Counter = Counter()
@@ -84,6 +86,7 @@ def native_formats(network):
     chosen = {}
     uneven = Counter({format: count for format, count in activations.items() if format.exponent_bits > 1})
     for key, counts in (("weight_format", weights), ("activation_format", uneven or activations)):
+        counts = Counter({format: count for format, count in counts.items() if not format.indexed})
         own = {format: count for format, count in counts.items() if format not in (INT(8), UINT(8))} or counts
         if own:
             chosen[key] = max(own, key=own.__getitem__)
@@ -266,9 +269,9 @@ def layer_report(network, config, program=None):
             {
                 "name": layer.name,
                 "output_shape": (target.channels, target.height, target.width),
-                "weight_format": str(layer.weight_format) if isinstance(layer, golden.Convolution) else None,
-                "input_format": str(source.format),
-                "output_format": "raw32" if target.format is None else str(target.format),
+                "weight_format": layer.weight_format.label if isinstance(layer, golden.Convolution) else None,
+                "input_format": source.format.label,
+                "output_format": "raw32" if target.format is None else target.format.label,
                 **compiled,
                 "lane_utilisation": compiled["part_products"] * program.batch / slots if slots else None,
             }

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import FormatError
+from sigbit_hw.spec.formats import NUUQ, FormatError
 from sigbit_hw.spec.instructions import Encoding
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
@@ -272,8 +272,13 @@ def input_layouts(network, config):
 
 
 def _weight_parts(layer, config):
+    form = layer.weight_format
+    if layer.codebooks is not None:
+        # One cut for all channels, so that a pass is the same for all.
+        levels = tuple(np.unique(layer.codebooks).tolist())
+        form = NUUQ(len(levels), form.level_bits, levels)
     try:
-        return weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
+        return weight_parts(config.weight_format, form, config.part_shift_bits)
     except FormatError as error:
         raise CompileError(f"Layer {layer.name}: {error}") from error
 

@@ -18,6 +18,7 @@ from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork, Tensor
 from sigbit_sim.golden.numerics import project
 
+from .codebooks import fit_weights, project_weights, search_codebook
 from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
 from .onnx_reader import read_onnx
@@ -69,6 +70,9 @@ class _Options:
     output_error: bool
     rounding: str
     bias_correction: bool
+    codebooks: str
+    zero_level: bool
+    symmetric_levels: bool
 
 
 def _format(value: Format | str, what: str) -> Format:
@@ -90,10 +94,21 @@ def _options(
     alpha_mode: str,
     rounding: str,
     bias_correction: bool,
+    codebooks: str,
+    zero_level: bool,
+    symmetric_levels: bool,
 ) -> _Options:
+    if codebooks not in ("layer", "channel"):
+        raise QuantizationError(f"codebooks must be layer or channel, not {codebooks!r}")
+    if codebooks == "channel" and (rounding == "reconstruct" or alpha_mode == "output"):
+        raise QuantizationError(
+            "codebooks of channels are fitted to weights alone; leave out rounding reconstruct and alpha_mode output"
+        )
     weight_format = _format(weights, "weights")
     if not weight_format.signed:
         raise QuantizationError(f"weights must have a signed format (int or esb), not {weight_format}")
+    if (weight_format.indexed or _format(activations, "activations").indexed) and alpha_mode == "dda":
+        raise QuantizationError("alpha_mode dda has no scale for codebooks (nuuq, nuuqu); choose mse or max")
     signed_format = _format(signed_activations, "signed_activations")
     if not signed_format.signed:
         raise QuantizationError(f"signed_activations must be a signed format (int or esb), not {signed_format}")
@@ -121,6 +136,9 @@ def _options(
         alpha_mode == "output",
         rounding,
         bias_correction,
+        codebooks,
+        zero_level,
+        symmetric_levels,
     )
 
 
@@ -249,6 +267,8 @@ def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, F
     if options.edge_bits is not None:
         edges = [*[node for node in layers if not node.copy][:1], *(node for node in layers if leaves_raw(graph, node))]
         formats.update(dict.fromkeys(edges, INT(options.edge_bits)))
+    # A codebook need not have the level 1.
+    formats.update((node, INT(2)) for node in layers if node.copy and formats[node].indexed)
     return formats | {node: formats["weights"] for node, formats in own.items() if "weights" in formats}
 
 
@@ -262,36 +282,44 @@ def _seen_values(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _activation_unit(graph: Graph, tensors: dict[str, np.ndarray], format: Format, options: _Options) -> float:
-    """Unit of tensors with these float values, which have one together."""
-    values = [_seen_values(graph, name, found) for name, found in tensors.items()]
-    joined = values[0] if len(values) == 1 else np.concatenate([v.ravel() for v in values])
-    found = _searched_unit(joined, format, options.unit)
-    if options.output_error and len(tensors) == 1:
-        ((name, value),) = tensors.items()
-        found = activation_unit(graph, name, value, format, found)
+def _activation_unit(
+    graph: Graph, tensors: dict[str, np.ndarray], format: Format, options: _Options
+) -> tuple[Format, float]:
+    """Format with its levels, and unit, of tensors with these float values, which have them together."""
+    seen = [_seen_values(graph, name, found) for name, found in tensors.items()]
+    values = seen[0] if len(seen) == 1 else np.concatenate([v.ravel() for v in seen])
+    if format.indexed and not format.codebook:
+        # Padding needs a zero.
+        centres, counts = _histogram(values, format)
+        result = search_codebook(centres, format, zero=True, counts=counts)
+        format, found = result.format, result.unit
+    else:
+        found = _searched_unit(values, format, options.unit)
+        if options.output_error and len(tensors) == 1:
+            ((name, value),) = tensors.items()
+            found = activation_unit(graph, name, value, format, found)
     producers = map(graph.producer, tensors)
     limits = [node.limit for node in producers if isinstance(node, Conv) and node.limit is not None]
     if not limits:
-        return found
+        return format, found
     # Saturation at the largest level is the clip, so that level must not lie above the limit.
     limit = min(limits)
     highest = limit / format.magnitude_max
     while highest * format.magnitude_max > limit:
         highest = math.nextafter(highest, 0)
-    return min(found, highest)
+    return format, min(found, highest)
 
 
 def _shared_units(
     graph: Graph, images: np.ndarray, group: dict[str, str], formats: dict[str, Format], options: _Options
-) -> dict[str, float]:
-    """Unit of every group whose values come from several layers, from all of these values."""
+) -> dict[str, tuple[Format, float]]:
+    """Format and unit of every group whose values come from several layers, from all of these values."""
     made: dict[str, list[str]] = {}
     for node in graph.nodes:
         if not keeps_levels(node):
             made.setdefault(group[node.output], []).append(node.output)
     waiting = {own: names for own, names in made.items() if len(names) > 1}
-    units: dict[str, float] = {}
+    units: dict[str, tuple[Format, float]] = {}
     floats = {graph.input: images.astype(np.float32)}
     last_use = graph.last_readers()
     held: dict[str, dict[str, np.ndarray]] = {own: {} for own in waiting}
@@ -314,9 +342,16 @@ def _shared_units(
 def _searched_unit(values: np.ndarray, format: Format, unit: Callable) -> float:
     if unit is not unit_mse or values.size <= _DIRECT_VALUES:
         return unit(values, format)
-    values = np.abs(values) if format.signed else np.maximum(values, 0)
-    counts, edges = np.histogram(values, _HISTOGRAM_BINS, (0.0, float(values.max()) or 1.0))
-    return unit_mse((edges[1:] + edges[:-1]) / 2, format, counts=counts)
+    values, counts = _histogram(values, format)
+    return unit_mse(values, format, counts=counts)
+
+
+def _histogram(values: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and counts of bins for what a format has to carry: magnitudes of a symmetric one suffice."""
+    values = np.maximum(values, 0) if not format.signed else values if format.indexed else np.abs(values)
+    lowest, highest = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    counts, edges = np.histogram(values, _HISTOGRAM_BINS, (lowest, highest if highest > lowest else 1.0))
+    return (edges[1:] + edges[:-1]) / 2, counts
 
 
 def _weight_units(
@@ -326,10 +361,23 @@ def _weight_units(
     input_unit: float,
     output_unit: float | None,
     residual_unit: float | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Unit of every output channel, one for all of a classifier (``output_unit`` None), and the least legal one."""
+) -> tuple[Format, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Format, unit of every output channel, codebooks if channels have their own, and the least legal units.
+
+    The unit is one and the same for a classifier (``output_unit`` None).
+    """
     shared = output_unit is None or not options.per_channel
-    if shared:
+    books = None
+    if format.indexed and not format.codebook:
+        format, units, books = fit_weights(
+            node.weight,
+            format,
+            shared_unit=shared,
+            channel_codebooks=options.codebooks == "channel",
+            zero=options.zero_level,
+            symmetric=options.symmetric_levels,
+        )
+    elif shared:
         units = np.full(len(node.weight), options.unit(node.weight, format))
     else:
         units = np.asarray(options.unit(node.weight, format, channel_axis=0))
@@ -339,7 +387,7 @@ def _weight_units(
     if residual_unit is not None:
         least = np.maximum(least, _GAIN_TO_RESIDUAL_MIN * residual_unit / input_unit)
     least = np.full_like(least, least.max()) if shared else least
-    return np.maximum(units, least), least
+    return format, np.maximum(units, least), books, least
 
 
 def _nearest_integer(ratio: Fraction) -> int:
@@ -358,11 +406,12 @@ def _convolution(
     source, target = tensors[node.input], tensors[node.output]
     residual = None if node.residual is None else tensors[node.residual]
     raw = target.format is None
+    books = None
     if node.copy:
         # Every format has the level 1.
         weights, units = node.weight.astype(np.int64), np.ones(len(node.weight))
     else:
-        units, least = _weight_units(
+        weight_format, units, books, least = _weight_units(
             node,
             weight_format,
             options,
@@ -379,7 +428,7 @@ def _convolution(
         if known is not None and options.rounding == "reconstruct":
             weights, units = reconstruct(known, units, weight_format, least)
         else:
-            weights = project(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format)
+            weights = project_weights(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format, books)
     bias = node.bias
     if options.bias_correction and not node.copy:
         bias = bias + channel_sums(node, node.weight, window_means(node, floats[0]))
@@ -387,7 +436,7 @@ def _convolution(
         if residual is not None:
             wanted, found = (x.mean(axis=(0, 2, 3), dtype=np.float64) for x in (floats[1], levels[1]))
             bias = bias + wanted - residual.unit * found
-    return convolution(node, weight_format, weights, units, bias, tensors)
+    return convolution(node, weight_format, weights, units, bias, tensors, books)
 
 
 def convolution(
@@ -397,6 +446,7 @@ def convolution(
     units: np.ndarray,
     bias: np.ndarray,
     tensors: Mapping[str, Tensor],
+    books: np.ndarray | None = None,
 ) -> golden.Convolution:
     """Integer layer with these levels and units, and the real bias, for tensors that have formats and units."""
     source, target = tensors[node.input], tensors[node.output]
@@ -431,6 +481,7 @@ def convolution(
         residual_multiplier=None if residual is None else np.array([c[2] for c in constants], np.int64),
         groups=node.groups,
         negative_multiplier=None if node.slope is None else np.array([c[2] for c in constants], np.int64),
+        codebooks=books,
     )
 
 
@@ -472,6 +523,9 @@ def quantize(
     layers: Mapping[str, Mapping[str, Format | str]] | None = None,
     rounding: str = "nearest",
     equalize: bool = False,
+    codebooks: str = "layer",
+    zero_level: bool = False,
+    symmetric_levels: bool = False,
 ) -> IntegerNetwork:
     """Quantize a model after training.
 
@@ -511,6 +565,11 @@ def quantize(
         where a kernel has thousands of weights.
     equalize : bool
         Scale channels between two layers to like ranges first (cross-layer equalization).
+    codebooks : str
+        ``"layer"`` or ``"channel"``: what has a codebook of its own, where formats leave levels to a search.
+    zero_level, symmetric_levels : bool
+        Search only weight codebooks with a level 0, or with the negative of every level. Those of activations always
+        have 0.
 
     Raises
     ------
@@ -524,7 +583,7 @@ def quantize(
     images = _as_maps(graph, images)
     options = _options(
         images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
-        rounding, bias_correction,
+        rounding, bias_correction, codebooks, zero_level, symmetric_levels,
     )  # fmt: skip
     if equalize:
         graph = equalized(graph)
@@ -532,12 +591,12 @@ def quantize(
     own = _layer_formats(graph, options, layers or {}, group)
     formats, weight_formats = _tensor_formats(graph, options, own, group), _weight_formats(graph, options, own)
     shared = _shared_units(graph, images, group, formats, options)
-    unit = _activation_unit(graph, {graph.input: images}, formats[graph.input], options)
-    tensors = {graph.input: _tensor(graph, graph.input, formats[graph.input], unit)}
+    found = _activation_unit(graph, {graph.input: images}, formats[graph.input], options)
+    tensors = {graph.input: _tensor(graph, graph.input, *found)}
     quantized: list[Any] = []
     floats = {graph.input: images.astype(np.float32)}
     # Levels have at most 13 bits with their sign; all images of the tensors that are still to be read are held.
-    levels = {graph.input: project(images / unit, formats[graph.input]).astype(np.int16)}
+    levels = {graph.input: project(images / found[1], found[0]).astype(np.int16)}
     last_use = graph.last_readers()
     for node in graph.nodes:
         source, name = tensors[node.input], node.output
@@ -548,9 +607,9 @@ def quantize(
         elif keeps_levels(node):
             target = _tensor(graph, name, source.format, source.unit)
         else:
-            unit = shared.get(group[name], 0.0)
-            unit = unit or _activation_unit(graph, {name: floats[name]}, formats[name], options)
-            target = _tensor(graph, name, formats[name], unit)
+            known = shared.get(group[name])
+            known = known or _activation_unit(graph, {name: floats[name]}, formats[name], options)
+            target = _tensor(graph, name, *known)
         tensors[name] = target
         if isinstance(node, Conv):
             layer: Any = _convolution(node, weight_formats[node], options, tensors, read_levels, read_floats)
@@ -560,8 +619,8 @@ def quantize(
             tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
         quantized.append(layer)
         # One layer at a time: the next one is fitted to what the hardware will really feed it.
-        found = golden.run_layer(layer, tensors, *read_levels)
-        levels[name] = found if target.format is None else found.astype(np.int16)
+        made = golden.run_layer(layer, tensors, *read_levels)
+        levels[name] = made if target.format is None else made.astype(np.int16)
         for tensor in set(node.inputs):
             if last_use.get(tensor) is node:
                 del floats[tensor], levels[tensor]
@@ -644,9 +703,9 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
                 "groups": getattr(layer, "groups", 1),
                 "residual": getattr(layer, "residual", None),
                 "relu": getattr(layer, "relu", False),
-                "weight_format": str(layer.weight_format) if is_conv else None,
-                "input_format": str(source.format),
-                "output_format": "raw32" if target.format is None else str(target.format),
+                "weight_format": layer.weight_format.label if is_conv else None,
+                "input_format": source.format.label,
+                "output_format": "raw32" if target.format is None else target.format.label,
                 "weights": weights,
                 "macs": weights * target.height * target.width,
                 "sqnr_db": 10 * math.log10(signal / noise) if min(signal, noise) > 0 else None,

@@ -149,8 +149,11 @@ def _result(units, channel_axis):
 
 
 def _representable(rows, format):
-    """Magnitudes that the format has to carry: an unsigned format drops negative values, as ReLU does."""
-    return np.abs(rows) if format.signed else np.maximum(rows, 0)
+    """Values that the format has to carry: an unsigned format drops negative values, as ReLU does, and of a symmetric
+    one magnitudes suffice."""
+    if not format.signed:
+        return np.maximum(rows, 0)
+    return rows if format.indexed else np.abs(rows)
 
 
 def statistic(values, format, channel_axis=None):
@@ -178,6 +181,8 @@ def unit_from_statistic(value, format, alpha_table="global"):
     """
     if alpha_table not in ALPHA_TABLES:
         raise ScaleError(f"alpha_table must be {' or '.join(ALPHA_TABLES)}, not {alpha_table!r}")
+    if format.indexed:
+        raise ScaleError(f"The distribution difference aligner has no scale for codebooks such as {format.label}")
     fraction_bits = format.magnitude_code_bits - 1 if format.uniform else format.fraction_bits
     alpha = ALPHA_TABLES[alpha_table][format.magnitude_code_bits + 1, fraction_bits]
     units = np.where(np.asarray(value) > 0, alpha * np.asarray(value) / 2**fraction_bits, 1.0)
@@ -191,7 +196,7 @@ def unit_dda(values, format, channel_axis=None, alpha_table="global"):
 
 def unit_max(values, format, channel_axis=None):
     """Unit that puts the largest magnitude on the largest level; 1 for data without one."""
-    largest = _representable(_rows(values, channel_axis), format).max(axis=1)
+    largest = np.abs(_representable(_rows(values, channel_axis), format)).max(axis=1)
     return _result(np.where(largest > 0, largest / format.magnitude_max, 1.0), channel_axis)
 
 
@@ -238,22 +243,24 @@ def unit_mse(values, format, channel_axis=None, counts=None):
         rows, weights = np.take_along_axis(rows, order, 1), np.take_along_axis(weights, order, 1)
     units = np.ones(len(rows))
     for channel, row in enumerate(rows):
-        if row[-1] > 0:
+        if np.abs(row[[0, -1]]).max() > 0:
             units[channel] = _least_error(row, weights[channel], format)
     return _result(units, channel_axis)
 
 
 def _least_error(row, weights, format):
-    """Best candidate for sorted non-negative values."""
-    candidates = row[-1] / format.magnitude_max * _CANDIDATES
-    levels = np.array(format.magnitudes, dtype=np.float64)
+    """Best candidate for sorted values as :func:`_representable` gives them."""
+    candidates = np.abs(row[[0, -1]]).max() / format.magnitude_max * _CANDIDATES
+    levels = np.array(format.levels if format.indexed else format.magnitudes, dtype=np.float64)
     borders = (levels[1:] + levels[:-1]) / 2
     below = np.searchsorted(row, candidates[:, np.newaxis] * borders)
     # Sums of weight and of weight times value over everything at or above a border; each border adds one level step.
     count = np.append(np.cumsum(weights[::-1])[::-1], 0)[below]
     first = np.append(np.cumsum((weights * row)[::-1])[::-1], 0)[below]
     energy = np.dot(weights, row * row)
-    errors = energy + candidates**2 * (count @ np.diff(levels**2)) - 2 * candidates * (first @ np.diff(levels))
+    squares = weights.sum() * levels[0] ** 2 + count @ np.diff(levels**2)
+    products = np.dot(weights, row) * levels[0] + first @ np.diff(levels)
+    errors = energy + candidates**2 * squares - 2 * candidates * products
     # The sums cancel down to rounding noise, so near-ties are decided by the errors themselves.
     finalists = candidates[errors <= errors.min() + 1e-9 * energy]
     direct = [

@@ -131,14 +131,14 @@ def test_text_form_reads_back(format):
     "text", ["", "esb", "esb:4", "int:8,2", "uint:", "float:8", "esb:4,2,1", "esb:-4,2", "4,2", "esb: 4,2", "uint:8.0"]
 )
 def test_unknown_text_form_is_an_error(text):
-    with pytest.raises(FormatError, match=r"Unknown format .* expected int:B, uint:B, esb:B,K or esbu:B,K"):
+    with pytest.raises(FormatError, match=r"Unknown format .* expected int:B, uint:B, esb:B,K, esbu:B,K, nuuq:N,B"):
         Format.parse(text)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("float", 8), "Format kind must be int, uint, esb or esbu, not 'float'"),
+        (("float", 8), "Format kind must be int, uint, esb, esbu, nuuq or nuuqu, not 'float'"),
         (("int", 8.0), "Format bits must be an integer, not 8.0"),
         (("int", True), "Format bits must be an integer, not True"),
         (("esb", 4, "2"), "Format fraction_bits must be an integer, not '2'"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from networks import (
     Builder,
+    codebook_network,
     mixed_network,
     random_dag,
     random_network,
@@ -150,6 +151,13 @@ MIXED_SEEDS = (1, 4, 18, 27)
 def test_a_format_of_its_own_in_every_layer_equals_the_golden_model(name, seed):
     config = device(name).config
     builder = mixed_network(seed, config.weight_format, config.activation_format)
+    check(name, builder, builder.images(2))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_with_different_codebooks_equal_the_golden_model(name, seed):
+    builder = codebook_network(seed, device(name).config.activation_format)
     check(name, builder, builder.images(2))
 
 

@@ -108,6 +108,11 @@ class AcceleratorConfig:
             if field.name in ("weight_format", "activation_format"):
                 if not isinstance(value, Format):
                     raise ConfigError(f"{field.name} must be a Format, not {value!r}")
+                if value.indexed:
+                    raise ConfigError(
+                        f"{field.name} must be an int, uint, esb or esbu format, not {value.label}: codebooks "
+                        f"travel in programs, which run on every array"
+                    )
             elif field.name == "cell":
                 if value not in CELLS:
                     raise ConfigError(f"cell must be {' or '.join(CELLS)}, not {value!r}")

@@ -1,16 +1,20 @@
 """Number formats: a finite table of signed integers (*levels*) and the codes that select them.
 
-The level tables of ESB follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout
-and the unsigned variant are our definition. See ``docs/numerics.md``.
+The levels of NUUQ are data, a *codebook*; those of the other kinds follow from the format. The level tables of ESB
+follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout and the unsigned
+variant are our definition, as are codebooks and limits of NUUQ (Zacchigna et al., Electronics 13(10), 1923, has the
+idea). See
+``docs/numerics.md`` and ``docs/nuuq.md``.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from .errors import SigbitError
 
-__all__ = ["ESB", "ESBU", "INT", "UINT", "Format", "FormatError", "magnitudes", "product_bits"]
+__all__ = ["ESB", "ESBU", "INT", "NUUQ", "NUUQU", "UINT", "Format", "FormatError", "magnitudes", "product_bits"]
 
 #: Build limits (our definition): 3 exponent bits, magnitudes of 12 bits.
 EXPONENT_BITS_MAX = 3
@@ -32,16 +36,21 @@ def magnitudes(exponent_bits, fraction_bits):
 
 @dataclass(frozen=True)
 class Format:
-    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, :func:`ESBU` or :meth:`parse`.
+    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, :func:`ESBU`, :func:`NUUQ`,
+    :func:`NUUQU` or :meth:`parse`.
 
     Parameters
     ----------
     kind : str
-        ``"int"``, ``"uint"``, ``"esb"`` or ``"esbu"``.
+        ``"int"``, ``"uint"``, ``"esb"``, ``"esbu"``, ``"nuuq"`` or ``"nuuqu"``.
     bits : int
-        Stored bits of a code, sign included; 2 to 8.
+        Stored bits of a code, sign included; 2 to 8. Of an index of the NUUQ kinds: ``ceil(log2 N)``.
     fraction_bits : int
-        ``k`` of the ESB kinds; 0 for the uniform kinds.
+        ``k`` of the ESB kinds; 0 for the others.
+    level_count, level_bits : int
+        ``N`` and ``B`` of the NUUQ kinds; 0 for the others.
+    codebook : tuple of int
+        Levels of the NUUQ kinds, strictly increasing; empty while they are still to be searched.
 
     Raises
     ------
@@ -52,13 +61,22 @@ class Format:
     kind: str
     bits: int
     fraction_bits: int = 0
+    level_count: int = 0
+    level_bits: int = 0
+    codebook: tuple = ()
 
     def __post_init__(self):
-        if self.kind not in ("int", "uint", "esb", "esbu"):
-            raise FormatError(f"Format kind must be int, uint, esb or esbu, not {self.kind!r}")
-        for name, value in (("bits", self.bits), ("fraction_bits", self.fraction_bits)):
+        if self.kind not in ("int", "uint", "esb", "esbu", "nuuq", "nuuqu"):
+            raise FormatError(f"Format kind must be int, uint, esb, esbu, nuuq or nuuqu, not {self.kind!r}")
+        for name in ("bits", "fraction_bits", "level_count", "level_bits"):
+            value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise FormatError(f"Format {name} must be an integer, not {value!r}")
+        if self.indexed:
+            self._check_codebook()
+            return
+        if self.level_count or self.level_bits or self.codebook:
+            raise FormatError(f"{self.kind} has no codebook, but one was given")
         if not 2 <= self.bits <= 8:
             raise FormatError(f"A format has 2 to 8 stored bits, not {self.bits}")
         if self.uniform:
@@ -76,15 +94,52 @@ class Format:
                 f"{self.magnitude_bits}-bit magnitudes; the limits are {EXPONENT_BITS_MAX} and {MAGNITUDE_BITS_MAX}"
             )
 
+    def _check_codebook(self):
+        name, count = f"{self.kind}:{self.level_count},{self.level_bits}", self.level_count
+        low, high = self.level_range if self.level_bits > 0 else (0, 0)
+        if not 1 + self.signed <= self.level_bits <= 8 or not 2 <= count <= high - low + 1:
+            raise FormatError(
+                f"{name} does not exist; expected {1 + self.signed} to 8 bits per level, and 2 to 2**bits"
+                f"{' - 1' if self.signed else ''} levels"
+            )
+        if self.bits != (count - 1).bit_length() or self.fraction_bits:
+            raise FormatError(
+                f"{name} has indices of {(count - 1).bit_length()} bits without fraction, not of {self.bits} bits "
+                f"with {self.fraction_bits}"
+            )
+        levels = self.codebook
+        if not isinstance(levels, tuple) or not all(isinstance(x, int) and not isinstance(x, bool) for x in levels):
+            raise FormatError(f"The codebook of {name} must be a tuple of integers, not {levels!r}")
+        if levels and len(levels) != count:
+            raise FormatError(f"The codebook of {name} must have {count} levels, not {len(levels)}")
+        if any(a >= b for a, b in pairwise(levels)) or (levels and (levels[0] < low or levels[-1] > high)):
+            raise FormatError(f"The codebook of {name} must increase strictly from {low} to {high}, not {levels}")
+
     @classmethod
     def parse(cls, text):
-        """Read the command-line form: ``int:8``, ``uint:4``, ``esb:4,2``, ``esbu:4,2``."""
+        """Read the command-line form: ``int:8``, ``uint:4``, ``esb:4,2``, ``esbu:4,2``, ``nuuq:16,6``.
+
+        ``nuuq:N,B`` and ``nuuqu:N,B`` leave the levels to a search; ``nuuq:4,5=-10,-3,3,10`` names them.
+        """
+        if match := re.fullmatch(r"(nuuqu?):(\d+),(\d+)(?:=(-?\d+(?:,-?\d+)*))?", text.strip().lower()):
+            codebook = tuple(map(int, match[4].split(","))) if match[4] else ()
+            return _indexed(match[1], int(match[2]), int(match[3]), codebook)
         match = re.fullmatch(r"(int|uint|esb|esbu):(\d+)(?:,(\d+))?", text.strip().lower())
         if not match or (match[1].startswith("esb") != (match[3] is not None)):
-            raise FormatError(f"Unknown format {text!r}; expected int:B, uint:B, esb:B,K or esbu:B,K, such as esb:4,2")
+            raise FormatError(
+                f"Unknown format {text!r}; expected int:B, uint:B, esb:B,K, esbu:B,K, nuuq:N,B or nuuqu:N,B, "
+                f"such as esb:4,2, nuuq:16,6 or nuuq:4,5=-10,-3,3,10"
+            )
         return cls(match[1], int(match[2]), int(match[3] or 0))
 
     def __str__(self):
+        return self.label + ("=" + ",".join(map(str, self.codebook)) if self.codebook else "")
+
+    @property
+    def label(self):
+        """The format without its codebook, for people."""
+        if self.indexed:
+            return f"{self.kind}:{self.level_count},{self.level_bits}"
         return f"{self.kind}:{self.bits}" + ("" if self.uniform else f",{self.fraction_bits}")
 
     @property
@@ -94,13 +149,27 @@ class Format:
 
     @property
     def signed(self):
-        """Whether negative levels exist."""
-        return self.kind in ("int", "esb")
+        """Whether negative levels exist, or may exist in a codebook."""
+        return self.kind in ("int", "esb", "nuuq")
 
     @property
     def uniform(self):
         """Whether the code is a plain binary or two's complement integer."""
         return self.kind in ("int", "uint")
+
+    @property
+    def indexed(self):
+        """Whether the code is an index into a codebook."""
+        return self.kind in ("nuuq", "nuuqu")
+
+    @property
+    def level_range(self):
+        """Smallest and largest integer that may stand in the codebook."""
+        if not self.indexed:
+            raise FormatError(f"{self} has no codebook")
+        return (1 - (1 << self.level_bits - 1), (1 << self.level_bits - 1) - 1) if self.signed else (
+            0, (1 << self.level_bits) - 1
+        )  # fmt: skip
 
     @property
     def magnitude_code_bits(self):
@@ -109,12 +178,14 @@ class Format:
 
     @property
     def exponent_bits(self):
-        """``n`` of the ESB kinds, 0 for the uniform kinds (their magnitude code is the magnitude)."""
-        return 0 if self.uniform else self.magnitude_code_bits - self.fraction_bits
+        """``n`` of the ESB kinds, 0 for the others (the magnitude code of uniform kinds is the magnitude)."""
+        return self.magnitude_code_bits - self.fraction_bits if self.kind in ("esb", "esbu") else 0
 
     @cached_property
     def magnitudes(self):
-        """Magnitude of every magnitude code, strictly increasing."""
+        """Magnitude of every magnitude code, strictly increasing; of a codebook, all that occur."""
+        if self.indexed:
+            return tuple(sorted({abs(level) for level in self.levels}))
         if self.uniform:
             return tuple(range(1 << self.magnitude_code_bits))
         return magnitudes(self.exponent_bits, self.fraction_bits)
@@ -131,7 +202,19 @@ class Format:
 
     @cached_property
     def levels(self):
-        """The distinct levels that the encoder emits, in increasing order."""
+        """The distinct levels that the encoder emits, in increasing order.
+
+        Raises
+        ------
+        :exc:`FormatError`
+            If the codebook is still to be searched.
+        """
+        if self.indexed:
+            if not self.codebook:
+                raise FormatError(
+                    f"{self} has no levels yet; quantize a network with it, or name them, as in nuuq:4,5=-10,-3,3,10"
+                )
+            return self.codebook
         negative = tuple(-x for x in reversed(self.magnitudes[1:])) if self.signed else ()
         return negative + self.magnitudes
 
@@ -139,6 +222,11 @@ class Format:
     def midpoints(self):
         """Sums of neighbouring levels: the decision points of the projection, in half units."""
         return tuple(low + high for low, high in zip(self.levels, self.levels[1:], strict=False))
+
+    @property
+    def code_count(self):
+        """Codes that :meth:`decode` accepts: 0 to one less than this."""
+        return self.level_count if self.indexed else 1 << self.bits
 
     def encode(self, level):
         """Stored code of a level. Never a negative zero, never ``-2**(b-1)``."""
@@ -148,8 +236,10 @@ class Format:
 
     def decode(self, code):
         """Level of a stored code; accepts the codes that no encoder emits (``{1, 0}`` and ``-2**(b-1)``)."""
-        if not 0 <= code < 1 << self.bits:
-            raise FormatError(f"{code} is not a code of {self}; expected 0 to {(1 << self.bits) - 1}")
+        if not 0 <= code < self.code_count:
+            raise FormatError(f"{code} is not a code of {self}; expected 0 to {self.code_count - 1}")
+        if self.indexed:
+            return self.levels[code]
         if not self.signed:
             return self.magnitudes[code]
         sign = code >> (self.bits - 1)
@@ -160,6 +250,8 @@ class Format:
 
     @cached_property
     def _codes(self):
+        if self.indexed:
+            return {level: index for index, level in enumerate(self.levels)}
         if self.kind == "int":
             return {level: level & ((1 << self.bits) - 1) for level in self.levels}
         codes = {}
@@ -171,7 +263,7 @@ class Format:
 
     def order_key(self, code):
         """An integer that orders codes like their levels, without decoding magnitudes (numerics 3.5)."""
-        if not self.signed:
+        if self.indexed or not self.signed:
             return code
         if self.kind == "int":
             return self.decode(code)
@@ -203,3 +295,17 @@ def ESB(bits, fraction_bits):
 def ESBU(bits, fraction_bits):
     """Unsigned elastic significant bits: ``bits - k`` exponent bits, ``k`` fraction bits (our definition)."""
     return Format("esbu", bits, fraction_bits)
+
+
+def _indexed(kind, level_count, level_bits, codebook):
+    return Format(kind, max(level_count - 1, 0).bit_length(), 0, level_count, level_bits, codebook)
+
+
+def NUUQ(level_count, level_bits, codebook=()):
+    """``level_count`` signed levels that are integers of ``level_bits`` bits; without ``codebook`` to be searched."""
+    return _indexed("nuuq", level_count, level_bits, tuple(codebook))
+
+
+def NUUQU(level_count, level_bits, codebook=()):
+    """``level_count`` levels from 0 to ``2**level_bits - 1``; without ``codebook`` to be searched."""
+    return _indexed("nuuqu", level_count, level_bits, tuple(codebook))

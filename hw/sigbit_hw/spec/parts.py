@@ -68,7 +68,7 @@ def activation_parts(native, stored):
     step = part_shift_bits(native)
     if stored.levels == native.levels:
         return ActivationParts(native, 1, 0, step)
-    if stored.exponent_bits > 1:
+    if stored.exponent_bits > 1 or stored.indexed:
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
             f"or configure the accelerator with activation format {stored}"

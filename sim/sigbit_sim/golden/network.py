@@ -74,7 +74,9 @@ class Convolution:
     Attributes
     ----------
     weights : int64 array, ``(out, in / groups, kh, kw)``
-        Levels of ``weight_format``.
+        Levels of ``weight_format``, or of their channel's codebook.
+    codebooks : int64 array, ``(out, N)``, optional
+        Levels of every output channel where ``weight_format`` is a NUUQ format without a codebook of its own.
     weight_units : float64 array, ``(out,)``
     stride, dilation : (int, int)
         Rows, columns.
@@ -115,6 +117,7 @@ class Convolution:
     residual_multiplier: np.ndarray | None = None
     groups: int = 1
     negative_multiplier: np.ndarray | None = None
+    codebooks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -321,7 +324,7 @@ class IntegerNetwork:
 
 
 #: Arrays of a convolution that only some have.
-_OPTIONAL_ARRAYS = ("residual_multiplier", "negative_multiplier")
+_OPTIONAL_ARRAYS = ("residual_multiplier", "negative_multiplier", "codebooks")
 
 
 def sources(layer):
@@ -439,6 +442,23 @@ def _check_leaky(layer, target):
     _check_range(layer, "negative_multiplier", 0, MULTIPLIER_MAX)
 
 
+def _check_weight_levels(layer, out):
+    form = layer.weight_format
+    if not form.indexed or form.codebook:
+        if layer.codebooks is not None:
+            raise NetworkError(f"Layer {layer.name}: weight_format {form} has its levels, so codebooks must be None")
+        legal = bool(np.isin(layer.weights, level_table(form)).all())
+    else:
+        books = _check_array(layer, "codebooks", (out, form.level_count), np.int64)
+        _check_range(layer, "codebooks", *form.level_range)
+        if (np.diff(books) < 1).any():
+            raise NetworkError(f"Layer {layer.name}: every codebook must increase strictly")
+        rows = zip(layer.weights.reshape(out, -1), books, strict=True)
+        legal = all(np.isin(weights, book).all() for weights, book in rows)
+    if not legal:
+        raise NetworkError(f"Layer {layer.name}: weights must be levels of {form}")
+
+
 def _accumulator_bound(layer, source):
     """Largest possible ``|acc|`` of every output channel of a convolution, by its actual weights."""
     return source.format.magnitude_max * np.abs(layer.weights).sum(axis=(1, 2, 3))
@@ -459,8 +479,7 @@ def _check_convolution(layer, target, source, residual=None):
     _check_geometry(layer, source, target, out, tuple(kernel), layer.dilation)
     if not isinstance(layer.weight_format, Format):
         raise NetworkError(f"Layer {layer.name}: weight_format must be a Format, not {layer.weight_format!r}")
-    if not np.isin(layer.weights, level_table(layer.weight_format)).all():
-        raise NetworkError(f"Layer {layer.name}: weights must be levels of {layer.weight_format}")
+    _check_weight_levels(layer, out)
     units = _check_array(layer, "weight_units", (out,), np.float64)
     if not (np.isfinite(units) & (units > 0)).all():
         raise NetworkError(f"Layer {layer.name}: weight_units must be positive and finite")

@@ -54,7 +54,7 @@ def level_table(format):
 
 @cache
 def _code_levels(format):
-    return _frozen([format.decode(code) for code in range(1 << format.bits)])
+    return _frozen([format.decode(code) for code in range(format.code_count)])
 
 
 @cache
@@ -64,7 +64,7 @@ def _rank_codes(format):
 
 @cache
 def _code_keys(format):
-    return _frozen([format.order_key(code) for code in range(1 << format.bits)])
+    return _frozen([format.order_key(code) for code in range(format.code_count)])
 
 
 def project(values, format):
@@ -106,9 +106,9 @@ def encode(levels, format):
 
 def _checked_codes(codes, format):
     codes = np.asarray(codes)
-    foreign = (codes < 0) | (codes >= 1 << format.bits)
+    foreign = (codes < 0) | (codes >= format.code_count)
     if foreign.any():
-        raise FormatError(f"{codes[foreign].flat[0]} is not a code of {format}; expected 0 to {(1 << format.bits) - 1}")
+        raise FormatError(f"{codes[foreign].flat[0]} is not a code of {format}; expected 0 to {format.code_count - 1}")
     return codes
 
 
@@ -216,6 +216,8 @@ def _magnitude_code(x, format):
 def encode_half_units(half_units, format):
     """Stored code straight from ``q``: the circuit's own way to the code, equal to comparing with every midpoint."""
     q = np.asarray(half_units, dtype=np.int64)
+    if format.indexed:
+        return (q[..., np.newaxis] >= np.array(format.midpoints)).sum(axis=-1)
     if format.kind == "int":
         return np.clip((q + 1) >> 1, -format.magnitude_max, format.magnitude_max) & ((1 << format.bits) - 1)
     if not format.signed:
@@ -233,9 +235,13 @@ def xor_dot(weight_codes, activation_levels, weight_format):
     raw : int64 array
         ``sum(p ^ mask)`` with ``p = |weight| * activation`` and an all-ones mask where the weight's sign bit is set.
     constant : int64 array
-        Number of set sign bits, negative zeros included; ``raw + constant`` is the true dot product.
+        Number of set sign bits, negative zeros included (of a codebook: negative levels); ``raw + constant`` is the
+        true dot product.
     """
     weight_codes = np.asarray(weight_codes, dtype=np.int64)
-    sign = weight_codes >> (weight_format.bits - 1)
+    if weight_format.indexed:
+        sign = (decode(weight_codes, weight_format) < 0).astype(np.int64)
+    else:
+        sign = weight_codes >> (weight_format.bits - 1)
     products = np.abs(decode(weight_codes, weight_format)) * np.asarray(activation_levels, dtype=np.int64)
     return (products ^ -sign).sum(axis=-1), sign.sum(axis=-1)
