@@ -135,6 +135,8 @@ def shaken(network, random):
         {"weights": "int:3", "activations": "uint:3", "rounding": "reconstruct"},
         {"weights": "esb:5,2", "activations": "esb:5,2"},
         {"weights": "int:4", "activations": "uint:4", "units": "statistics"},
+        {"weights": "nuuq:4,4", "activations": "uint:8", "rounding": "reconstruct"},
+        {"weights": "nuuq:3,2", "activations": "nuuqu:8,5"},
     ],
     ids=lambda options: options["weights"],
 )
