@@ -20,6 +20,7 @@ from .onnx_reader import read_onnx
 from .passes import lower
 from .performance import report
 from .quantize import input_levels, quantize, summary
+from .search import search
 from .session import Session
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "read_onnx",
     "report",
     "run_float",
+    "search",
     "summary",
     "write_verilog",
 ]

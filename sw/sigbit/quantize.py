@@ -167,7 +167,7 @@ def level_groups(graph: Graph) -> dict[str, str]:
     return group
 
 
-def _signed_groups(graph: Graph, signed_input: bool, group: dict[str, str]) -> set[str]:
+def signed_groups(graph: Graph, signed_input: bool, group: dict[str, str]) -> set[str]:
     """Groups with a tensor that can be negative: anything but what a ReLU makes, and averages of such tensors."""
     non_negative = {graph.input: not signed_input}
     for node in graph.nodes:
@@ -185,7 +185,7 @@ def _layer_formats(
 ) -> dict[Node, dict[str, Format]]:
     """What ``layers`` of :func:`quantize` says, checked; everything wrong is reported at once."""
     named = {node.name: node for node in graph.nodes}
-    signed = _signed_groups(graph, options.input_format.signed, group)
+    signed = signed_groups(graph, options.input_format.signed, group)
     chosen: dict[str, tuple[str, Format]] = {}
     found: dict[Node, dict[str, Format]] = {}
     problems = []
@@ -237,7 +237,7 @@ def _tensor_formats(
     Where ``layers`` names none, an unsigned activation format holds tensors that cannot be negative, and the others
     get the signed one. Layers that keep levels keep the format, and what is concatenated has one.
     """
-    signed = _signed_groups(graph, options.input_format.signed, group)
+    signed = signed_groups(graph, options.input_format.signed, group)
     widened = {group[node.input] for node in graph.nodes if leaves_raw(graph, node)}
     pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
     widened |= {group[name] for name in graph.outputs} - pooled
