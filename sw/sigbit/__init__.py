@@ -1,7 +1,7 @@
 """The host of the sigbit accelerator: read a trained network, quantize it, compile it, run it.
 
 Importing this package loads NumPy only. ONNX is loaded when a model is read, Amaranth and Verilator when a device
-``"rtl"`` is opened or Verilog is written.
+``"rtl"`` is opened or Verilog is written, PyTorch when a network is trained.
 """
 
 from sigbit_hw.spec.config import PRESETS, AcceleratorConfig
@@ -20,6 +20,7 @@ from .onnx_reader import read_onnx
 from .passes import lower
 from .performance import report
 from .quantize import input_levels, quantize, summary
+from .search import search
 from .session import Session
 
 __all__ = [
@@ -45,10 +46,12 @@ __all__ = [
     "load_images",
     "lower",
     "open_device",
+    "prepare_qat",
     "quantize",
     "read_onnx",
     "report",
     "run_float",
+    "search",
     "summary",
     "write_verilog",
 ]
@@ -59,3 +62,10 @@ def write_verilog(config, folder, family=None):
     from sigbit_hw.emit import write_verilog as write
 
     return write(config, folder, family)
+
+
+def prepare_qat(model, calibration, **options):
+    """A model as a PyTorch module for quantization-aware training: :func:`sigbit.training.prepare_qat`."""
+    from .training import prepare_qat as prepare
+
+    return prepare(model, calibration, **options)

@@ -26,7 +26,7 @@ __all__ = ["main"]
 _PRESET = "small"
 #: Options that only quantization takes.
 _QUANTIZATION = (
-    "calibration", "edge_bits", "per_tensor", "alpha", "signed_activations", "layer_formats",
+    "calibration", "edge_bits", "per_tensor", "alpha", "rounding", "equalize", "signed_activations", "layer_formats",
     "codebooks", "zero_level", "symmetric_levels",
 )  # fmt: skip
 _say = Progress()
@@ -153,6 +153,8 @@ def _quantized(arguments, model, config):
         alpha_mode=arguments.alpha or "mse",
         signed_activations=arguments.signed_activations or "int:8",
         layers=layers,
+        rounding=arguments.rounding or "nearest",
+        equalize=arguments.equalize,
         codebooks=arguments.codebooks or "layer",
         zero_level=arguments.zero_level,
         symmetric_levels=arguments.symmetric_levels,
@@ -358,6 +360,113 @@ def _evaluate(arguments):
     return 1 if result["mismatches_against_golden"] else 0
 
 
+def _search(arguments):
+    from dataclasses import replace
+
+    from sigbit_hw.spec.formats import Format
+
+    from .onnx_reader import read_onnx
+    from .search import Budget, draw, pareto, search
+
+    for path in filter(None, (arguments.output, arguments.plot, arguments.network)):
+        _check_output(path)
+    config = evaluation.configuration(arguments.config)
+    configs = [config]
+    if arguments.natives:
+        pairs = [[Format.parse(text) for text in pair.split("/")] for pair in arguments.natives]
+        if any(len(pair) != 2 for pair in pairs):
+            raise SigbitError(f"--natives takes WEIGHTS/ACTIVATIONS, such as esb:4,1/esbu:4,2, not {arguments.natives}")
+        configs = [replace(config, weight_format=pair[0], activation_format=pair[1]) for pair in pairs]
+    calibration, _ = _images(arguments, arguments.calibration)
+    validation = None
+    if arguments.data is not None:
+        validation = _images(arguments, arguments.data, arguments.limit)
+        if validation[1] is None:
+            raise SigbitError("Accuracy needs labels; name them after the images: --data FILE.npz:IMAGES,LABELS")
+    budget = Budget(
+        cycles=arguments.max_cycles, weight_bytes=arguments.max_bytes, luts=arguments.max_luts, loss=arguments.max_loss
+    )
+    result = search(
+        read_onnx(arguments.model),
+        calibration,
+        configs,
+        weights=arguments.weights or ["int:8"],
+        activations=arguments.activations or ["uint:8"],
+        edge_bits=arguments.edge_bits or 8,
+        budget=budget,
+        validation=validation,
+        points=arguments.points,
+        alpha_mode=arguments.alpha or "mse",
+        rounding=arguments.rounding or "nearest",
+        progress=_say,
+    )
+    front, rows = pareto(result.points), []
+    for point in result.points:
+        row = {key: value for key, value in vars(point).items() if key != "network"}
+        rows.append({**row, "pareto": point in front, "best": point is result.best})
+    if arguments.plot:
+        draw(result, arguments.plot)
+    if result.best is not None and arguments.output:
+        Path(arguments.output).write_text(json.dumps(result.best.layers, indent=1) + "\n")
+    if result.best is not None and arguments.network:
+        result.best.network.save(arguments.network)
+    columns = {
+        "native": lambda row: f"{row['weight_format']} x {row['activation_format']}",
+        "cycles": _thousands(lambda row: row["cycles"]),
+        "weight bytes": _thousands(lambda row: row["weight_bytes"]),
+        "grid LUTs": _thousands(lambda row: row["luts"] and round(row["luts"])),
+        "divergence": lambda row: f"{row['divergence']:.4f}",
+        "predicted": lambda row: f"{row['predicted_divergence']:.4f}",
+        "accuracy": lambda row: _percent(row["accuracy"]),
+        "": lambda row: "best" if row["best"] else "pareto" if row["pareto"] else "",
+    }
+    text = _table(rows, columns)
+    if result.float_accuracy is not None:
+        text += f"\nfloat {_percent(result.float_accuracy)}"
+    if result.best is None:
+        text += "\nno point keeps the budget"
+    _print(arguments, {"points": rows, "float_accuracy": result.float_accuracy}, text)
+    return 0 if result.best is not None else 1
+
+
+def _train(arguments):
+    from .data import load_images, load_raw
+    from .onnx_reader import read_onnx
+    from .training import Recipe, Team, train
+
+    changes = {} if arguments.seed is None else {"seed": arguments.seed}
+    recipe = Recipe.read(arguments.recipe, **changes)
+    parts = [load_raw(source) for source in arguments.data]
+    images, labels = (np.concatenate(arrays)[: arguments.limit] for arrays in zip(*parts, strict=True))
+    test = None
+    if arguments.test is not None:
+        test = load_images(arguments.test, scale=recipe.scale, mean=recipe.mean, std=recipe.std)
+        if test[1] is None:
+            raise SigbitError("Accuracy needs labels; name them after the images: --test FILE.npz:IMAGES,LABELS")
+    model = read_onnx(arguments.model)
+    with Team() as team:
+        network, log = train(
+            model,
+            recipe,
+            images,
+            labels,
+            arguments.output,
+            test=test,
+            resume=arguments.resume,
+            team=team,
+            progress=_say if team.leads else lambda *arguments: None,
+        )
+        if not team.leads:
+            return
+    result = {"network": f"{arguments.output}/network.npz", "log": log, "accuracy": None}
+    lines = [f"wrote {result['network']} after {sum(row['seconds'] for row in log):.0f} s of training"]
+    if test is not None:
+        measured = evaluation.evaluate(network, test[0], labels=test[1])
+        result["accuracy"] = measured["accuracy"]
+        lines.append(f"accuracy of the golden model {_percent(measured['accuracy'])} on {len(test[0])} images")
+    _print(arguments, result, "\n".join(lines))
+
+
 def _verilog(arguments):
     from sigbit_hw.emit import write_verilog
 
@@ -553,11 +662,17 @@ def _quantization(sub, required=False):
         help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
     )
     sub.add_argument(
+        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+    )
+    sub.add_argument(
+        "--rounding", choices=("nearest", "reconstruct"), help="reconstruct: fit weights layer by layer (nearest)"
+    )
+    sub.add_argument("--equalize", action="store_true", help="scale channels between layers to like ranges first")
+    sub.add_argument(
         "--codebooks", choices=("layer", "channel"), help="what has searched nuuq levels of its own (layer)"
     )
     sub.add_argument("--zero-level", action="store_true", help="search only nuuq weights with a level 0")
     sub.add_argument("--symmetric-levels", action="store_true", help="search only nuuq weights with symmetric levels")
-    sub.add_argument("--alpha", choices=("mse", "dda", "max"), help="how scales are found (mse)")
 
 
 def _config(sub, default=_PRESET):
@@ -654,6 +769,57 @@ def _parser():
     _batch(sub)
     sub.add_argument("--output", metavar="NAME", help="the output that has the classes, if there are several (first)")
     sub.add_argument("--layers", action="store_true", help="add formats, cost and error of every layer")
+
+    sub = command(
+        "search",
+        _search,
+        "choose formats of single layers under a budget, and measure assignments from accurate to cheap",
+        "sigbit search resnet20.onnx --calibration c.npz:x --data test.npz:x,y --max-cycles 60000 -o layers.json",
+    )
+    sub.add_argument("model", metavar="MODEL.onnx")
+    sub.add_argument("--calibration", required=True, metavar="FILE.npz:X", help="images for scales and sensitivities")
+    sub.add_argument("--weights", nargs="+", metavar="FORMAT", help="to choose from beside the native one (int:8)")
+    sub.add_argument("--activations", nargs="+", metavar="FORMAT", help="likewise (uint:8)")
+    sub.add_argument("--natives", nargs="+", metavar="W/A", help="pairs of native formats (those of --config)")
+    _config(sub)
+    sub.set_defaults(config=_PRESET)
+    sub.add_argument(
+        "--data", metavar="FILE.npz:X,Y", help="images and labels that measure points (calibration images)"
+    )
+    sub.add_argument("--limit", type=_positive, metavar="N", help="use the first N of them only")
+    _data(sub)
+    sub.add_argument("--edge-bits", type=_positive, metavar="B", help="int bits of the first and the last layer (8)")
+    sub.add_argument(
+        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+    )
+    sub.add_argument("--rounding", choices=("nearest", "reconstruct"), help="how measured points are rounded (nearest)")
+    sub.add_argument("--points", type=_positive, default=6, metavar="N", help="measured points per accelerator (6)")
+    sub.add_argument("--max-cycles", type=float, metavar="N", help="per image, predicted")
+    sub.add_argument("--max-bytes", type=float, metavar="N", help="of weights")
+    sub.add_argument("--max-luts", type=float, metavar="N", help="of the grid, which is synthesized for it")
+    sub.add_argument(
+        "--max-loss", type=float, metavar="POINTS", help="of accuracy lost against float; then the fastest"
+    )
+    sub.add_argument("--plot", metavar="FILE", help="picture of all points; needs matplotlib")
+    sub.add_argument("--network", metavar="NETWORK.npz", help="write the best point's integer network")
+    sub.add_argument("-o", "--output", metavar="LAYERS.json", help="write the best point for --layer-formats")
+
+    sub = command(
+        "train",
+        _train,
+        "train an ONNX model for its quantized form (needs PyTorch), under torchrun on several devices",
+        "sigbit train recipes/resnet20-w4a4.json resnet20.onnx --data train.npz:images,labels -o build/w4a4",
+    )
+    sub.add_argument("recipe", metavar="RECIPE.json")
+    sub.add_argument("model", metavar="MODEL.onnx", help="trained in float")
+    sub.add_argument(
+        "--data", nargs="+", required=True, metavar="FILE.npz:X,Y", help="uint8 training images and labels"
+    )
+    sub.add_argument("--limit", type=_positive, metavar="N", help="use the first N training images only")
+    sub.add_argument("--test", metavar="FILE.npz:X,Y", help="images and labels for the log; nothing is chosen by them")
+    sub.add_argument("--seed", type=_seed, metavar="N", help="instead of the recipe's")
+    sub.add_argument("--resume", action="store_true", help="continue after the last epoch that is complete")
+    sub.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for network, checkpoint and log")
 
     sub = command(
         "verilog",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 
-__all__ = ["DataError", "load_images", "normalize"]
+__all__ = ["DataError", "load_images", "load_raw", "normalize"]
 
 
 class DataError(SigbitError):
@@ -124,9 +124,28 @@ def load_images(source: str, limit: int | None = None, *, scale=255.0, mean=0.0,
     :exc:`DataError`
         If anything is missing, empty or of the wrong shape.
     """
-    path, names = _parse(source)
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, not {limit}")
+    images, labels = _read(source, limit)
+    return normalize(images, scale, mean, std), labels
+
+
+def load_raw(source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images as they are stored, and labels, from ``FILE.npz:IMAGES,LABELS``.
+
+    Raises
+    ------
+    :exc:`DataError`
+        As :func:`load_images`, or if no labels are named.
+    """
+    images, labels = _read(source, None)
+    if labels is None:
+        raise DataError(f"Training needs labels; name them after the images: FILE.npz:IMAGES,LABELS, not {source!r}")
+    return images, labels
+
+
+def _read(source: str, limit: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    path, names = _parse(source)
     images, *rest = _arrays(path, names)
     if images.ndim and len(images) == 0:
         raise DataError(f"Array {names[0]!r} of {str(path)!r} holds no images (shape {images.shape})")
@@ -139,4 +158,4 @@ def load_images(source: str, limit: int | None = None, *, scale=255.0, mean=0.0,
                 f"({len(images) if images.ndim else 0}), but is {labels.dtype} of shape {labels.shape}"
             )
         labels = labels[:limit].astype(np.int64)
-    return normalize(images[:limit] if images.ndim else images, scale, mean, std), labels
+    return images[:limit] if images.ndim else images, labels

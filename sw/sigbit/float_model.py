@@ -19,13 +19,13 @@ from .graph import (
     Upsample,
 )
 
-__all__ = ["channel_sums", "evaluate_node", "run_float", "window_means"]
+__all__ = ["channel_sums", "evaluate_node", "run_float", "window_means", "windows"]
 
 #: Most values of gathered windows held at once; bounds memory, changes no result.
 _GATHER_VALUES = 1 << 24
 
 
-def _windows(x, kernel, stride, dilation, pads, fill):
+def windows(x, kernel, stride, dilation, pads, fill):
     """View ``(n, channels, rows, columns, kh, kw)`` of all windows of a padded batch."""
     if any(pads):
         x = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])), constant_values=fill)
@@ -52,7 +52,7 @@ def window_means(node: Conv, x: np.ndarray) -> np.ndarray:
     A convolution is linear, so its mean per output channel is the sum of weights times these means.
     """
     mean = x.mean(axis=0, keepdims=True, dtype=np.float64)
-    return _windows(mean, node.weight.shape[2:], node.stride, node.dilation, node.pads, 0).mean(axis=(0, 2, 3))
+    return windows(mean, node.weight.shape[2:], node.stride, node.dilation, node.pads, 0).mean(axis=(0, 2, 3))
 
 
 def channel_sums(node: Conv, weight: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -125,9 +125,9 @@ def evaluate_node(node: Node, x: np.ndarray, *others: np.ndarray) -> np.ndarray:
     if isinstance(node, Reshape):
         return x.reshape(len(x), *node.shape)
     if isinstance(node, MaxPool):
-        return _windows(x, node.kernel, node.stride, (1, 1), node.pads, -np.inf).max(axis=(4, 5))
+        return windows(x, node.kernel, node.stride, (1, 1), node.pads, -np.inf).max(axis=(4, 5))
     if isinstance(node, AveragePool):
-        y = _windows(x, node.kernel, node.stride, (1, 1), node.pads, 0).mean(axis=(4, 5), dtype=x.dtype)
+        y = windows(x, node.kernel, node.stride, (1, 1), node.pads, 0).mean(axis=(4, 5), dtype=x.dtype)
         return _rectified(y, node)
     raise TypeError(f"Node must be an operation of sigbit.graph, not {node!r}")
 

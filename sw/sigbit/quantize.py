@@ -23,12 +23,21 @@ from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
 from .onnx_reader import read_onnx
 from .passes import keeps_levels, leaves_raw, lower
-from .scales import requantizer_constants, unit_dda, unit_max, unit_mse
+from .reconstruction import activation_unit, equalized, output_units, reconstruct, statistics
+from .scales import requantizer_constants, unit_dda, unit_max, unit_mse, unit_percentile
 
-__all__ = ["ALPHA_MODES", "QuantizationError", "input_levels", "quantize", "summary"]
+__all__ = ["ALPHA_MODES", "ROUNDINGS", "QuantizationError", "input_levels", "quantize", "summary"]
 
-#: Rules for units, by the name of ``alpha_mode``.
-ALPHA_MODES: dict[str, Callable] = {"mse": unit_mse, "dda": unit_dda, "max": unit_max}
+#: Rules for units, by the name of ``alpha_mode``; ``output`` starts from the least squared error.
+ALPHA_MODES: dict[str, Callable] = {
+    "mse": unit_mse,
+    "dda": unit_dda,
+    "max": unit_max,
+    "percentile": unit_percentile,
+    "output": unit_mse,
+}
+#: How weights become levels.
+ROUNDINGS = ("nearest", "reconstruct")
 
 #: Values of a tensor that are searched one by one; larger tensors are searched as a histogram.
 _DIRECT_VALUES = 1 << 20
@@ -58,6 +67,8 @@ class _Options:
     input_format: Format
     per_channel: bool
     unit: Callable
+    output_error: bool
+    rounding: str
     bias_correction: bool
     codebooks: str
     zero_level: bool
@@ -81,6 +92,7 @@ def _options(
     input_format: Format | str | None,
     per_channel: bool,
     alpha_mode: str,
+    rounding: str,
     bias_correction: bool,
     codebooks: str,
     zero_level: bool,
@@ -88,6 +100,10 @@ def _options(
 ) -> _Options:
     if codebooks not in ("layer", "channel"):
         raise QuantizationError(f"codebooks must be layer or channel, not {codebooks!r}")
+    if codebooks == "channel" and (rounding == "reconstruct" or alpha_mode == "output"):
+        raise QuantizationError(
+            "codebooks of channels are fitted to weights alone; leave out rounding reconstruct and alpha_mode output"
+        )
     weight_format = _format(weights, "weights")
     if not weight_format.signed:
         raise QuantizationError(
@@ -104,6 +120,8 @@ def _options(
         raise QuantizationError(f"edge_bits must be None or 2 to 8, not {edge_bits!r}")
     if alpha_mode not in ALPHA_MODES:
         raise QuantizationError(f"alpha_mode must be {', '.join(ALPHA_MODES)}, not {alpha_mode!r}")
+    if rounding not in ROUNDINGS:
+        raise QuantizationError(f"rounding must be {' or '.join(ROUNDINGS)}, not {rounding!r}")
     lowest = float(images.min())
     automatic = INT(8) if lowest < 0 else UINT(8)
     chosen = automatic if input_format is None else _format(input_format, "input_format")
@@ -119,6 +137,8 @@ def _options(
         chosen,
         per_channel,
         ALPHA_MODES[alpha_mode],
+        alpha_mode == "output",
+        rounding,
         bias_correction,
         codebooks,
         zero_level,
@@ -138,7 +158,7 @@ def _as_maps(graph: Graph, images: np.ndarray) -> np.ndarray:
     return graph.check_images(images)
 
 
-def _level_groups(graph: Graph) -> dict[str, str]:
+def level_groups(graph: Graph) -> dict[str, str]:
     """Tensor -> one of the tensors that have the same format and the same unit, because levels move between them."""
     group = {graph.input: graph.input}
     for node in graph.nodes:
@@ -151,7 +171,7 @@ def _level_groups(graph: Graph) -> dict[str, str]:
     return group
 
 
-def _signed_groups(graph: Graph, signed_input: bool, group: dict[str, str]) -> set[str]:
+def signed_groups(graph: Graph, signed_input: bool, group: dict[str, str]) -> set[str]:
     """Groups with a tensor that can be negative: anything but what a ReLU makes, and averages of such tensors."""
     non_negative = {graph.input: not signed_input}
     for node in graph.nodes:
@@ -169,7 +189,7 @@ def _layer_formats(
 ) -> dict[Node, dict[str, Format]]:
     """What ``layers`` of :func:`quantize` says, checked; everything wrong is reported at once."""
     named = {node.name: node for node in graph.nodes}
-    signed = _signed_groups(graph, options.input_format.signed, group)
+    signed = signed_groups(graph, options.input_format.signed, group)
     chosen: dict[str, tuple[str, Format]] = {}
     found: dict[Node, dict[str, Format]] = {}
     problems = []
@@ -223,7 +243,7 @@ def _tensor_formats(
     Where ``layers`` names none, an unsigned activation format holds tensors that cannot be negative, and the others
     get the signed one. Layers that keep levels keep the format, and what is concatenated has one.
     """
-    signed = _signed_groups(graph, options.input_format.signed, group)
+    signed = signed_groups(graph, options.input_format.signed, group)
     widened = {group[node.input] for node in graph.nodes if leaves_raw(graph, node)}
     pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
     widened |= {group[name] for name in graph.outputs} - pooled
@@ -269,7 +289,7 @@ def _seen_values(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _activation_unit(
-    graph: Graph, tensors: dict[str, np.ndarray], format: Format, unit: Callable
+    graph: Graph, tensors: dict[str, np.ndarray], format: Format, options: _Options
 ) -> tuple[Format, float]:
     """Format with its levels, and unit, of tensors with these float values, which have them together."""
     seen = [_seen_values(graph, name, found) for name, found in tensors.items()]
@@ -280,7 +300,10 @@ def _activation_unit(
         result = search_codebook(centres, format, zero=True, counts=counts)
         format, found = result.format, result.unit
     else:
-        found = _searched_unit(values, format, unit)
+        found = _searched_unit(values, format, options.unit)
+        if options.output_error and len(tensors) == 1:
+            ((name, value),) = tensors.items()
+            found = activation_unit(graph, name, value, format, found)
     producers = map(graph.producer, tensors)
     limits = [node.limit for node in producers if isinstance(node, Conv) and node.limit is not None]
     if not limits:
@@ -294,7 +317,7 @@ def _activation_unit(
 
 
 def _shared_units(
-    graph: Graph, images: np.ndarray, group: dict[str, str], formats: dict[str, Format], unit: Callable
+    graph: Graph, images: np.ndarray, group: dict[str, str], formats: dict[str, Format], options: _Options
 ) -> dict[str, tuple[Format, float]]:
     """Format and unit of every group whose values come from several layers, from all of these values."""
     made: dict[str, list[str]] = {}
@@ -312,7 +335,7 @@ def _shared_units(
         if own in waiting and node.output in waiting[own]:
             held[own][node.output] = floats[node.output]
             if len(held[own]) == len(waiting[own]):
-                units[own] = _activation_unit(graph, held.pop(own), formats[own], unit)
+                units[own] = _activation_unit(graph, held.pop(own), formats[own], options)
                 del waiting[own]
         if not waiting:
             break
@@ -344,8 +367,8 @@ def _weight_units(
     input_unit: float,
     output_unit: float | None,
     residual_unit: float | None,
-) -> tuple[Format, np.ndarray, np.ndarray | None]:
-    """Format, unit of every output channel, and codebooks if channels have their own.
+) -> tuple[Format, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Format, unit of every output channel, codebooks if channels have their own, and the least legal units.
 
     The unit is one and the same for a classifier (``output_unit`` None).
     """
@@ -369,7 +392,8 @@ def _weight_units(
         least = np.maximum(least, _GAIN_MIN * output_unit / input_unit)
     if residual_unit is not None:
         least = np.maximum(least, _GAIN_TO_RESIDUAL_MIN * residual_unit / input_unit)
-    return format, np.maximum(units, least.max() if shared else least), books
+    least = np.full_like(least, least.max()) if shared else least
+    return format, np.maximum(units, least), books, least
 
 
 def _nearest_integer(ratio: Fraction) -> int:
@@ -393,7 +417,7 @@ def _convolution(
         power = weight_format.smallest_power
         weights, units = node.weight.astype(np.int64) * power, np.full(len(node.weight), 1 / power)
     else:
-        weight_format, units, books = _weight_units(
+        weight_format, units, books, least = _weight_units(
             node,
             weight_format,
             options,
@@ -401,7 +425,16 @@ def _convolution(
             None if raw else target.unit,
             None if residual is None else residual.unit,
         )
-        weights = project_weights(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format, books)
+        known = None
+        if options.output_error or options.rounding == "reconstruct":
+            found = [np.float32(tensors[name].unit) * x for name, x in zip(node.inputs, levels, strict=True)]
+            known = statistics(node, floats, found)
+        if known is not None and options.output_error:
+            units = np.maximum(output_units(known, units, weight_format), least)
+        if known is not None and options.rounding == "reconstruct":
+            weights, units = reconstruct(known, units, weight_format, least)
+        else:
+            weights = project_weights(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format, books)
     bias = node.bias
     if options.bias_correction and not node.copy:
         bias = bias + channel_sums(node, node.weight, window_means(node, floats[0]))
@@ -409,6 +442,22 @@ def _convolution(
         if residual is not None:
             wanted, found = (x.mean(axis=(0, 2, 3), dtype=np.float64) for x in (floats[1], levels[1]))
             bias = bias + wanted - residual.unit * found
+    return convolution(node, weight_format, weights, units, bias, tensors, books)
+
+
+def convolution(
+    node: Conv,
+    weight_format: Format,
+    weights: np.ndarray,
+    units: np.ndarray,
+    bias: np.ndarray,
+    tensors: Mapping[str, Tensor],
+    books: np.ndarray | None = None,
+) -> golden.Convolution:
+    """Integer layer with these levels and units, and the real bias, for tensors that have formats and units."""
+    source, target = tensors[node.input], tensors[node.output]
+    residual = None if node.residual is None else tensors[node.residual]
+    raw = target.format is None
     gains = [Fraction(unit) * Fraction(source.unit) for unit in units.tolist()]
     constants: list[tuple[int, ...]] = [(0, 0)] * len(gains)
     if not raw:
@@ -447,7 +496,7 @@ def _tensor(graph: Graph, name: str, format: Format | None, unit: float) -> Tens
     return Tensor(name, channels, height, width, format, unit)
 
 
-def _other_layer(
+def other_layer(
     node: Node, source: Tensor, target: Tensor
 ) -> golden.MaxPool | golden.AveragePool | golden.Concat | golden.Upsample:
     if isinstance(node, Concat):
@@ -478,6 +527,8 @@ def quantize(
     bias_correction: bool = True,
     signed_activations: Format | str = "int:8",
     layers: Mapping[str, Mapping[str, Format | str]] | None = None,
+    rounding: str = "nearest",
+    equalize: bool = False,
     codebooks: str = "layer",
     zero_level: bool = False,
     symmetric_levels: bool = False,
@@ -504,7 +555,8 @@ def quantize(
     per_channel : bool
         One weight unit per output channel, or one per layer.
     alpha_mode : str
-        How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper) or ``"max"``.
+        How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper), ``"max"``, ``"percentile"`` (of
+        99.9 % of the values) or ``"output"`` (least squared error of the outputs of the layers that read them).
     bias_correction : bool
         Move biases so that the calibration mean of every channel stays what it is in float.
     signed_activations : Format or str
@@ -513,6 +565,12 @@ def quantize(
         Formats of single layers, by the names that :func:`summary` gives, such as
         ``{"conv1": {"weights": "int:8", "activations": "uint:6"}}``; activations are what the layer writes. They come
         before all other options.
+    rounding : str
+        How weights become levels: ``"nearest"``, or ``"reconstruct"``, which fits weights and units of one layer after
+        the other to what it should give (:mod:`sigbit.reconstruction`). It takes about twice as long, and much longer
+        where a kernel has thousands of weights.
+    equalize : bool
+        Scale channels between two layers to like ranges first (cross-layer equalization).
     codebooks : str
         ``"layer"`` or ``"channel"``: what has a codebook of its own, where formats leave levels to a search.
     zero_level, symmetric_levels : bool
@@ -531,13 +589,15 @@ def quantize(
     images = _as_maps(graph, images)
     options = _options(
         images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
-        bias_correction, codebooks, zero_level, symmetric_levels,
+        rounding, bias_correction, codebooks, zero_level, symmetric_levels,
     )  # fmt: skip
-    group = _level_groups(graph)
+    if equalize:
+        graph = equalized(graph)
+    group = level_groups(graph)
     own = _layer_formats(graph, options, layers or {}, group)
     formats, weight_formats = _tensor_formats(graph, options, own, group), _weight_formats(graph, options, own)
-    shared = _shared_units(graph, images, group, formats, options.unit)
-    found = _activation_unit(graph, {graph.input: images}, formats[graph.input], options.unit)
+    shared = _shared_units(graph, images, group, formats, options)
+    found = _activation_unit(graph, {graph.input: images}, formats[graph.input], options)
     tensors = {graph.input: _tensor(graph, graph.input, *found)}
     quantized: list[Any] = []
     floats = {graph.input: images.astype(np.float32)}
@@ -554,13 +614,13 @@ def quantize(
             target = _tensor(graph, name, source.format, source.unit)
         else:
             known = shared.get(group[name])
-            known = known or _activation_unit(graph, {name: floats[name]}, formats[name], options.unit)
+            known = known or _activation_unit(graph, {name: floats[name]}, formats[name], options)
             target = _tensor(graph, name, *known)
         tensors[name] = target
         if isinstance(node, Conv):
             layer: Any = _convolution(node, weight_formats[node], options, tensors, read_levels, read_floats)
         else:
-            layer = _other_layer(node, source, target)
+            layer = other_layer(node, source, target)
         if target.format is None:
             tensors[name] = replace(target, unit=float(layer.weight_units[0]) * source.unit)
         quantized.append(layer)

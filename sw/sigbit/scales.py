@@ -25,6 +25,7 @@ __all__ = [
     "unit_from_statistic",
     "unit_max",
     "unit_mse",
+    "unit_percentile",
 ]
 
 #: Optimal scales of a unit normal variable by (stored bits of the signed format, fraction bits). ``global`` is
@@ -197,6 +198,16 @@ def unit_max(values, format, channel_axis=None):
     """Unit that puts the largest magnitude on the largest level; 1 for data without one."""
     largest = np.abs(_representable(_rows(values, channel_axis), format)).max(axis=1)
     return _result(np.where(largest > 0, largest / format.magnitude_max, 1.0), channel_axis)
+
+
+def unit_percentile(values, format, channel_axis=None, percentage=99.9):
+    """Unit that puts this percentile of the non-zero magnitudes on the largest level; 1 for data without one.
+
+    The percentile is that of NumPy, linear between neighbours.
+    """
+    rows = _representable(_rows(values, channel_axis), format)
+    found = np.array([np.percentile(row[row > 0], percentage) if row.any() else 0.0 for row in rows])
+    return _result(np.where(found > 0, found / format.magnitude_max, 1.0), channel_axis)
 
 
 def unit_mse(values, format, channel_axis=None, counts=None):

@@ -401,7 +401,7 @@ EVALUATE = f"evaluate {MODEL} --data {DATA}:x_test,y_test --limit 2 --scale 16"
 CALIBRATED = f"--calibration {DATA}:x_calibration"
 CASES = {
     "no command": ("", "required"),
-    "unknown command": ("train", "invalid choice"),
+    "unknown command": ("learn", "invalid choice"),
     "unknown option": (f"{EVALUATE} {CALIBRATED} --fast", "--fast"),
     "unknown device": (f"{EVALUATE} {CALIBRATED} --device board", "invalid choice"),
     "bad number": (f"{EVALUATE} {CALIBRATED} --mean 0,x", "numbers separated by commas"),

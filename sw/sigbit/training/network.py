@@ -1,0 +1,566 @@
+"""A float graph as a PyTorch module that computes what its integer network will, and how it becomes that network.
+
+The module runs the lowered graph: batch normalization is folded, residuals and ReLU are fused. A layer sums products of
+levels, adds its integer bias, multiplies by the rounded gain of the requantizer and takes the nearest level. Each of
+these roundings is straight through for gradients, so what is trained is what runs: float32 rounds only the product with
+the gain, and in float64 nothing is left but integers.
+
+Trained units have the gradient of LSQ (Esser et al., ICLR 2020) and are trained as logarithms, so that a step is a
+share of them. Units by statistics follow the ESB paper, averaged as ``docs/numerics.md`` section 8 says. Trained levels
+have the gradient of trained ternary quantization (Zhu et al., ICLR 2017), for any number of levels.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import Format
+from sigbit_sim.golden import network as golden
+from sigbit_sim.golden.network import IntegerNetwork
+from sigbit_sim.golden.numerics import project as golden_project
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
+from ..onnx_reader import read_onnx
+from ..passes import keeps_levels, lower
+from ..quantize import convolution, level_groups, other_layer, quantize
+from ..scales import unit_from_statistic
+from .straight_through import activation_levels, keep_parts, nearest_integer, project, straight_through
+
+__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "read_model"]
+
+#: How units are found: trained, or from statistics of every batch.
+UNITS = ("trained", "statistics")
+
+#: Share of the average that stays with every batch (numerics 8).
+_MOMENTUM = 0.9
+
+
+class TrainingError(SigbitError):
+    """A model, an option or a file that cannot be trained with."""
+
+
+def _powers_of_two(format: Format) -> bool:
+    return format.kind.startswith("ausn")
+
+
+def _has_codebook(format: Format) -> bool:
+    return format.kind.startswith("nuuq")
+
+
+def _unit(logarithm: Tensor, format: Format) -> Tensor:
+    """float64 unit with its logarithm as parameter; the nearest power of two where the format needs one."""
+    logarithm = logarithm.double()
+    if _powers_of_two(format):
+        octaves = logarithm / math.log(2)
+        return 2 ** straight_through(octaves, torch.floor(octaves + 0.5))
+    return logarithm.exp()
+
+
+def _logarithm(units) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(np.log(units), dtype=torch.float32))
+
+
+class QuantizedLayer(nn.Module):
+    """Float weights and bias of a convolution, and the levels and units that they stand for.
+
+    Parameters
+    ----------
+    node : Conv
+        Has the real weights.
+    layer : golden.Convolution
+        Has the format, the first units and the first bias.
+    bias : float array, ``(out,)``
+    shared : bool
+        All channels have one unit.
+    units : str
+        One of :data:`UNITS`.
+    """
+
+    def __init__(self, node: Conv, layer: golden.Convolution, bias: np.ndarray, shared: bool, units: str) -> None:
+        super().__init__()
+        self._format = layer.weight_format
+        self._statistics = units == "statistics"
+        # Where reconstruction chose another level than the nearest, that level; elsewhere the float weight itself.
+        column = layer.weight_units[:, np.newaxis, np.newaxis, np.newaxis]
+        nearest = golden_project(node.weight / column, self._format) == layer.weights
+        weight = np.where(nearest, node.weight, layer.weights * column)
+        self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32))
+        first = layer.weight_units[:1] if shared else layer.weight_units
+        if self._statistics:
+            self.register_buffer("frozen_units", torch.tensor(first), persistent=True)
+        else:
+            self.log_unit = _logarithm(first)
+        if _has_codebook(self._format):
+            self.codebook = nn.Parameter(torch.tensor(self._format.codebook, dtype=torch.float32))
+        self.frozen = False
+
+    @property
+    def format(self) -> Format:
+        """The format, with the codebook as it is trained."""
+        if not _has_codebook(self._format):
+            return self._format
+        return replace(self._format, codebook=tuple(int(level) for level in self._levels().tolist()))
+
+    @torch.no_grad()
+    def _levels(self) -> Tensor:
+        """Trained levels as different integers of the format's range, in increasing order."""
+        levels = torch.floor(self.codebook.detach().double() + 0.5).sort().values
+        low, high = self._format.level_range
+        places = torch.arange(len(levels), dtype=torch.float64, device=levels.device)
+        # Room for the levels below and above; then each at least one above the one before it.
+        levels = levels.maximum(low + places).minimum(high - places.flip(0))
+        return ((levels - places).cummax(0).values + places).minimum(high - places.flip(0))
+
+    def units(self) -> Tensor:
+        """float64, ``(out,)`` or ``(1,)``."""
+        if not self._statistics:
+            return _unit(self.log_unit, self._format)
+        if self.training and not self.frozen:
+            with torch.no_grad():
+                squares = self.weight.double().square().flatten(1)
+                squares = squares.mean(1) if len(self.frozen_units) > 1 else squares.mean().reshape(1)
+                units = unit_from_statistic(squares.sqrt().cpu().numpy(), self._format)
+                self.frozen_units.copy_(torch.as_tensor(units, device=self.frozen_units.device))
+        return self.frozen_units.clone()
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """float64 levels of the weights, and units."""
+        units = self.units()
+        column = units.reshape(-1, 1, 1, 1)
+        weight = self.weight.double()
+        format = self.format
+        low, high = float(format.levels[0]), float(format.levels[-1])
+        scaled = weight / column
+        found = project(scaled.detach(), format)
+        # To the unit the gradient of LSQ, to the weight that of the identity.
+        gradient = (weight.detach() / column).clamp(low, high)
+        to_weight = (weight - weight.detach()) / column.detach()
+        if _has_codebook(self._format):
+            margin = (high - low) / (len(format.levels) - 1) / 2
+            inside = (scaled.detach() >= low - margin) & (scaled.detach() <= high + margin)
+            to_weight = to_weight * inside
+            sums = torch.tensor(format.midpoints, dtype=torch.float64, device=found.device)
+            index = torch.bucketize(scaled.detach(), sums / 2, right=True)
+            levels = self.codebook.sort().values.double()
+            to_weight = to_weight + (levels - levels.detach())[index]
+        return straight_through(gradient + to_weight, found), units
+
+
+class QuantizedTensor(nn.Module):
+    """Unit of a tensor, or of several tensors between which levels move unchanged.
+
+    Parameters
+    ----------
+    limit : float or None
+        Clip of the values, above which the largest level must not lie.
+    """
+
+    def __init__(self, format: Format, unit: float, limit: float | None, units: str, alone: bool) -> None:
+        super().__init__()
+        self.format = format
+        self._highest = math.inf if limit is None else limit / format.magnitude_max
+        self._alone = alone
+        self._statistics = units == "statistics"
+        if self._statistics:
+            self.register_buffer("average", torch.tensor(unit / float(unit_from_statistic(1.0, format))).double())
+        else:
+            self.log_unit = _logarithm(unit)
+        self.frozen = False
+
+    @property
+    def observes(self) -> bool:
+        """Whether the unit depends on the values of the batch."""
+        return self._statistics and self.training and not self.frozen
+
+    def forward(self, values: Tensor | None = None) -> Tensor:
+        """float64 unit; while training by statistics that of ``values``, if they are all that have it."""
+        if not self._statistics:
+            return _unit(self.log_unit, self.format).clamp(max=self._highest)
+        statistic = self.average.clone()
+        if values is not None and self.observes:
+            values = values.detach().double()
+            kept = values if self.format.signed else values[values > 0]
+            if kept.numel():
+                batch = kept.square().mean().sqrt()
+                self.average.mul_(_MOMENTUM).add_((1 - _MOMENTUM) * batch)
+                statistic = batch if self._alone else self.average.clone()
+        return (statistic * float(unit_from_statistic(1.0, self.format))).clamp(max=self._highest)
+
+
+class _Fixed(nn.Module):
+    """Unit of the input."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.register_buffer("unit", torch.tensor(unit, dtype=torch.float64))
+
+    def forward(self, _values: Tensor | None = None) -> Tensor:
+        return self.unit
+
+
+def _shift(gains: Tensor, bits: int) -> Tensor:
+    """Largest shift for which the rounded gain has at most so many bits."""
+    shift = bits - torch.frexp(gains).exponent.double()
+    return shift - (torch.floor(gains * 2**shift + 0.5) >= 2**bits).double()
+
+
+def _constants(gain: Tensor, residual: Tensor | None = None, negative: Tensor | None = None) -> list[Tensor]:
+    """Gains as the requantizer has them (numerics 6.5): of sums, then of a residual and of negative sums if given."""
+    gains = [gain, *(x for x in (residual, negative) if x is not None)]
+    bits = [16, *([24] if residual is not None else []), *([16] if negative is not None else [])]
+    with torch.no_grad():
+        shift = torch.full_like(gain, 47)
+        for value, width in zip(gains, bits, strict=True):
+            shift = torch.minimum(shift, torch.where(value > 0, _shift(value, width), shift))
+        found = [torch.floor(value * 2**shift + 0.5) / 2**shift for value in gains]
+    return [straight_through(value.broadcast_to(f.shape), f) for value, f in zip(gains, found, strict=True)]
+
+
+class QatNetwork(nn.Module):
+    """A lowered graph that computes with the levels of a quantized network; made by :func:`prepare_qat`.
+
+    Called with images as the model takes them; returns the real outputs of the raw result, or of all levels, as the
+    integer network gives them: a tensor, or a dictionary by name if there are several.
+
+    Attributes
+    ----------
+    graph : Graph
+        The lowered float graph, as it was before training.
+    """
+
+    def __init__(
+        self, graph: Graph, network: IntegerNetwork, units: str = "trained", masks: Mapping[str, tuple] | None = None
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self._network = network
+        self._masks = dict(masks or {})
+        layers = {layer.name: layer for layer in network.layers}
+        self._group = level_groups(graph)
+        writers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            if not keeps_levels(node):
+                writers.setdefault(self._group[node.output], []).append(node)
+        convolutions: dict[str, nn.Module] = {}
+        tensors: dict[str, nn.Module] = {}
+        self._layer_of: dict[str, str] = {}
+        self._tensor_of: dict[str, str] = {}
+        for own, nodes in {self._group[graph.input]: [], **writers}.items():
+            tensor = network.tensors[own]
+            if tensor.format is None:
+                continue
+            key = self._tensor_of[own] = f"tensor{len(tensors)}"
+            if own == self._group[graph.input]:
+                tensors[key] = _Fixed(tensor.unit)
+                continue
+            limits = [node.limit for node in nodes if isinstance(node, Conv) and node.limit is not None]
+            limit = min(limits) if limits else None
+            tensors[key] = QuantizedTensor(tensor.format, tensor.unit, limit, units, len(nodes) == 1)
+        for node in graph.nodes:
+            if not isinstance(node, Conv) or node.copy:
+                continue
+            layer = layers[node.name]
+            key = self._layer_of[node.name] = f"layer{len(convolutions)}"
+            bias = layer.bias * layer.weight_units * network.tensors[node.input].unit
+            shared = network.tensors[node.output].format is None or len(set(layer.weight_units.tolist())) == 1
+            convolutions[key] = QuantizedLayer(node, layer, bias, shared, units)
+        self.layers = nn.ModuleDict(convolutions)
+        self.tensors = nn.ModuleDict(tensors)
+
+    @property
+    def template(self) -> IntegerNetwork:
+        """The quantized network that training starts from: formats and first units."""
+        return self._network
+
+    def freeze_units(self) -> None:
+        """Keep all units, and averages of statistics, as they are from now on."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("log_unit"):
+                parameter.requires_grad_(False)
+        for module in [*self.layers.values(), *self.tensors.values()]:
+            module.frozen = True
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        source = self._network.tensors[self.graph.input]
+        assert source.format is not None
+        unit = self.tensors[self._tensor_of[self.graph.input]]()
+        if images.dim() == 2:
+            images = images[:, :, None, None]
+        levels = {self.graph.input: project(images.double() / unit, source.format).to(images.dtype)}
+        units: dict[str, Tensor] = {self._group[self.graph.input]: unit}
+        last = self.graph.last_readers()
+        for node in self.graph.nodes:
+            read = [levels[name] for name in node.inputs]
+            if isinstance(node, Conv) and not node.copy:
+                levels[node.output] = self._convolution(node, units, *read)
+            elif isinstance(node, AveragePool):
+                levels[node.output] = self._average(node, units, *read)
+            else:
+                levels[node.output] = _moved(node, *read)
+            for name in set(node.inputs):
+                if last.get(name) is node:
+                    del levels[name]
+        outputs = {}
+        for name in self.graph.outputs:
+            own = units[self._group[name]].to(images.dtype)
+            found = levels[name] * own
+            outputs[name] = found[:, :, 0, 0] if found.shape[2:] == (1, 1) else found
+        return outputs if len(outputs) > 1 else outputs[self.graph.output]
+
+    def _convolution(self, node: Conv, units: dict[str, Tensor], x: Tensor, residual: Tensor | None = None) -> Tensor:
+        quantized = self.layers[self._layer_of[node.name]]
+        weights, weight_units = quantized()
+        if node.name in self._masks:
+            x = keep_parts(x, *self._masks[node.name])
+        gain = weight_units * units[self._group[node.input]]
+        bias = nearest_integer(quantized.bias.double() / gain)
+        top, left, bottom, right = node.pads
+        padding: Any = (top, left)
+        if (top, left) != (bottom, right):
+            x, padding = functional.pad(x, (left, right, top, bottom)), 0
+        sums = functional.conv2d(
+            x, weights.to(x.dtype), bias.to(x.dtype), node.stride, padding, node.dilation, node.groups
+        )
+        own = self._group[node.output]
+        if self._network.tensors[node.output].format is None:
+            units[own] = gain
+            return sums
+        tensor = self.tensors[self._tensor_of[own]]
+        residual_unit = None if node.residual is None else units[self._group[node.residual]]
+        values = None
+        if tensor.observes:
+            with torch.no_grad():
+                values = sums * gain.to(x.dtype).reshape(-1, 1, 1)
+                if residual is not None and residual_unit is not None:
+                    values += residual * residual_unit.to(x.dtype)
+        unit = units[own] = tensor(values)
+        gain = gain.broadcast_to((sums.shape[1],)) / unit
+        added = None if residual_unit is None else residual_unit / unit
+        slope = None
+        if node.slope is not None:
+            slope = gain * torch.as_tensor(node.slope, dtype=torch.float64, device=gain.device)
+        gains = [value.to(x.dtype).reshape(-1, 1, 1) for value in _constants(gain, added, slope)]
+        scaled = sums * gains[0] if residual is None else torch.addcmul(sums * gains[0], residual, gains[1])
+        if slope is not None:
+            scaled = torch.where(sums < 0, sums * gains[1], scaled)
+        if node.relu and tensor.format.signed:
+            scaled = scaled.clamp(min=0)
+        return activation_levels(scaled, tensor.format)
+
+    def _average(self, node: AveragePool, units: dict[str, Tensor], x: Tensor) -> Tensor:
+        top, left, bottom, right = node.pads
+        x = functional.pad(x, (left, right, top, bottom))
+        sums = functional.avg_pool2d(x, node.kernel, node.stride, divisor_override=1)
+        own, source = self._group[node.output], units[self._group[node.input]]
+        area = node.kernel[0] * node.kernel[1]
+        tensor = self.tensors[self._tensor_of[own]]
+        unit = units[own] = tensor(sums.detach() * (source / area).to(x.dtype))
+        (gain,) = _constants(source / (area * unit))
+        scaled = sums * gain.to(x.dtype)
+        return activation_levels(scaled.clamp(min=0) if node.relu else scaled, tensor.format)
+
+    @torch.no_grad()
+    def export(self) -> IntegerNetwork:
+        """The integer network of what is trained; its logits are those of this module in evaluation.
+
+        Raises
+        ------
+        :exc:`~sigbit_hw.spec.errors.SigbitError`
+            If a unit has become so small or so large that no requantizer has its gain.
+        """
+        was = self.training
+        self.eval()
+        tensors = dict(self._network.tensors)
+        layers: list[Any] = []
+        for name, tensor in tensors.items():
+            if tensor.format is not None:
+                tensors[name] = replace(tensor, unit=float(self.tensors[self._tensor_of[self._group[name]]]()))
+        for node, layer in zip(self.graph.nodes, self._network.layers, strict=True):
+            if not isinstance(node, Conv):
+                layers.append(other_layer(node, tensors[node.input], tensors[node.output]))
+                continue
+            if node.copy:
+                assert isinstance(layer, golden.Convolution)
+                format, weights, units, bias = layer.weight_format, layer.weights, layer.weight_units, node.bias
+            else:
+                quantized = self.layers[self._layer_of[node.name]]
+                found, unit = quantized()
+                format, weights = quantized.format, found.cpu().numpy().astype(np.int64)
+                units = np.broadcast_to(unit.cpu().numpy(), len(weights)).astype(np.float64)
+                bias = quantized.bias.double().cpu().numpy()
+            layers.append(convolution(node, format, weights, units, bias, tensors))
+            if tensors[node.output].format is None:
+                raw = float(units[0]) * tensors[node.input].unit
+                tensors[node.output] = replace(tensors[node.output], unit=raw)
+        self.train(was)
+        return IntegerNetwork(self.graph.name, tensors, tuple(layers), self.graph.input, self.graph.outputs)
+
+    @torch.no_grad()
+    def trained_graph(self) -> Graph:
+        """The lowered float graph with the trained weights and biases."""
+        nodes = []
+        for node in self.graph.nodes:
+            if isinstance(node, Conv) and not node.copy:
+                own = self.layers[self._layer_of[node.name]]
+                weight, bias = (x.detach().double().cpu().numpy() for x in (own.weight, own.bias))
+                node = replace(node, weight=weight, bias=bias)
+            nodes.append(node)
+        return Graph(
+            self.graph.name, self.graph.input, self.graph.outputs, self.graph.input_shape, tuple(nodes),
+            self.graph.dropped,
+        )  # fmt: skip
+
+
+def _moved(node: Node, x: Tensor, *others: Tensor) -> Tensor:
+    """What a layer that keeps levels makes of them."""
+    if isinstance(node, Conv):
+        top, left, bottom, right = node.pads
+        weight = torch.as_tensor(node.weight, dtype=x.dtype, device=x.device)
+        return functional.conv2d(
+            functional.pad(x, (left, right, top, bottom)), weight, None, node.stride, 0, node.dilation, node.groups
+        )
+    if isinstance(node, MaxPool):
+        top, left, bottom, right = node.pads
+        return functional.max_pool2d(
+            functional.pad(x, (left, right, top, bottom), value=-math.inf), node.kernel, node.stride
+        )
+    if isinstance(node, Concat):
+        return torch.cat((x, *others), 1)
+    if isinstance(node, Upsample):
+        return x.repeat_interleave(node.factors[0], 2).repeat_interleave(node.factors[1], 3)
+    raise TypeError(f"A lowered graph has no {node.label}")
+
+
+def read_model(model: nn.Module | Graph | str | Path, images: np.ndarray) -> Graph:
+    """A PyTorch module (through ONNX, for images of this shape), a graph, or the graph of an ONNX file.
+
+    Raises
+    ------
+    :exc:`TrainingError`
+        If PyTorch cannot write the module as ONNX.
+    """
+    if isinstance(model, Graph):
+        return model
+    if not isinstance(model, nn.Module):
+        return read_onnx(model)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        example = torch.as_tensor(images[:1], dtype=torch.float32)
+        was = model.training
+        model.eval()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    model.cpu(), (example,), str(path), input_names=["image"], opset_version=17,
+                    training=torch.onnx.TrainingMode.EVAL, do_constant_folding=False, dynamo=False,
+                )  # fmt: skip
+        except Exception as error:
+            raise TrainingError(f"PyTorch cannot write {type(model).__name__} as ONNX: {error}") from error
+        finally:
+            model.train(was)
+        return read_onnx(path)
+
+
+def prepare_qat(
+    model: nn.Module | Graph | str | Path,
+    calibration: np.ndarray,
+    *,
+    units: str = "trained",
+    masks: Mapping[str, tuple] | None = None,
+    **options: Any,
+) -> QatNetwork:
+    """A model as a module for quantization-aware training; its first state is what post-training quantization finds.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, Graph, str or Path
+        The trained float model, or its ONNX file.
+    calibration : float array, ``(n, *input_shape)``
+    units : str
+        ``"trained"``, or ``"statistics"`` of every batch: the rule of the ESB paper, for INT and ESB only.
+    masks : mapping, optional
+        Structured dynamic precision by layer: ``(group, budget)`` or ``(group, budget, policy)``.
+    options
+        Those of :func:`~sigbit.quantize.quantize`.
+
+    Raises
+    ------
+    :exc:`~sigbit_hw.spec.errors.SigbitError`
+        As :func:`~sigbit.quantize.quantize`, or if ``units`` or ``masks`` cannot be used.
+    """
+    if units not in UNITS:
+        raise TrainingError(f"units must be {' or '.join(UNITS)}, not {units!r}")
+    graph = lower(read_model(model, np.asarray(calibration)))
+    if units == "statistics":
+        options = {**options, "alpha_mode": "dda"}
+    network = quantize(graph, calibration, **options)
+    return QatNetwork(graph, network, units, _checked_masks(network, masks or {}))
+
+
+def _checked_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, tuple]:
+    layers = {layer.name: layer for layer in network.layers if isinstance(layer, golden.Convolution)}
+    problems = []
+    for name, mask in masks.items():
+        if name not in layers:
+            problems.append(f"{name!r}: no convolution has this name; they are {', '.join(layers)}")
+            continue
+        format = network.tensors[layers[name].input].format
+        if format is None or not format.uniform or format.bits != 8:
+            problems.append(f"{name!r}: masks need activations in uint:8 or int:8, but the layer reads {format}")
+        elif not (len(mask) in (2, 3) and all(isinstance(x, int) for x in mask[:2]) and 1 <= mask[1] <= 2 * mask[0]):
+            problems.append(f"{name!r}: a mask is (group, budget) with 1 <= budget <= 2 * group, not {mask!r}")
+    if problems:
+        raise TrainingError("Term masks cannot be used:\n  " + "\n  ".join(problems))
+    return {name: tuple(mask) for name, mask in masks.items()}
+
+
+class FloatNetwork(nn.Module):
+    """A lowered graph in float, with fixed weights: what a quantized one learns from."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._graph = graph
+        self._of = {}
+        for index, node in enumerate(graph.nodes):
+            if isinstance(node, Conv):
+                self._of[node.name] = index
+                for what in ("weight", "bias"):
+                    self.register_buffer(f"{what}{index}", torch.tensor(getattr(node, what), dtype=torch.float32))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """The first output."""
+        tensors = {self._graph.input: images[:, :, None, None] if images.dim() == 2 else images}
+        for node in self._graph.nodes:
+            x, *others = (tensors[name] for name in node.inputs)
+            if isinstance(node, Conv):
+                weight, bias = (getattr(self, f"{what}{self._of[node.name]}") for what in ("weight", "bias"))
+                top, left, bottom, right = node.pads
+                x = functional.pad(x, (left, right, top, bottom))
+                x = functional.conv2d(x, weight, bias, node.stride, 0, node.dilation, node.groups)
+                x = x + others[0] if others else x
+                if node.relu:
+                    x = x.clamp(0, node.limit)
+                if node.slope is not None:
+                    slope = torch.as_tensor(node.slope, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+                    x = torch.where(x < 0, x * slope, x)
+            elif isinstance(node, AveragePool):
+                top, left, bottom, right = node.pads
+                x = functional.avg_pool2d(functional.pad(x, (left, right, top, bottom)), node.kernel, node.stride)
+                x = x.clamp(min=0) if node.relu else x
+            else:
+                x = _moved(node, x, *others)
+            tensors[node.output] = x
+        found = tensors[self._graph.output]
+        return found[:, :, 0, 0] if found.shape[2:] == (1, 1) else found
