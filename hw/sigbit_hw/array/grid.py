@@ -33,6 +33,8 @@ class GridShape:
     planes: int
     sum_bits: int
     fill_columns: int
+    table_weight_bits: int
+    table_product_bits: int
 
     @classmethod
     def of(cls, config):
@@ -156,12 +158,15 @@ class GridTiming:
         ascending order.
     weight_lead_cycles : int
         From the first word of a tile until its ``swap``, if the others follow one per cycle.
+    fill_columns : int
+        Of tables: how much longer that is per cycle that one column's tables take (:func:`~..spec.parts.fill_steps`).
     """
 
     edge_cycles: int
     latency_cycles: int
     weight_hold_cycles: int
     weight_lead_cycles: int
+    fill_columns: int = 0
 
     @classmethod
     def of(cls, weight_format, activation_format, shape):

@@ -28,7 +28,7 @@ __all__ = [
     "word_bytes",
 ]
 
-_FILE_MAGIC = b"sigbit program 2\n"
+_FILE_MAGIC = b"sigbit program 3\n"
 _TAG_MASK = 0xFFFF
 
 
