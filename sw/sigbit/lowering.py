@@ -222,7 +222,7 @@ def _feature_map(tensor, config):
         parts = -(-RAW_BITS // config.activation_format.bits)
     else:
         try:
-            parts = activation_parts(config.activation_format, tensor.format).count
+            parts = activation_parts(config.activation_format, tensor.format, config.part_shift_bits).count
         except FormatError as error:
             raise CompileError(f"Tensor {tensor.name}: {error}") from error
     blocks = _blocks(tensor.channels, config)
@@ -233,7 +233,7 @@ def _encoding(tensor, config):
     """Encoding and bits by which the post-processor stores or adds a tensor."""
     if tensor.format is None:
         return Encoding.RAW, 0
-    if activation_parts(config.activation_format, tensor.format).stored == config.activation_format:
+    if activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored == config.activation_format:
         return Encoding.NATIVE, 0
     return (Encoding.INT if tensor.format.signed else Encoding.UINT), tensor.format.bits
 
@@ -284,7 +284,7 @@ def input_layouts(network, config):
 def _distances(form, config):
     """What the activation codes of a tensor count in tables of products: distances from the smallest level."""
     native = config.activation_format
-    parts = activation_parts(native, form)
+    parts = activation_parts(native, form, config.part_shift_bits)
     if parts.stored == native:
         return code_distances(native)
     # Digits are their own codes; longer codes do not occur.
@@ -506,7 +506,7 @@ def _same_lanes(residual, target, config):
 
 def _lower_reduction(layer, tensors, maps, folded, config):
     source, target = tensors[layer.input], tensors[layer.output]
-    activations = activation_parts(config.activation_format, source.format)
+    activations = activation_parts(config.activation_format, source.format, config.part_shift_bits)
     residual = getattr(layer, "residual", None)
     if isinstance(layer, AveragePool):
         power = config.weight_format.smallest_power

@@ -206,7 +206,10 @@ class AcceleratorConfig:
 
     @property
     def part_shift_bits(self):
-        """Left shift of the accumulators between part passes."""
+        """Left shift of the accumulators between part passes, and bits of a digit. With tables any code can be a digit,
+        as long as digits are in the order of codes."""
+        if self.cell == "table":
+            return self.activation_format.magnitude_code_bits
         return part_shift_bits(self.activation_format)
 
     @property

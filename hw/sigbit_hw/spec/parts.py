@@ -80,18 +80,19 @@ class ActivationParts:
         return tuple(value >> (self.step * j) & ((1 << self.step) - 1) for j in range(self.count))
 
 
-def activation_parts(native, stored):
+def activation_parts(native, stored, step=None):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
     ``stored`` has the levels of the native format, which then stands for it, or evenly spaced ones: a uniform format of
-    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``.
+    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``, of
+    ``step`` bits: :func:`part_shift_bits` unless it is given.
 
     Raises
     ------
     :exc:`FormatError`
         If ``stored`` is neither.
     """
-    step = part_shift_bits(native)
+    step = step or part_shift_bits(native)
     if stored.levels == native.levels:
         return ActivationParts(native, 1, 0, step)
     if stored.exponent_bits > 1:

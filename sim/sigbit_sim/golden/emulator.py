@@ -567,7 +567,7 @@ class Emulator:
         if Encoding.RAW in (encoding, stored):
             raise EmulatorError(f"POST adds {stored.name} values to {encoding.name} ones; RAW has no residual")
         format = self._stored_format(stored, fields["residual_bits"])
-        parts = activation_parts(self.config.activation_format, format)
+        parts = activation_parts(self.config.activation_format, format, self.config.part_shift_bits)
         if len(codes) != parts.count:
             raise EmulatorError(f"POST adds {len(codes)} parts of {format}; there are {parts.count}")
         if parts.stored == self.config.activation_format:
@@ -587,7 +587,7 @@ class Emulator:
         stored = self._stored_format(encoding, fields["bits"])
         if stored == native:
             return self._rank_codes[np.searchsorted(native.midpoints, half_units, side="right")][np.newaxis]
-        digits = activation_parts(native, stored)
+        digits = activation_parts(native, stored, self.config.part_shift_bits)
         level = np.clip((half_units + 1) >> 1, stored.levels[0], stored.levels[-1]) + digits.offset
         return (level >> digits.step * parts) & ((1 << digits.step) - 1)
 
