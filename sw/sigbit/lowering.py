@@ -233,7 +233,10 @@ def _encoding(tensor, config):
     """Encoding and bits by which the post-processor stores or adds a tensor."""
     if tensor.format is None:
         return Encoding.RAW, 0
-    if activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored == config.activation_format:
+    if (
+        activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored
+        == config.activation_format
+    ):
         return Encoding.NATIVE, 0
     return (Encoding.INT if tensor.format.signed else Encoding.UINT), tensor.format.bits
 

@@ -56,7 +56,7 @@ def bus_cycles(weight_columns):
     return max(1, BUS_COLUMNS - BUS_COLUMNS // weight_columns)
 
 
-def bus_stage(m, bus, column, cycles):
+def bus_stage(m, bus, column, cycles, name="bus"):
     """The weight bus as ``column`` sees it: at the first column of a group ``cycles`` later, at the grid's first one.
 
     ``bus`` is a list of values; the first two say what is loaded, and only they need a reset.
@@ -64,7 +64,7 @@ def bus_stage(m, bus, column, cycles):
     if column % BUS_COLUMNS:
         return bus
     return [
-        delayed(m, value, cycles if column else 1, name=f"bus_{index}_{column}", clear=index < 2)
+        delayed(m, value, cycles if column else 1, name=f"{name}_{index}_{column}", clear=index < 2)
         for index, value in enumerate(bus)
     ]
 

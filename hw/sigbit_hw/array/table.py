@@ -28,7 +28,7 @@ from ..lib.tree import adder_tree, ternary_levels, ternary_tree, tree_levels
 from ..lib.ultrascale import count_step, tables
 from ..spec.config import TABLE_CODE_BITS
 from ..spec.instructions import LEVEL, LEVEL_CODES
-from .grid import BUS_COLUMNS, GridTiming, bus_stage, grid_members
+from .grid import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
 
 __all__ = ["LevelEntry", "TableCell", "TableGenerator", "TableGrid", "TableGridTiming"]
 
@@ -162,10 +162,11 @@ class TableGenerator(wiring.Component):
     -------
     weights : ``In``
         Per column stored at once and lane ``{add, operand}``: whether the weight is positive, and its operand.
-    load, row : ``In``
-        Store ``weights`` as number ``row``.
-    column, restart, double, hold : ``In``
-        The step: start at zero, count two multiples or none, else one. ``column`` is given one cycle before the others.
+    load, load_bank, row : ``In``
+        Store ``weights`` as number ``row`` of a bank.
+    bank, column, restart, double, hold : ``In``
+        The step: start at zero, count two multiples or none, else one. ``bank`` and ``column``, which say what weight,
+        are given one cycle before the others.
     words : ``Out``
         After the step, one cycle later.
     """
@@ -182,6 +183,8 @@ class TableGenerator(wiring.Component):
             {
                 "weights": In(data.ArrayLayout(data.ArrayLayout(self._lane, lanes), weight_columns)),
                 "load": In(1),
+                "load_bank": In(1),
+                "bank": In(1),
                 "row": In(range(columns // weight_columns)),
                 "column": In(range(columns)),
                 "restart": In(1),
@@ -203,10 +206,11 @@ class TableGenerator(wiring.Component):
 
         stored = []
         position_bits = (self._weight_columns - 1).bit_length()
+        rows = self._columns // self._weight_columns
         for position in range(self._weight_columns):
             memory = Memory(
                 shape=unsigned(layout.size),
-                depth=self._columns // self._weight_columns,
+                depth=2 * rows,
                 init=[],
                 attrs={"ram_style": "distributed"},
             )
@@ -214,9 +218,9 @@ class TableGenerator(wiring.Component):
             write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [
                 write.en.eq(self.load),
-                write.addr.eq(self.row),
+                write.addr.eq(Cat(self.row, self.load_bank)),
                 write.data.eq(self.weights[position]),
-                read.addr.eq(self.column[position_bits:]),
+                read.addr.eq(Cat(self.column[position_bits:], self.bank)),
             ]
             stored.append(read.data)
         chosen = Signal(layout)
@@ -240,6 +244,15 @@ class TableGenerator(wiring.Component):
         return m
 
 
+def start_cycles(shape, column):
+    """How much later than the first generator that of the columns from ``column`` on starts.
+
+    As much as activations take there, so that tables that are in use no longer are filled as soon as possible; but not
+    before its weights are there.
+    """
+    return max(column, column // shape.weight_columns + column // BUS_COLUMNS)
+
+
 @dataclass(frozen=True)
 class TableGridTiming(GridTiming):
     """Cycles of a grid of table cells."""
@@ -254,12 +267,13 @@ class TableGridTiming(GridTiming):
         hold, lead = 1, 0
         for column in range(shape.columns):
             first = column // shape.fill_columns * shape.fill_columns
-            begin = first // shape.weight_columns + START_CYCLES + first // BUS_COLUMNS + (column - first) * steps
+            begin = START_CYCLES + start_cycles(shape, first) + (column - first) * steps
             # Its tables: the old bank is read by the last row, the new one by the first.
             hold = max(hold, EDGE_CYCLES + column + shape.rows - 1 - (begin + WRITE_CYCLES))
             lead = max(lead, begin + steps + WRITE_CYCLES - (EDGE_CYCLES + column + 1))
             taken = EDGE_CYCLES + column + stages - 1
-            stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + first // BUS_COLUMNS
+            stages_passed = column // BUS_COLUMNS * bus_cycles(shape.weight_columns)
+            stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + stages_passed
             hold = max(hold, taken - stored)
             lead = max(lead, stored + 1 - taken)
         lead -= steps * shape.fill_columns
@@ -323,16 +337,11 @@ class TableGrid(wiring.Component):
         for position in range(1, shape.columns + shape.rows - 1):
             banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
 
-        fill, writing = self._sequence(m, last_bank)
+        fill, writing, loading = self._sequence(m, last_bank)
         operands, constants = self._weight_edge(m, platform)
-        bus = [
-            delayed(m, Cat(self.weight.valid, self.weight.index), 1, name="load", clear=True),
-            delayed(
-                m, Cat(self.weight.valid, self.weight.index), 2 + tree_levels(shape.vector), name="owed", clear=True
-            ),
-            *operands,
-            *constants,
-        ]
+        load = delayed(m, Cat(self.weight.valid, self.weight.index), 1, name="load", clear=True)
+        bus = [load, delayed(m, loading, 1, name="load_bank", clear=True), *operands]
+        owed = [delayed(m, load, 1 + tree_levels(shape.vector), name="owed", clear=True), *constants]
         taken = delayed(m, self.swap, EDGE_CYCLES + stages - 1, name="swap_edge", clear=True)
 
         group_words = shape.fill_columns // shape.weight_columns
@@ -340,10 +349,11 @@ class TableGrid(wiring.Component):
         passed = SEQUENCE_CYCLES
         for column in range(shape.columns):
             bus = bus_stage(m, bus, column, 1)
-            load, owed = bus[:2]
+            owed = bus_stage(m, owed, column, bus_cycles(shape.weight_columns), name="owed_bus")
+            load, load_bank, *words_loaded = bus
             group, inside = divmod(column, shape.fill_columns)
             if inside == 0:
-                cycles = column // shape.weight_columns + START_CYCLES - 1 + column // BUS_COLUMNS
+                cycles = START_CYCLES - 1 + start_cycles(shape, column)
                 # With a reset these are flip-flops, of which there are more to spare than look-up tables.
                 fill = delayed(m, fill, cycles - passed, name=f"fill_{group}", clear=True)
                 writing = delayed(m, writing, cycles - passed, name=f"writing_{group}", clear=True)
@@ -356,8 +366,10 @@ class TableGrid(wiring.Component):
                     lanes = slice(row * shape.lanes, (row + 1) * shape.lanes)
                     m.d.comb += [
                         generator.load.eq(load[0] & (load[1 + group_bits :] == group)),
+                        generator.load_bank.eq(load_bank),
                         generator.row.eq(load[1 : 1 + group_bits]),
-                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in bus[2 : 2 + shape.weight_columns])),
+                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in words_loaded)),
+                        generator.bank.eq(fill.bank),
                         generator.column.eq(fill.column),
                         generator.restart.eq(step.restart),
                         generator.double.eq(step.double),
@@ -366,7 +378,7 @@ class TableGrid(wiring.Component):
                     instantiate(m, platform, f"generator_{row}_{group}", generator)
                     words.append(generator.words)
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
-            constant = self._constant(m, column, owed, bus[2 + shape.weight_columns :], taken)
+            constant = self._constant(m, column, owed, taken)
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
             sums = [constant] * shape.planes
             for row in range(shape.rows):
@@ -400,7 +412,10 @@ class TableGrid(wiring.Component):
         )
 
     def _sequence(self, m, bank):
-        """Steps of all columns of a generator from the first word of a tile on, and the columns that write its code."""
+        """Steps of all columns of a generator from the first word of a tile on, and the columns that write its code.
+
+        Also the bank of the weight word of this cycle.
+        """
         last_code = (1 << self._code_bits) - 1
         last_column = self._shape.fill_columns - 1
         fill = Signal(
@@ -472,7 +487,8 @@ class TableGrid(wiring.Component):
         # The columns' own signals come from a register, so that no look-up table stands behind the sequence's.
         fill = delayed(m, fill, SEQUENCE_CYCLES, name="fill")
         writes = delayed(m, writes, SEQUENCE_CYCLES, name="writes", clear=True)
-        return fill, Cat(writes & (fill.column == column) for column in range(self._shape.fill_columns))
+        writing = Cat(writes & (fill.column == column) for column in range(self._shape.fill_columns))
+        return fill, writing, Mux(begin, ~bank, fill_bank)
 
     def _weight_edge(self, m, platform):
         """Decoded weights one cycle later, and ``-C`` of their columns ``tree_levels`` and one cycle behind them."""
@@ -506,13 +522,14 @@ class TableGrid(wiring.Component):
             constants.append(delayed(m, -count, 1, name=f"owed_{position}"))
         return words, constants
 
-    def _constant(self, m, column, owed, constants, taken):
+    def _constant(self, m, column, owed, taken):
         """What the sums of a column start from: the excess of its tables' unsigned words, negative."""
         constant = Signal(signed(self._shape.sum_bits), name=f"constant_{column}")
+        load, *constants = owed
         index, position = divmod(column, self._shape.weight_columns)
         waiting = Signal.like(constants[position], name=f"signs_waiting_{column}", reset_less=True)
         signs = Signal.like(waiting, name=f"signs_{column}", reset_less=True)
-        with m.If(owed == (1 | index << 1)):
+        with m.If(load == (1 | index << 1)):
             m.d.sync += waiting.eq(constants[position])
         with m.If(taken):
             m.d.sync += signs.eq(waiting)
