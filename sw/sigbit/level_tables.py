@@ -17,7 +17,8 @@ class LevelTable:
     Attributes
     ----------
     weights : tuple of int
-        Level of every weight code, at most 16; code 0 is level 0, and so are codes behind the last one.
+        Level of every weight code, at most 16. Code 0 is level 0, unless there are 16 others; so are codes behind the
+        last one.
     distances : tuple of int
         How far every activation code is above the smallest level.
     """
@@ -28,7 +29,8 @@ class LevelTable:
     @classmethod
     def of(cls, digits, distances):
         """For the levels of weights that occur, in any order."""
-        return cls((0, *sorted(set(digits) - {0})), tuple(distances))
+        others = sorted(set(digits) - {0})
+        return cls((0, *others) if len(others) < LEVEL_CODES else tuple(others), tuple(distances))
 
     @cached_property
     def entries(self):
@@ -61,9 +63,9 @@ class LevelTable:
         return fill_steps([dict(entry)["step"] for entry in self.entries[: len(self.distances)]])
 
     def codes(self, levels):
-        """Code of every weight level of an array; all must occur in the table."""
-        low = min(self.weights)
-        table = np.zeros(max(self.weights) - low + 1, dtype=np.uint8)
+        """Code of every weight level of an array; code 0 for 0, also where that is no level, because no lane needs one."""
+        low = min(0, *self.weights)
+        table = np.zeros(max(0, *self.weights) - low + 1, dtype=np.uint8)
         for code, level in enumerate(self.weights):
             table[level - low] = code
         return table[levels - low]

@@ -294,15 +294,22 @@ def _distances(form, config):
     return tuple(min(code, (1 << parts.step) - 1) for code in range(1 << native.bits))
 
 
-def _weight_parts(layer, source, config):
-    """Parts of the weights of a layer that reads a tensor in the format ``source``."""
+def _weight_parts(layer, source, config, unused_lanes=True):
+    """Parts of the weights of a layer that reads a tensor in the format ``source``.
+
+    ``unused_lanes`` says whether words that it reads have lanes for which there is no weight.
+    """
     try:
         if config.cell == "logic":
             return weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
         reach = max(_distances(source, config))
         largest = min(config.table_weight_max, config.product_magnitude_max // reach)
         return codebook_parts(
-            layer.weight_format, config.part_shift_bits, min(largest, LEVEL_MAX), 1 << config.weight_format.bits
+            layer.weight_format,
+            config.part_shift_bits,
+            min(largest, LEVEL_MAX),
+            1 << config.weight_format.bits,
+            unused_lanes,
         )
     except FormatError as error:
         if config.cell == "logic":
@@ -524,7 +531,10 @@ def _lower_reduction(layer, tensors, maps, folded, config):
             )
         multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, shift))
     else:
-        parts = _weight_parts(layer, source.format, config)
+        first, end = maps[layer.input].span(config)
+        channels = source.channels if folded is None else folded.stored_channels
+        unused_lanes = layer.groups > 1 or channels < (end - first) * config.vector
+        parts = _weight_parts(layer, source.format, config, unused_lanes)
         weights, shifts, groups, dilation = layer.weights, parts.shifts, layer.groups, layer.dilation
         levels = np.array(sorted(parts.table))
         rows = np.array([parts.table[level] for level in levels])

@@ -155,10 +155,10 @@ def _summed_parts(digits, stored, step, name):
 
 
 @cache
-def codebook_parts(stored, step, largest, codes):
+def codebook_parts(stored, step, largest, codes, zero=True):
     """Fewest parts of tables of products, whose digits are data (our definition).
 
-    Every part has digits of its own: at most so many different ones, 0 among them. One part holds the levels
+    Every part has digits of its own: at most so many different ones. One part holds the levels
     themselves. Else the lower parts hold runs of ``2**step`` digits, the most balanced that do, and the top one what
     is left; where such runs are longer than digits may be, all parts have the digits from ``-largest`` to ``largest``,
     or as many of them as there are codes, and parts may have the same shift.
@@ -173,6 +173,8 @@ def codebook_parts(stored, step, largest, codes):
         Largest magnitude of a digit.
     codes : int
         Different digits of one part.
+    zero : bool
+        Whether every part needs the digit 0, for lanes without a weight.
 
     Raises
     ------
@@ -181,7 +183,7 @@ def codebook_parts(stored, step, largest, codes):
     """
 
     def holds(digits):
-        return len({0, *digits}) <= codes and max(map(abs, digits)) <= largest
+        return len({0, *digits} if zero else set(digits)) <= codes and max(map(abs, digits)) <= largest
 
     levels = stored.levels
     if holds(levels):
