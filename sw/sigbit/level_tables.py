@@ -63,7 +63,7 @@ class LevelTable:
         return fill_steps([dict(entry)["step"] for entry in self.entries[: len(self.distances)]])
 
     def codes(self, levels):
-        """Code of every weight level of an array; code 0 for 0, also where that is no level, because no lane needs one."""
+        """Code of every weight level of an array; code 0 for 0, also where that is no level: then no lane needs it."""
         low = min(0, *self.weights)
         table = np.zeros(max(0, *self.weights) - low + 1, dtype=np.uint8)
         for code, level in enumerate(self.weights):

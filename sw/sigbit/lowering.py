@@ -300,7 +300,7 @@ def _weight_parts(layer, source, config, unused_lanes=True):
     ``unused_lanes`` says whether words that it reads have lanes for which there is no weight.
     """
     try:
-        if config.cell == "logic":
+        if config.cell != "table":
             return weight_parts(config.weight_format, layer.weight_format, config.part_shift_bits)
         reach = max(_distances(source, config))
         largest = min(config.table_weight_max, config.product_magnitude_max // reach)
@@ -312,7 +312,7 @@ def _weight_parts(layer, source, config, unused_lanes=True):
             unused_lanes,
         )
     except FormatError as error:
-        if config.cell == "logic":
+        if config.cell != "table":
             raise CompileError(f"Layer {layer.name}: {error}") from error
         raise CompileError(
             f"Layer {layer.name}: {error}; its activations {source} reach {reach}, so weights reach {largest} at most: "
@@ -557,7 +557,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     offset = activations.offset
     if offset or activations.stored != config.activation_format:
         smallest, largest = 0, (1 << source.format.bits) - 1
-    elif config.cell == "logic":
+    elif config.cell != "table":
         smallest, largest = source.format.levels[0], source.format.levels[-1]
     else:
         # Tables count from the smallest level of a code.
