@@ -20,7 +20,7 @@ from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
 from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_hw.spec.formats import AUSN_A, ESB, ESBU, INT, UINT
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
 from sigbit_sim import cycles
@@ -300,7 +300,7 @@ def test_one_build_runs_layers_of_any_formats_one_after_the_other(stalls):
     for weights, target in (
         (ESB(4, 1), native),
         (ESB(4, 0), UINT(4)),
-        (INT(4), native),
+        (AUSN_A(2, 1), native),
         (ESB(3, 0), INT(4)),
         (ESB(4, 2), UINT(3)),
         (ESB(4, 1), native),
