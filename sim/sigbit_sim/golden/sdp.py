@@ -34,9 +34,10 @@ W1P_LEVELS = tuple(sorted({sign * level for level in (*range(16), *range(16, 129
 
 
 def _nibbles(magnitudes):
-    magnitudes = np.asarray(magnitudes, dtype=np.int64)
+    magnitudes = np.asarray(magnitudes)
     if magnitudes.size and (magnitudes.min() < 0 or magnitudes.max() > 255):
         raise NumericsError(f"Magnitudes must be 0 to 255, not {magnitudes.min()} to {magnitudes.max()}")
+    magnitudes = magnitudes.astype(np.int16)
     return magnitudes, magnitudes >> 4, magnitudes & 15
 
 
@@ -67,7 +68,7 @@ def select(magnitudes, budget, policy=Policy.NIB):
     -------
     high, low : bool arrays, ``(..., group)``
     """
-    keys = np.stack(_keys(magnitudes, policy), axis=-2).astype(np.int16)
+    keys = np.stack(_keys(magnitudes, policy), axis=-2)
     group = keys.shape[-1]
     # One number per nibble, all different: the key, then the position. A high and a low nibble never share a key.
     order = (keys << 5) | np.arange(31, 31 - 2 * group, -1, dtype=np.int16).reshape(2, group)
@@ -116,9 +117,9 @@ def select_by_radix(magnitudes, budget, policy=Policy.NIB):
 
 def keep_masked(levels, high, low):
     """What the kept nibbles of signed ``levels`` are worth: ``s * (16 * H * mH + L * mL)``."""
-    levels = np.asarray(levels, dtype=np.int64)
+    levels = np.asarray(levels)
     _, upper, lower = _nibbles(np.abs(levels))
-    return np.sign(levels) * (16 * upper * high + lower * low)
+    return (np.sign(levels) * (16 * upper * high + lower * low)).astype(np.int64)
 
 
 def masked_levels(levels, mask):
@@ -135,7 +136,7 @@ def masked_levels(levels, mask):
         return levels
     channels = levels.shape[1]
     last = np.moveaxis(levels, 1, -1)
-    padded = np.zeros((*last.shape[:-1], -(-channels // mask.group) * mask.group), dtype=np.int64)
+    padded = np.zeros((*last.shape[:-1], -(-channels // mask.group) * mask.group), dtype=np.int16)
     padded[..., :channels] = last
     grouped = padded.reshape(*last.shape[:-1], -1, mask.group)
     kept = keep_masked(grouped, *select(np.abs(grouped), mask.budget, mask.policy))
