@@ -12,6 +12,7 @@ import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import FormatError
 from sigbit_hw.spec.instructions import Encoding
+from sigbit_hw.spec.masks import Policy, TermMask
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
 from sigbit_sim.golden.program import InputLayout
@@ -110,7 +111,16 @@ class Reduction:
     residual_encoding: tuple
     relu: bool
     macs: int
+    mask: TermMask | None  # of masked cells
+    beats: int  # cycles of the array per position
     in_bands: ClassVar = True
+
+    @property
+    def products_per_mac(self):
+        """Native products that a multiplication takes, as a quotient of integers ``(products, multiplications)``."""
+        if self.mask is not None:
+            return self.mask.budget, self.mask.group
+        return sum(part is not None for part, _, _ in self.passes), 1
 
     @property
     def reads(self):
@@ -244,7 +254,7 @@ def input_layouts(network, config):
     if len(readers) != 1 or not isinstance(readers[0], Convolution) or readers[0].groups > 1:
         return (plain,)
     layer = readers[0]
-    if layer.residual == network.input:
+    if layer.residual == network.input or (layer.mask is not None and not layer.mask.exact):
         return (plain,)
     kh, kw = layer.weights.shape[2:]
     target = network.tensors[layer.output]
@@ -257,7 +267,7 @@ def input_layouts(network, config):
         rows=target.height, columns=target.width,
     )  # fmt: skip
     column_tiles = -(-target.channels // config.columns)
-    weight_passes = len(_weight_parts(layer, config).shifts)
+    weight_passes = len(_weight_parts(layer, config).shifts) * _mask(layer, tensor, config)[1]
 
     def cycles(layout):
         """Per part of the input: whatever takes longer, then the words to send."""
@@ -495,20 +505,25 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     negative = np.minimum(weights, 0).sum(axis=(1, 2, 3))
     sign_bits = tuple((digit < 0).sum(axis=(1, 2, 3)) for digit in digits)
     # Every pass leaves its sum short by its set sign bits (numerics 5.2), then the passes' shifts weight that shortage.
+    # Masked cells negate exactly and take the excess off before they mask.
     step = activations.step
-    constant = sum(
+    constant = 0 if config.masked else sum(
         bits << step * (weight_shift + part)
         for bits, weight_shift in zip(sign_bits, shifts, strict=True)
         for part in range(activations.count)
-    )
-    if activations.offset or activations.stored != config.activation_format:
+    )  # fmt: skip
+    offset = 0 if config.masked else activations.offset
+    if offset or (activations.stored != config.activation_format and not config.masked):
         smallest, largest = 0, (1 << source.format.bits) - 1
     else:
         smallest, largest = source.format.levels[0], source.format.levels[-1]
     stride, pads = layer.stride, layer.pads[:2]
     low = smallest * positive + largest * negative - constant
     high = largest * positive + smallest * negative - constant
-    bias = bias + constant - activations.offset * (positive + negative)
+    bias = bias + constant - offset * (positive + negative)
+    mask, beats = _mask(layer, source, config)
+    if mask is not None and not mask.exact:
+        _check_groups(layer, maps[layer.input], mask)
     residual_multiplier = np.zeros_like(bias) if residual is None else layer.residual_multiplier
     if folded is not None and folded.kernel != (1, 1):
         digits = tuple(_fold(digit, folded.kernel) for digit in digits)
@@ -557,7 +572,48 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         residual_encoding=(Encoding.NATIVE, 0) if residual is None else _encoding(tensors[residual], config),
         relu=layer.relu,
         macs=weights.size * target.height * target.width,
+        mask=mask,
+        beats=beats,
     )
+
+
+def _mask(layer, source, config):
+    """Mask of a layer that reads a tensor, None without masked cells, and cycles per position in the array."""
+    wanted = getattr(layer, "mask", None)
+    masks = wanted is not None and not wanted.exact
+    if not config.masked:
+        if masks:
+            raise CompileError(
+                f"Layer {layer.name} keeps {wanted.budget} parts of every {wanted.group} activations, which takes "
+                f"masked cells; choose a configuration with cell masked and lanes {wanted.group}"
+            )
+        return None, 1
+    if masks and wanted.group != config.lanes:
+        raise CompileError(
+            f"Layer {layer.name} has masks of groups of {wanted.group}, the accelerator has groups of {config.lanes}; "
+            f"quantize for groups of {config.lanes}, or choose a configuration with lanes {wanted.group}"
+        )
+    if masks and wanted.policy == Policy.TERM:
+        raise CompileError(
+            f"Layer {layer.name} has the policy term, which is for the golden model alone; masking units have nib "
+            f"and mag"
+        )
+    if not masks:
+        # Values of up to 4 bits have no high nibbles.
+        wanted = TermMask(config.lanes, config.lanes * (1 if source.format.magnitude_max < 16 else 2))
+    return wanted, -(-wanted.budget // config.token_lanes)
+
+
+def _check_groups(layer, source, mask):
+    """Channels of a group of the mask must lie in one group of the accelerator, in their order."""
+    positions = source.positions
+    channels = np.arange(len(positions))
+    wrong = positions != positions[channels // mask.group * mask.group] + channels % mask.group
+    if (wrong | (positions % mask.group != channels % mask.group)).any():
+        raise CompileError(
+            f"Layer {layer.name} masks groups of {mask.group} channels, but its input {layer.input} is joined from "
+            f"tensors whose channels are not multiples of {mask.group}; give the layer a budget of {2 * mask.group}"
+        )
 
 
 def _inputs(source, groups, shape, config):

@@ -198,7 +198,9 @@ def test_mag_has_the_least_squared_error_of_all_choices():
         np.testing.assert_array_equal(found, best)
 
 
-@pytest.mark.parametrize(("group", "rows", "columns", "positions"), [(4, 1, 1, 3), (4, 3, 2, 1), (8, 2, 3, 4), (16, 2, 1, 2)])
+@pytest.mark.parametrize(
+    ("group", "rows", "columns", "positions"), [(4, 1, 1, 3), (4, 3, 2, 1), (8, 2, 3, 4), (16, 2, 1, 2)]
+)
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_the_array_gives_exact_sums_in_the_cycles_of_the_formula(group, rows, columns, positions, lanes):
     rng = np.random.default_rng(3)
@@ -218,7 +220,7 @@ def test_channels_are_grouped_at_every_pixel_and_the_last_group_is_padded():
     levels = rng.integers(0, 256, (2, 6, 3, 2))
     found = masked_levels(levels, TermMask(4, 3))
     for n, y, x in np.ndindex(2, 3, 2):
-        column = levels[n, :, y, x].tolist() + [0, 0]
+        column = [*levels[n, :, y, x].tolist(), 0, 0]
         expected = values_of(column[:4], 3) + values_of(column[4:], 3)
         assert found[n, :, y, x].tolist() == expected[:6]
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
 from .instructions import PARAMETER
+from .masks import GROUPS, TOKEN_LANES
 from .parts import RAW_BITS, part_shift_bits
 
 __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
@@ -14,7 +15,7 @@ __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigE
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
 CONTRACT_VERSION = 2
 #: Kinds of cells a grid is built of.
-CELLS = ("logic", "table")
+CELLS = ("logic", "table", "masked")
 #: Largest operands of the table cell.
 TABLE_CODE_BITS = 4
 TABLE_PRODUCT_BITS = 8
@@ -68,10 +69,13 @@ class AcceleratorConfig:
         Words of the three memories; powers of two.
     cell : str
         ``"logic"``: multipliers of look-up tables. ``"table"``: products of the stationary weights in distributed RAM,
-        for activation codes of up to 4 bits and products of up to 8.
+        for activation codes of up to 4 bits and products of up to 8. ``"masked"``: the most important nibbles of every
+        ``lanes`` (4, 8 or 16) activations of 8 bits (:mod:`.masks`), chosen at run time, against weights of up to 8.
     fill_columns : int
         Columns whose tables one generator fills, one after the other: 1, 2, 4, 8 or 16, not less than
         ``weight_columns``. Less logic and more cycles per tile; of no effect without tables.
+    token_lanes : int
+        Nibbles that a masked cell multiplies per cycle: 1, 2 or 4; of no effect on other cells.
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -99,6 +103,7 @@ class AcceleratorConfig:
     parameter_depth: int
     cell: str = "logic"
     fill_columns: int = 8
+    token_lanes: int = 1
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -146,6 +151,8 @@ class AcceleratorConfig:
             raise ConfigError(f"fill_columns must be 1, 2, 4, 8 or 16, not {self.fill_columns}")
         if self.cell == "table":
             self._check_tables()
+        if self.cell == "masked":
+            self._check_masked()
         if self.accumulator_bits > RAW_BITS:
             raise ConfigError(
                 f"accumulators would need {self.accumulator_bits} bits, the requantizer takes {RAW_BITS}; "
@@ -169,6 +176,27 @@ class AcceleratorConfig:
                 f"than the {MEMORY_LUTS} of the ZU9EG; lower columns, lanes, rows or planes, or choose cell logic"
             )
 
+    def _check_masked(self):
+        if self.activation_format != UINT(8) or self.weight_format.kind != "int" or self.weight_format.bits > 8:
+            raise ConfigError(
+                f"Masked cells take weights of int:2 to int:8 and activations of uint:8, not {self.weight_format} x "
+                f"{self.activation_format}"
+            )
+        if self.lanes not in GROUPS:
+            raise ConfigError(f"lanes of masked cells are the group of a mask: {GROUPS}, not {self.lanes}")
+        if self.token_lanes not in TOKEN_LANES:
+            raise ConfigError(f"token_lanes must be 1, 2 or 4, not {self.token_lanes}")
+        if self.post_lanes % (self.weight_columns * self.lanes):
+            raise ConfigError(
+                f"post_lanes of masked cells must be a multiple of weight_columns * lanes "
+                f"({self.weight_columns * self.lanes}), not {self.post_lanes}"
+            )
+
+    @property
+    def masked(self):
+        """Whether activations are masked, which takes several cycles per vector, and weights are negated exactly."""
+        return self.cell == "masked"
+
     @property
     def vector(self):
         """Activations that enter the array per cycle and plane; channels in one feature word."""
@@ -177,7 +205,8 @@ class AcceleratorConfig:
     @property
     def mac_lanes(self):
         """Multipliers in the grid: part products per cycle."""
-        return self.vector * self.columns * self.planes
+        inputs = self.rows * self.token_lanes if self.masked else self.vector
+        return inputs * self.columns * self.planes
 
     @property
     def part_shift_bits(self):
@@ -203,6 +232,8 @@ class AcceleratorConfig:
         def rams(pairs):
             return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
 
+        if self.masked:
+            return self.mac_lanes * rams(-(-self.weight_format.bits // 2))
         tables = self.columns * self.planes * self.rows * rams(self.lanes * -(-self.product_bits // 2))
         weight_bits = self.lanes * ((self.weight_format.magnitude_max - 1).bit_length() + 2)
         generators = -(-self.columns // self.fill_columns) * self.rows

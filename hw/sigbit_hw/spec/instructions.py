@@ -73,6 +73,8 @@ INSTRUCTIONS = {
         ("weight_words", 12),  # words loaded per tile, `weight_columns` columns each, column 0 first
         ("clear", 1),  # the first tile overwrites the accumulators
         ("shift", 1),  # the first tile shifts them left by part_shift_bits
+        ("budget", 6),  # masked cells: nibbles kept per group, 1 to 2 * lanes; others ignore it
+        ("magnitude_keys", 1),  # masked cells: policy MAG instead of NIB (:mod:`.masks`)
     ),
     Opcode.POST: BitTable(
         "POST",

@@ -18,7 +18,7 @@ class MaskError(SigbitError):
 
 
 class Policy(IntEnum):
-    """How the nibbles of a group are ordered by importance. Every high nibble comes before each low one, but for TERM."""
+    """How the nibbles of a group are ordered by importance; high ones come before low ones, but for TERM."""
 
     NIB = 0  #: by the nibble itself
     MAG = 1  #: high nibbles by the whole magnitude: least squared error
