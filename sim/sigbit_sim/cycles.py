@@ -25,7 +25,7 @@ REASONS = ("compute_cycles", "weight_stalls", "post_stalls", "pool_cycles", "out
 _COUNTERS = tuple(register.name.lower() for register in COUNTERS)
 #: Sets of weights of one COMPUTE are taken together where counters inside them are right: with at most so many cycles
 #: of one kind per set, or so many sets that one of them does not matter.
-_EVEN_CYCLES, _EVEN_SETS = 4, 256
+_EVEN_CYCLES, _EVEN_SETS = 2, 256
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class _Timeline:
                 left = 0
             before = state
         # As above, if the last set was one of those that go on.
-        late = max(self._loaded + 1 - now, 0)
+        late = max(self._loaded + beats - now, 0)
         self._spend("weight_stalls", now, now + late)
         if positions == 1:
             self._tile += late
@@ -319,10 +319,11 @@ class _Timeline:
         while left and not feature_reads.is_free_from(end):
             end = feature_reads.after(end, 1) - 1 + beats
             left -= 1
-        end += left * beats
-        self._spend("compute_cycles", ready, end, count * beats)
-        self._spend("post_stalls", ready, end, end - ready - count * beats)
-        return end
+        taken = (count - left) * beats
+        self._spend("compute_cycles", ready, end, taken)
+        self._spend("post_stalls", ready, end, end - ready - taken)
+        self._spend("compute_cycles", end, end + left * beats)
+        return end + left * beats
 
     def _post(self, fields, known):
         """A POST is taken while the COMPUTE before it runs, if none waits; returns the cycle in which it is taken."""

@@ -32,7 +32,7 @@ def configuration(name, weights=None, activations=None, network=None):
     weights, activations : str, optional
         Native formats instead of those of the preset or file.
     network : IntegerNetwork, optional
-        A preset takes the native formats that are not given from this network.
+        A preset takes the native formats that are not given from this network, but for one with masked cells.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def configuration(name, weights=None, activations=None, network=None):
     formats = {"weight_format": weights, "activation_format": activations}
     given = {key: Format.parse(text) for key, text in formats.items() if text is not None}
     if name in PRESETS:
-        if network is not None:
+        if network is not None and not PRESETS[name].masked:
             given = {**native_formats(network), **given}
         try:
             return replace(PRESETS[name], **given)

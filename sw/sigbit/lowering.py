@@ -579,29 +579,27 @@ def _lower_reduction(layer, tensors, maps, folded, config):
 
 def _mask(layer, source, config):
     """Mask of a layer that reads a tensor, None without masked cells, and cycles per position in the array."""
-    wanted = getattr(layer, "mask", None)
-    masks = wanted is not None and not wanted.exact
-    if not config.masked:
-        if masks:
-            raise CompileError(
-                f"Layer {layer.name} keeps {wanted.budget} parts of every {wanted.group} activations, which takes "
-                f"masked cells; choose a configuration with cell masked and lanes {wanted.group}"
-            )
-        return None, 1
-    if masks and wanted.group != config.lanes:
-        raise CompileError(
-            f"Layer {layer.name} has masks of groups of {wanted.group}, the accelerator has groups of {config.lanes}; "
-            f"quantize for groups of {config.lanes}, or choose a configuration with lanes {wanted.group}"
-        )
-    if masks and wanted.policy == Policy.TERM:
-        raise CompileError(
-            f"Layer {layer.name} has the policy term, which is for the golden model alone; masking units have nib "
-            f"and mag"
-        )
-    if not masks:
+    mask = getattr(layer, "mask", None)
+    if mask is None or mask.exact:
+        if not config.masked:
+            return None, 1
         # Values of up to 4 bits have no high nibbles.
-        wanted = TermMask(config.lanes, config.lanes * (1 if source.format.magnitude_max < 16 else 2))
-    return wanted, -(-wanted.budget // config.token_lanes)
+        mask = TermMask(config.lanes, config.lanes * (1 if source.format.magnitude_max < 16 else 2))
+    elif not config.masked:
+        raise CompileError(
+            f"Layer {layer.name} keeps {mask.budget} parts of every {mask.group} activations, which takes masked "
+            f"cells; choose a configuration with cell masked and lanes {mask.group}"
+        )
+    elif mask.group != config.lanes:
+        raise CompileError(
+            f"Layer {layer.name} has masks of groups of {mask.group}, the accelerator has groups of {config.lanes}; "
+            f"quantize for groups of {config.lanes}, or choose a configuration with lanes {mask.group}"
+        )
+    elif mask.policy == Policy.TERM:
+        raise CompileError(
+            f"Layer {layer.name} has the policy term, which the golden model alone has; masking units have nib and mag"
+        )
+    return mask, -(-mask.budget // config.token_lanes)
 
 
 def _check_groups(layer, source, mask):

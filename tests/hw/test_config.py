@@ -27,9 +27,11 @@ CHANGES = {
     "parameter_depth": 128,
     "cell": "table",
     "fill_columns": 4,
+    "token_lanes": 2,
     "instruction_depth": 32,
     "stream_bits": 128,
 }
+_BYTES = {"cell": "masked", "weight_format": INT(8), "activation_format": UINT(8)}
 NUMBERS = [name for name in CHANGES if "format" not in name and name != "cell"]
 
 
@@ -37,7 +39,8 @@ NUMBERS = [name for name in CHANGES if "format" not in name and name != "cell"]
 def test_presets_are_consistent(name):
     config = PRESETS[name]
     assert config.vector == config.rows * config.lanes
-    assert config.mac_lanes == config.vector * config.columns * config.planes
+    inputs = config.rows * config.token_lanes if config.cell == "masked" else config.vector
+    assert config.mac_lanes == inputs * config.columns * config.planes
     assert config.columns % config.post_lanes == config.vector % config.post_lanes == 0
     assert config.accumulator_bits <= 32
     assert config.feature_word_bits == config.vector * config.activation_format.bits
@@ -124,7 +127,7 @@ def test_configuration_is_frozen():
         ({"activation_format": None}, "activation_format must be a Format, not None"),
         ({"weight_format": UINT(4)}, r"weight_format must be signed \(int or esb\), not uint:4"),
         *(({name: 0}, f"{name} must be a positive integer, not 0") for name in NUMBERS),
-        ({"cell": "dsp"}, "cell must be logic or table, not 'dsp'"),
+        ({"cell": "dsp"}, "cell must be logic, table or masked, not 'dsp'"),
         ({"fill_columns": 6}, "fill_columns must be 1, 2, 4, 8 or 16, not 6"),
         ({"cell": "table", "fill_columns": 1, "weight_columns": 2}, r"at least weight_columns \(2\), not 1"),
         (
@@ -136,6 +139,11 @@ def test_configuration_is_frozen():
             {"cell": "table", "lanes": 64, "rows": 1, "columns": 256, "planes": 2},
             r"Tables would need 157440 look-up tables as memory, 13440 more than the 144000 of the ZU9EG; lower",
         ),
+        ({"cell": "masked"}, "weights of int:2 to int:8 and activations of uint:8, not esb:4,2 x esbu:4,2"),
+        ({**_BYTES, "weight_format": ESB(4, 2)}, "weights of int:2 to int:8 and activations of uint:8, not esb:4,2"),
+        ({**_BYTES, "rows": 4, "lanes": 2}, r"the group of a mask: \(4, 8, 16\), not 2"),
+        ({**_BYTES, "token_lanes": 3}, "token_lanes must be 1, 2 or 4, not 3"),
+        ({**_BYTES, "weight_columns": 2}, r"multiple of weight_columns \* lanes \(8\), not 4"),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),
         ({"stream_bits": 96}, "stream_bits must be 64, 128, 256 or 512, not 96"),

@@ -115,7 +115,7 @@ class AcceleratorConfig:
                     raise ConfigError(f"{field.name} must be a Format, not {value!r}")
             elif field.name == "cell":
                 if value not in CELLS:
-                    raise ConfigError(f"cell must be {' or '.join(CELLS)}, not {value!r}")
+                    raise ConfigError(f"cell must be {', '.join(CELLS[:-1])} or {CELLS[-1]}, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
@@ -324,7 +324,8 @@ _TINY = AcceleratorConfig(
     stream_bits=64,
 )
 
-#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``zcu102`` for the board.
+#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``zcu102`` for the board, ``sdp`` for
+#: small networks under term masks.
 PRESETS = {
     "tiny": _TINY,
     "small": replace(
@@ -336,6 +337,23 @@ PRESETS = {
         strip_depth=256,
         feature_depth=8192,
         weight_depth=4096,
+        parameter_depth=256,
+        stream_bits=128,
+    ),
+    "sdp": replace(
+        _TINY,
+        weight_format=INT(8),
+        activation_format=UINT(8),
+        cell="masked",
+        token_lanes=2,
+        rows=4,
+        lanes=8,
+        columns=16,
+        weight_columns=2,
+        post_lanes=16,
+        strip_depth=256,
+        feature_depth=8192,
+        weight_depth=8192,
         parameter_depth=256,
         stream_bits=128,
     ),

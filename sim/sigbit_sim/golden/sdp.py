@@ -202,7 +202,7 @@ def run_tile(weights, levels, budget, lanes, policy=Policy.NIB):
         ]
         for row in range(rows)
     ]
-    idle = (False, False, [])
+    idle: tuple = (False, False, [])
     beats = [[idle] * (columns + 1) for _ in range(rows)]  # what a cell takes in this cycle; the last is not used
     acc = np.zeros((rows, columns), dtype=np.int64)
     psum = np.zeros((rows, columns), dtype=np.int64)
