@@ -450,12 +450,15 @@ def _demo(arguments):
 
 
 def _bench(arguments):
-    from .bench import bench_options, run_bench
+    from .bench import bench_needs, bench_options, run_bench
 
-    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
+    names = ("networks", "config", "device", "data", "batch", "calibration", "mean", "std", "limit", "plot")
+    options = {key: getattr(arguments, key) for key in names}
     options = {key: value for key, value in options.items() if value is not None}
     known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
+    if missing := [f"--{key}" for key in bench_needs(arguments.what) if key not in options]:
+        raise SigbitError(f"bench {arguments.what} also needs {', '.join(missing)}")
     rows, text = run_bench(arguments.what, write=arguments.write, progress=_say, **options)
     _print(arguments, rows, text)
     return 1 if any(row.get("mismatches") for row in rows) else 0
@@ -683,6 +686,12 @@ def _parser():
     )
     _batch(group)
     group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
+    group = sub.add_argument_group("sdp", "One ONNX model in --networks, labelled images in --data FILE.npz:X,Y.")
+    group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
+    group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="this is subtracted from images in 0 to 1 (0)")
+    group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and they are divided by this (1)")
+    group.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    group.add_argument("--plot", metavar="FILE", help="picture of accuracy against cost; needs matplotlib")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

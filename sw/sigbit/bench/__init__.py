@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 
-__all__ = ["BENCHES", "bench_options", "run_bench"]
+__all__ = ["BENCHES", "bench_needs", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
-BENCHES = ("lut", "size", "sim", "networks")
+BENCHES = ("lut", "size", "sim", "networks", "sdp")
 
 
 def _bench(what):
@@ -23,6 +23,12 @@ def _bench(what):
 def bench_options(what):
     """Names of the options of a bench."""
     return tuple(inspect.signature(_bench(what)).parameters)[1:]
+
+
+def bench_needs(what):
+    """Names of the options that a bench cannot do without."""
+    options = list(inspect.signature(_bench(what)).parameters.values())[1:]
+    return tuple(option.name for option in options if option.default is inspect.Parameter.empty)
 
 
 def run_bench(what, write=None, progress=lambda line: None, **options):
@@ -39,7 +45,9 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
     options
         Those of the bench (:func:`bench_options`): ``config`` of ``"size"`` and ``"networks"``; of the latter also
         ``networks`` (names or ONNX files), ``device`` (``"model"`` or ``"rtl"``), ``data`` (images for ONNX files) and
-        ``batch`` (images in a group).
+        ``batch`` (images in a group). ``"sdp"`` takes an ONNX classifier in ``networks``, ``data`` with labels,
+        ``calibration``, ``mean`` and ``std`` of the images, ``limit`` (images), ``device``, ``config`` and ``plot`` (a
+        picture's file).
 
     Raises
     ------
@@ -63,6 +71,8 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
 
 
 def _option(key, value):
+    if key in ("mean", "std"):
+        return f"--{key} {','.join(map(str, value))}"
     return f"--{key} {' '.join(value) if isinstance(value, list | tuple) else value}"
 
 
