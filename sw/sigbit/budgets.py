@@ -25,8 +25,10 @@ __all__ = [
     "Measure",
     "average_bits",
     "choose_budgets",
+    "given_budgets",
     "maskable",
     "predicted_cycles",
+    "relative_error",
     "report",
     "uniform_budgets",
     "with_budgets",
@@ -72,7 +74,7 @@ class Budgets:
     exact, masked : :class:`Measure`
         Of the network without and with masks.
     errors : dict
-        Layer -> budget -> error of the output when this layer alone has the budget.
+        Layer -> budget -> error of the output when this layer alone has the budget; empty if budgets were given.
     """
 
     network: IntegerNetwork
@@ -125,8 +127,6 @@ def average_bits(network: IntegerNetwork, group: int, budgets: dict) -> float:
         own = layer.weights.size * target.height * target.width
         macs += own
         bits += own * TermMask(group, budgets.get(layer.name, 2 * group)).average_bits
-    if not macs:
-        raise BudgetError(f"Network {network.name} has no layer that can be masked; its activations must have 8 bits")
     return bits / macs
 
 
@@ -204,31 +204,20 @@ def choose_budgets(
         If not exactly one target is given, it cannot be met, or no layer can be masked.
     """
     say = progress or (lambda *arguments: None)
+    _check_masked(network, config)
     if (target_cycles is None) == (target_accuracy is None):
         raise BudgetError("Give one target: a share of the cycles, or an accuracy")
     if target_accuracy is not None and labels is None:
         raise BudgetError("A target of accuracy needs labels of the calibration images")
     if target_cycles is not None and not 0 < target_cycles <= 1:
         raise BudgetError(f"target_cycles must be above 0 and at most 1, not {target_cycles!r}")
-    if not config.masked:
-        raise BudgetError(f"Budgets need masked cells, but cell is {config.cell}; choose preset sdp")
     group, lanes = config.lanes, config.token_lanes
     network = with_budgets(network, group, {})
     names = [layer.name for layer in maskable(network, group)]
-    average_bits(network, group, {})
     steps = sorted({*range(lanes, 2 * group, lanes), 2 * group})
     runner = _Runner(network, levels)
 
-    def measure(budgets, masked):
-        outputs = runner.outputs(masked)
-        return Measure(
-            predicted_cycles(masked, config),
-            average_bits(network, group, budgets),
-            relative_error(outputs, runner.exact),
-            None if labels is None else accuracy(outputs, labels),
-        )
-
-    exact = measure({}, network)
+    exact = _measure(network, {}, runner, config, labels)
     errors: dict[str, dict[int, float]] = {}
     for number, name in enumerate(names):
         errors[name] = {2 * group: 0.0}
@@ -262,7 +251,58 @@ def choose_budgets(
             )
     budgets, masked = path[index], masked_at(index)
     say(f"{index} steps of {len(path) - 1}")
-    return Budgets(masked, budgets, exact, measure(budgets, masked), errors)
+    return Budgets(masked, budgets, exact, _measure(masked, budgets, runner, config, labels), errors)
+
+
+def given_budgets(
+    network: IntegerNetwork,
+    levels: np.ndarray,
+    config: AcceleratorConfig,
+    budget: int,
+    *,
+    policy: Policy = Policy.NIB,
+    labels: np.ndarray | None = None,
+) -> Budgets:
+    """The same budget for every layer that can be masked, and what comes of it; arguments as :func:`choose_budgets`.
+
+    Raises
+    ------
+    :exc:`~sigbit_hw.spec.errors.SigbitError`
+        If there is no such budget, or no layer can be masked.
+    """
+    _check_masked(network, config)
+    group = config.lanes
+    network = with_budgets(network, group, {})
+    budgets = uniform_budgets(network, group, budget)
+    masked = with_budgets(network, group, budgets, policy)
+    runner = _Runner(network, levels)
+    return Budgets(
+        masked,
+        budgets,
+        _measure(network, {}, runner, config, labels),
+        _measure(masked, budgets, runner, config, labels),
+        {},
+    )
+
+
+def _check_masked(network, config):
+    if not config.masked:
+        raise BudgetError(f"Budgets need masked cells, but cell is {config.cell}; choose preset sdp")
+    if not maskable(network, config.lanes):
+        raise BudgetError(
+            f"Network {network.name} has no layer that can be masked: behind the first and before the last one, with "
+            f"activations of uint:8 or int:8"
+        )
+
+
+def _measure(network, budgets, runner, config, labels):
+    outputs = runner.outputs(network)
+    return Measure(
+        predicted_cycles(network, config),
+        average_bits(network, config.lanes, budgets),
+        relative_error(outputs, runner.exact),
+        None if labels is None else accuracy(outputs, labels),
+    )
 
 
 def _descend(names, steps, errors, cycles, lanes):
@@ -300,7 +340,7 @@ def report(budgets: Budgets, config: AcceleratorConfig) -> list[dict[str, Any]]:
     """One dictionary per layer that can be masked.
 
     Keys: ``name``, ``budget``, ``average_bits``, ``cycles`` of the array, ``exact_cycles`` without a mask, ``error`` of
-    the network's output if this layer alone is masked.
+    the network's output if this layer alone is masked (None if budgets were given).
     """
     exact = compile(with_budgets(budgets.network, config.lanes, {}), config).layers
     masked = compile(budgets.network, config).layers
@@ -316,7 +356,7 @@ def report(budgets: Budgets, config: AcceleratorConfig) -> list[dict[str, Any]]:
                     "average_bits": TermMask(config.lanes, budget).average_bits,
                     "cycles": after["compute_cycles"],
                     "exact_cycles": before["compute_cycles"],
-                    "error": budgets.errors[name][budget],
+                    "error": budgets.errors[name][budget] if name in budgets.errors else None,
                 }
             )
     return rows

@@ -257,13 +257,13 @@ def _number(value):
 
 _NOTE = """\
 {name}, {images} images, {weights} x {activations}, {accuracy:.2%} without masks. Groups of {group}, policy NIB, the \
-same budget in every layer but the first, the last and copies, which are exact for both designs; nothing is \
-retrained. Cost is cycles per MAC and 4x4 multiplier over all convolutions in the steady state: 2K/G for SDP with 8-bit weights, 4 for \
-exact layers; fill is left out of both. Cycles are those of the second of two images by the cycle model, with \
-{token_lanes} token lanes. DRQ is our model of it, not the published design: rows of {rows}, M0 ideal (no array reaches \
-it), M1 lock-step, M2(d) elastic with FIFOs of d entries; its costs are of the first {cost_images} images. Costs at \
-equal accuracy are interpolated on the Pareto fronts. Gains are speed-up and time saved, against M0 and against the \
-fastest model that can be built."""
+same budget in every layer but the first, the last and copies, which are exact for both designs; nothing is retrained. \
+Cost is cycles per MAC and 4x4 multiplier over all convolutions in the steady state: 2K/G for SDP with 8-bit weights, \
+4 for exact layers; fill is left out of both. Cycles are those of the second of two images by the cycle model, with \
+{token_lanes} token lanes. DRQ is our model of it, not the published design: rows of {rows}, M0 ideal (no array \
+reaches it), M1 lock-step, M2(d) elastic with FIFOs of d entries; its costs are of the first {cost_images} images. \
+Costs at equal accuracy are interpolated on the Pareto fronts. Gains are speed-up and time saved, against M0 and \
+against the fastest model that can be built."""
 
 
 def _text(rows, exact, network, config, images):
