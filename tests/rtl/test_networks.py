@@ -22,7 +22,7 @@ from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
 from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import AUSN_A, ESB, ESBU, INT, UINT
+from sigbit_hw.spec.formats import AUSN_A, ESB, ESBU, INT, NUUQ, UINT
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
 from sigbit_sim import cycles
@@ -311,12 +311,13 @@ def test_a_quantized_leaky_model_with_formats_of_single_layers_is_exact():
 def test_one_build_runs_layers_of_any_formats_one_after_the_other(stalls):
     """Weights and activations of another level table in every layer; the only difference is the program."""
     native = ESBU(4, 2)
+    levels = (-127, -90, -61, -40, -25, -14, -6, 0, 3, 9, 17, 30, 47, 70, 99, 127)
     builder = Builder(8, 7, 9, 8, UINT(8))
     for weights, target in (
         (ESB(4, 1), native),
-        (ESB(4, 0), UINT(4)),
-        (AUSN_A(2, 1), native),
-        (ESB(3, 0), INT(4)),
+        (AUSN_A(2, 1), UINT(4)),
+        (NUUQ(16, 8, levels), native),
+        (ESB(4, 0), INT(4)),
         (ESB(4, 2), UINT(3)),
         (ESB(4, 1), native),
         (INT(8), INT(6)),

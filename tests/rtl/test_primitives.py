@@ -21,7 +21,8 @@ def test_random_networks_on_table_cells_of_primitives_equal_the_golden_model(mon
     neutral = sigbit_hw.emit.emit_verilog
     config = roomy(PRESETS["tiny"], ESB(4, 2), ESBU(4, 2), rows=1, lanes=8, planes=2, cell="table", fill_columns=4)
     text = neutral(config, ULTRASCALE)
-    assert text.count("  RAM32M16 ") == 2 * 5, "one cell: 8 lanes of 4 ports per plane, 7 ports per memory"
+    message = "one cell per plane, and the levels of weight codes: 8 lanes of 4 ports each, 7 ports per memory"
+    assert text.count("  RAM32M16 ") == 3 * 5, message
     assert " LUT6_2 " in text
     assert "RAM32M16" not in neutral(config)
     monkeypatch.setattr(sigbit_hw.emit, "emit_verilog", lambda config: f"{text}\n{primitive_models()}")

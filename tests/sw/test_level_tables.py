@@ -10,7 +10,7 @@ from sigbit.device import EmulatorDevice
 from sigbit.level_tables import LevelTable
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
+from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, UINT, Format
 from sigbit_hw.spec.instructions import LEVEL_CODES
 from sigbit_hw.spec.parts import code_distances, codebook_parts
 from sigbit_sim.golden.network import run
@@ -78,6 +78,18 @@ def test_levels_beyond_the_tables_take_more_passes():
     network, images = builder.network(), builder.images(3)
     assert passes(WIDE, network, images) == [2, 1, 2]
     assert passes(NARROW, network, images) == [2, 2, 2], "esb:4,0 reaches 64, tables of esbu:4,2 take 9"
+
+
+@pytest.mark.parametrize(("channels", "count"), [(8, 1), (7, 2)])
+def test_sixteen_levels_without_zero_are_one_pass_where_every_lane_has_a_weight(channels, count):
+    """Else the lanes without one need a seventeenth level."""
+    levels = (*(level for level in range(-127, 128, 17) if level), 126)
+    builder = Builder(8, channels, 5, 5, ESBU(4, 2)).conv(9, (2, 2), INT(8), None)
+    weights = builder.rng.choice(levels, builder.layers[0].weights.shape)
+    form = NUUQ(len(levels), 8, levels)
+    builder.layers[0] = replace(builder.layers[0], weights=weights, weight_format=form)
+    assert (len(levels), WIDE.vector) == (16, 8)
+    assert passes(WIDE, builder.network(), builder.images(3)) == [count]
 
 
 def test_products_that_no_parts_make_fit_are_an_error():
