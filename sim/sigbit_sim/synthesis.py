@@ -352,7 +352,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     :exc:`SynthesisError`
         If the tool is missing or fails.
     """
-    columns = (fill_columns, 2 * fill_columns) if cell == "table" else (2, 3)
+    columns = (fill_columns, 2 * fill_columns) if cell != "logic" else (2, 3)
     results = []
     for count in columns:
         config = _bench_config(
@@ -379,8 +379,8 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         "lanes": lanes,
         "planes": planes,
         "columns": columns,
-        "fill_columns": fill_columns if cell == "table" else 0,
-        "fill_cycles": fill_columns * _fill_steps(activation_format) if cell == "table" else 0,
+        "fill_columns": 0 if cell == "logic" else fill_columns,
+        "fill_cycles": _fill_cycles(bench.grid.timing, config),
         "table_weight_bits": config.table_weight_bits if cell == "table" else 0,
         "table_product_bits": config.table_product_bits if cell == "table" else 0,
         **{f"{key}_per_mac": value for key, value in figures.items()},
@@ -391,8 +391,11 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     }
 
 
-def _fill_steps(activation_format):
-    return fill_steps(np.diff(sorted(code_distances(activation_format)), prepend=0).tolist())
+def _fill_cycles(timing, config):
+    if config.cell == "table":
+        distances = sorted(code_distances(config.activation_format))
+        return config.fill_columns * fill_steps(np.diff(distances, prepend=0).tolist())
+    return timing.fill_cycles if config.cell == "subset" else 0
 
 
 def accumulator_cost(weight_format, activation_format, lanes=32):
