@@ -352,7 +352,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     :exc:`SynthesisError`
         If the tool is missing or fails.
     """
-    columns = (fill_columns, 2 * fill_columns) if cell != "logic" else (2, 3)
+    columns = (fill_columns, 2 * fill_columns) if cell in ("table", "subset") else (2, 3)
     results = []
     for count in columns:
         config = _bench_config(
@@ -379,7 +379,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         "lanes": lanes,
         "planes": planes,
         "columns": columns,
-        "fill_columns": 0 if cell == "logic" else fill_columns,
+        "fill_columns": fill_columns if cell in ("table", "subset") else 0,
         "fill_cycles": _fill_cycles(bench.grid.timing, config),
         "table_weight_bits": config.table_weight_bits if cell == "table" else 0,
         "table_product_bits": config.table_product_bits if cell == "table" else 0,

@@ -17,6 +17,7 @@ __all__ = [
     "AcceleratorConfig",
     "ConfigError",
     "accumulator_width",
+    "ram_luts",
     "subset_word_bits",
 ]
 
@@ -29,8 +30,11 @@ TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
 #: Weights that share a table of the subset-sum cell, and the largest magnitude of one.
 SUBSET_WEIGHTS = 4
 SUBSET_WEIGHT_BITS = 8
-#: Look-up tables of the ZU9EG that can be memory.
+#: Look-up tables of the ZU9EG (AMD DS891), and those of them that can be memory.
+DEVICE_LUTS = 274_080
 MEMORY_LUTS = 144_000
+#: Most columns of a grid.
+COLUMNS_MAX = 1024
 #: Pairs of bits and look-up tables of a RAM32M16.
 _RAM_PAIRS, _RAM_LUTS = 7, 8
 
@@ -42,6 +46,11 @@ class ConfigError(SigbitError):
 def accumulator_width(products, magnitude_max):
     """Bits of a signed sum of ``products`` terms with XOR negation, each at most ``magnitude_max`` (numerics 5.1)."""
     return 1 + (products * (magnitude_max + 1) - 1).bit_length()
+
+
+def ram_luts(pairs):
+    """Look-up tables of UltraScale+ that are memory: 32 words of so many pairs of bits, each with its own port."""
+    return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
 
 
 def subset_word_bits(largest_weight):
@@ -167,7 +176,7 @@ class AcceleratorConfig:
         for name, high in (
             ("rows", 64),
             ("lanes", 256),
-            ("columns", 1024),
+            ("columns", COLUMNS_MAX),
             ("planes", 8),
             ("table_weight_bits", 8),
             ("table_product_bits", 16),
@@ -304,11 +313,8 @@ class AcceleratorConfig:
         if self.cell == "logic":
             return 0
 
-        def rams(pairs):
-            return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
-
         if self.masked:
-            return self.mac_lanes * rams(-(-self.weight_format.bits // 2))
+            return self.mac_lanes * ram_luts(-(-self.weight_format.bits // 2))
         if self.cell == "subset":
             word_bits = subset_word_bits(self.weight_format.magnitude_max)
             words = -(-self.lanes // SUBSET_WEIGHTS) * self.activation_format.bits
@@ -316,10 +322,10 @@ class AcceleratorConfig:
         else:
             word_bits, words = self.product_bits, self.lanes
             weight_bits = self.lanes * (self.table_weight_bits + 2)
-            decoders = self.weight_columns * rams(self.vector * -(-(self.table_weight_bits + 2) // 2))
-        tables = self.columns * self.planes * self.rows * rams(words * -(-word_bits // 2))
+            decoders = self.weight_columns * ram_luts(self.vector * -(-(self.table_weight_bits + 2) // 2))
+        tables = self.columns * self.planes * self.rows * ram_luts(words * -(-word_bits // 2))
         generators = -(-self.columns // self.fill_columns) * self.rows
-        return tables + generators * self.weight_columns * rams(-(-weight_bits // 2)) + decoders
+        return tables + generators * self.weight_columns * ram_luts(-(-weight_bits // 2)) + decoders
 
     @property
     def sum_bits(self):
