@@ -113,11 +113,12 @@ def generator_luts(config):
         weight_bits = config.weight_format.magnitude_bits + 1
         sums = subset_word_bits(config.weight_format.magnitude_max) + 1
         logic = -(-config.lanes // SUBSET_WEIGHTS) * (sums + weight_bits) + 2
+        # One of several columns and one of four weights: choices share look-up tables.
+        logic += (config.weight_columns - 1) * config.lanes * weight_bits / 2
     else:
         weight_bits = config.table_weight_bits + 2
-        logic = config.lanes * config.product_bits
-    choice = (config.weight_columns - 1) * config.lanes * weight_bits / 3
-    return round(logic + choice) + config.weight_columns * ram_luts(-(-config.lanes * weight_bits // 2))
+        logic = config.lanes * (config.product_bits + -(-(config.weight_columns - 1) // 3) * weight_bits)
+    return round(logic) + config.weight_columns * ram_luts(-(-config.lanes * weight_bits // 2))
 
 
 def accumulator_luts(config):
@@ -138,7 +139,7 @@ def _read_multiplexer(config):
 
 
 def ledger(config):
-    """Predicted look-up tables of an accelerator.
+    """Predicted look-up tables of an accelerator; None for masked cells, of which there is no model.
 
     Parameters
     ----------
@@ -151,6 +152,8 @@ def ledger(config):
         memory; ``share``: of the device; ``spare``: look-up tables that the device has more, negative if it does not
         fit; ``fits``.
     """
+    if config.masked:
+        return None
     generators = config.rows * -(-config.columns // config.fill_columns)
     parts = {
         "cells": config.rows * config.columns * cell_luts(config),
