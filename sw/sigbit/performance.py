@@ -48,8 +48,9 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
     -------
     dict
         ``configuration``, ``mac_lanes``, ``resources`` (:func:`sigbit_sim.ledger.ledger`), ``images``, ``batch``,
-        ``device``, ``layers``, ``output`` (sending the result), ``total`` and ``mismatches`` (images of which any output differs from the golden model; None without
-        RTL). Layers have what :func:`~sigbit.evaluation.layer_report` says, and
+        ``device``, ``layers``, ``output`` (sending the result), ``total`` and ``mismatches`` (images of which any
+        output differs from the golden model; None without RTL). Layers have what
+        :func:`~sigbit.evaluation.layer_report` says, and
 
         * ``kind``, ``input_shape``, ``kernel``, ``stride``, ``groups``;
         * ``passes`` (native passes over the weights and activations), ``weight_bytes`` (of ``weight_words``);

@@ -176,6 +176,7 @@ def run_tiles(case, tiles, *, hold=0, lead=0, levels=0):
     seen = []
 
     async def bench(ctx):
+        seen.clear()
         for cycle in range(total):
             swap, code = inputs.get(cycle, (0, [0] * len(grid.codes)))
             index, word, bank = pushes.get(cycle, (0, [0] * weight_columns, 0))
