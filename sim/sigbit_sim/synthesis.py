@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from amaranth import Module, signed
+from amaranth.hdl import Fragment
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from sigbit_hw.arith.multiplier import multiplier
 from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
 from sigbit_hw.array.array import build_grid
-from sigbit_hw.lib.shared import emit_modules
+from sigbit_hw.lib.shared import SharedModules, emit_modules
 from sigbit_hw.lib.ultrascale import ULTRASCALE
 from sigbit_hw.spec.config import AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
@@ -27,7 +28,15 @@ from sigbit_hw.spec.parts import code_distances, fill_steps
 
 from .cache import cache_folder
 
-__all__ = ["SYNTHESIS", "SynthesisError", "accumulator_cost", "grid_cost", "logic_depth", "run_synthesis"]
+__all__ = [
+    "SYNTHESIS",
+    "SynthesisError",
+    "accumulator_cost",
+    "grid_cost",
+    "grid_modules",
+    "logic_depth",
+    "run_synthesis",
+]
 
 #: The synthesis command of every figure.
 SYNTHESIS = "synth_xilinx -family xcup -nodsp -noiopad -flatten"
@@ -352,7 +361,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     :exc:`SynthesisError`
         If the tool is missing or fails.
     """
-    columns = (fill_columns, 2 * fill_columns) if cell == "table" else (2, 3)
+    columns = (fill_columns, 2 * fill_columns) if cell in ("table", "subset") else (2, 3)
     results = []
     for count in columns:
         config = _bench_config(
@@ -379,8 +388,8 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         "lanes": lanes,
         "planes": planes,
         "columns": columns,
-        "fill_columns": fill_columns if cell == "table" else 0,
-        "fill_cycles": fill_columns * _fill_steps(activation_format) if cell == "table" else 0,
+        "fill_columns": fill_columns if cell in ("table", "subset") else 0,
+        "fill_cycles": _fill_cycles(bench.grid.timing, config),
         "table_weight_bits": config.table_weight_bits if cell == "table" else 0,
         "table_product_bits": config.table_product_bits if cell == "table" else 0,
         **{f"{key}_per_mac": value for key, value in figures.items()},
@@ -391,8 +400,27 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     }
 
 
-def _fill_steps(activation_format):
-    return fill_steps(np.diff(sorted(code_distances(activation_format)), prepend=0).tolist())
+def _fill_cycles(timing, config):
+    if config.cell == "table":
+        distances = sorted(code_distances(config.activation_format))
+        return config.fill_columns * fill_steps(np.diff(distances, prepend=0).tolist())
+    return timing.fill_cycles if config.cell == "subset" else 0
+
+
+def grid_modules(config):
+    """Cells of every distinct module that occurs many times in the grid of a configuration.
+
+    Returns
+    -------
+    dict
+        Name of the module -> what :func:`run_synthesis` says.
+    """
+    platform = SharedModules(ULTRASCALE)
+    Fragment.get(build_grid(config), platform)
+    return {
+        name: run_synthesis(emit_modules(component, name, family=ULTRASCALE), name)
+        for name, component in platform.shared_modules.items()
+    }
 
 
 def accumulator_cost(weight_format, activation_format, lanes=32):

@@ -529,9 +529,23 @@ def _verilog(arguments):
 
     config = evaluation.configuration(arguments.config, arguments.weights, arguments.activations)
     _say(f"generating {config.mac_lanes} MAC lanes, {config.weight_format} x {config.activation_format}")
+    from sigbit_sim.ledger import ledger
+
     manifest = write_verilog(config, arguments.output, arguments.family)
     text = f"wrote {arguments.output}/sigbit.v and manifest.json, configuration {config.hash:016x}"
+    text += f"\n{_resources(ledger(config))}"
     _print(arguments, manifest, text)
+
+
+def _resources(resources):
+    """What the ledger of look-up tables says, in words."""
+    if resources is None:
+        return "look-up tables: not predicted for masked cells"
+    spare = resources["spare"]
+    verdict = f"fits, {spare} to spare" if resources["fits"] else f"does not fit, {-spare} too many"
+    return (
+        f"{resources['lut']} look-up tables predicted, {_percent(resources['share'])} of an XCZU9EG (ZCU102): {verdict}"
+    )
 
 
 def _thousands(cell):
@@ -601,7 +615,8 @@ def _report(arguments):
         f"{_percent(convolutions['utilisation'])} (convolutions: {convolutions['ideal_cycles']} cycles at best)\n"
         f"{speed} frames per second at {clocks} MHz: arithmetic, not timing\n"
         f"{total['weight_words']} weight words, memory holds {config.weight_depth}; {sent['image']} bytes per image "
-        f"(weights {sent['weights']}, input {sent['input']}), {sent['setup']} once; {config.stream_bits} bits a cycle"
+        f"(weights {sent['weights']}, input {sent['input']}), {sent['setup']} once; {config.stream_bits} bits a cycle\n"
+        f"{_resources(result['resources'])}"
     )
     if result["mismatches"] is not None:
         predicted = total["predicted"]["total"] / total["measured"]["total"] - 1

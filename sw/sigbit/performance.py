@@ -47,9 +47,10 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
     Returns
     -------
     dict
-        ``configuration``, ``mac_lanes``, ``images``, ``batch``, ``device``, ``layers``, ``output`` (sending the
-        result), ``total`` and ``mismatches`` (images of which any output differs from the golden model; None without
-        RTL). Layers have what :func:`~sigbit.evaluation.layer_report` says, and
+        ``configuration``, ``mac_lanes``, ``resources`` (:func:`sigbit_sim.ledger.ledger`), ``images``, ``batch``,
+        ``device``, ``layers``, ``output`` (sending the result), ``total`` and ``mismatches`` (images of which any
+        output differs from the golden model; None without RTL). Layers have what
+        :func:`~sigbit.evaluation.layer_report` says, and
 
         * ``kind``, ``input_shape``, ``kernel``, ``stride``, ``groups``;
         * ``passes`` (native passes over the weights and activations), ``weight_bytes`` (of ``weight_words``);
@@ -68,6 +69,7 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
         If the network does not fit the configuration, or the simulation fails.
     """
     from sigbit_sim.cycles import predict
+    from sigbit_sim.ledger import ledger
 
     if device not in REPORT_DEVICES:
         raise DeviceError(f"Unknown device {device!r}; expected {' or '.join(REPORT_DEVICES)}")
@@ -93,6 +95,7 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
     return {
         "configuration": config.to_dict(),
         "mac_lanes": config.mac_lanes,
+        "resources": ledger(config),
         "images": images,
         "batch": batch,
         "device": device,

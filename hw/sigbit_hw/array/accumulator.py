@@ -32,7 +32,6 @@ class AccumulatorAdder(wiring.Component):
     delay_cycles = 2
 
     def __init__(self, *, sum_bits, accumulator_bits, shift_bits):
-        # The low sum is two bits longer than its part: it is signed and exact.
         self._low_bits = min(accumulator_bits, CARRY_BITS - 2)
         self._shift_bits = shift_bits
         super().__init__(
@@ -50,15 +49,20 @@ class AccumulatorAdder(wiring.Component):
         low_bits = self._low_bits
         high_bits = len(self.old) - low_bits
 
-        # Cycle 1: the low part, exactly, so that its top bits are what the high part is changed by.
-        low = Signal(signed(max(low_bits + 1, len(self.sum)) + 1), reset_less=True)
-        m.d.sync += low.eq(self.sum + self._base(self.old, self.clear, self.shift)[:low_bits])
+        total = Signal(signed(len(self.old)))
+        m.d.comb += total.eq(self.sum)
+
+        # Cycle 1: the low part and its carry.
+        base = self._base(self.old, self.clear, self.shift)
+        low = Signal(low_bits + 1, reset_less=True)
+        m.d.sync += low.eq(_plus(total[:low_bits], base[:low_bits], C(0, 1)))
 
         # Cycle 2: the high part.
         old = delayed(m, self.old, 1, name="old")
         clear = delayed(m, self.clear, 1, name="clear")
         shift = delayed(m, self.shift, 1, name="shift")
-        high = (low[low_bits:].as_signed() + self._base(old, clear, shift)[low_bits:])[:high_bits]
+        added = delayed(m, total, 1, name="added")
+        high = _plus(added[low_bits:], self._base(old, clear, shift)[low_bits:], low[low_bits])[:high_bits]
         new = Signal.like(self.new, reset_less=True)
         m.d.sync += new.eq(Cat(low[:low_bits], high))
         m.d.comb += self.new.eq(new)
@@ -68,6 +72,11 @@ class AccumulatorAdder(wiring.Component):
         """What the sum is added to."""
         shifted = (old << self._shift_bits)[: len(old)]
         return Mux(shift, shifted, old.as_unsigned()) & (~clear).replicate(len(old))
+
+
+def _plus(plain, logic, carry):
+    """Sum of two equally wide words and a carry, as a subtraction: so only ``logic`` may be logic (``add_signed``)."""
+    return (Cat(C(0, 1), plain, C(0, 1)) - Cat(~carry, ~logic, C(1, 1)))[1 : len(plain) + 2]
 
 
 class Accumulator(wiring.Component):

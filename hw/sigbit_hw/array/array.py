@@ -10,6 +10,7 @@ from ..lib.shared import instantiate
 from .accumulator import Accumulator, accumulator_tag
 from .grid import Grid, GridShape
 from .masked import MaskedGrid, mask_layout
+from .subset import SubsetGrid
 from .table import LevelEntry, TableGrid
 
 __all__ = ["Array", "build_grid"]
@@ -17,7 +18,7 @@ __all__ = ["Array", "build_grid"]
 #: Inputs of one stage of the read multiplexer: a look-up table with six inputs.
 _SELECT_INPUTS = 4
 
-_GRIDS = {"logic": Grid, "table": TableGrid, "masked": MaskedGrid}
+_GRIDS = {"logic": Grid, "table": TableGrid, "masked": MaskedGrid, "subset": SubsetGrid}
 
 
 def build_grid(config):

@@ -8,12 +8,26 @@ word``, and no word needs a sign extension. The root differs from the sum with s
 signs alone: what the same tree gives when every lane is zero.
 """
 
+from functools import cache
+from itertools import combinations
+from typing import NamedTuple
+
 from amaranth import *
 
 from .delay import delayed
-from .ultrascale import add_three
+from .ultrascale import Addend, add_three
 
-__all__ = ["add_signed", "adder_tree", "sign_parent", "ternary_levels", "ternary_tree", "tree_levels"]
+__all__ = [
+    "Term",
+    "add_signed",
+    "adder_tree",
+    "sign_parent",
+    "ternary_excess",
+    "ternary_levels",
+    "ternary_luts",
+    "ternary_tree",
+    "tree_levels",
+]
 
 
 def tree_levels(count):
@@ -75,6 +89,69 @@ def adder_tree(m, words, agrees=None, name="tree"):
     return words[0]
 
 
+class Term(NamedTuple):
+    """What is known of a word of a ternary tree: it stands for ``value << shift``, or with ``negative`` the negative.
+
+    ``value`` is unsigned and at most ``largest``.
+    """
+
+    shift: int
+    largest: int
+    negative: bool = False
+
+    @property
+    def bits(self):
+        """Bits of the value."""
+        return self.largest.bit_length()
+
+    @property
+    def ones(self):
+        """What the complement of the value adds to its negative."""
+        return (1 << self.bits) - 1
+
+
+def _joined(terms):
+    """Sum of terms: negative if all are; else the negative ones enter as complements."""
+    shift = min(term.shift for term in terms)
+    negative = all(term.negative for term in terms)
+    parts = [term.ones if term.negative and not negative else term.largest for term in terms]
+    return Term(shift, sum(part << term.shift - shift for part, term in zip(parts, terms, strict=True)), negative)
+
+
+def _luts(terms):
+    """Look-up tables of one ternary adder of :func:`~.ultrascale.add_three`."""
+    longest = max(term.bits + term.shift for term in terms)
+    total = _joined(terms)
+    return longest - sorted(term.shift for term in terms)[1] + (total.bits + total.shift > longest)
+
+
+@cache
+def _plan(terms):
+    """Levels of a tree, each a tuple of ``(sources, term)``: which words of the level before become which.
+
+    In every level those three words come first whose sum has the most bits less per look-up table.
+    """
+    levels = []
+    while len(terms) > 2:
+        left = {}
+        for index, term in enumerate(terms):
+            left.setdefault(term, []).append(index)
+        level = []
+        while sum(map(len, left.values())) > 2:
+            kinds = sorted(term for term, indices in left.items() for _ in indices[:3])
+            choices = sorted(set(combinations(kinds, 3)))
+            best = max(choices, key=lambda choice: _saved(choice) / _luts(choice))
+            level.append((tuple(left[term].pop() for term in best), _joined(best)))
+        level += [((index,), term) for term, indices in sorted(left.items()) for index in indices]
+        levels.append(tuple(level))
+        terms = tuple(term for _, term in level)
+    return tuple(levels)
+
+
+def _saved(terms):
+    return sum(term.bits for term in terms) - _joined(terms).bits
+
+
 def ternary_levels(count):
     """Cycles of :func:`ternary_tree` over ``count`` words, the addition to the carried sum included."""
     tree_levels(count)
@@ -85,8 +162,33 @@ def ternary_levels(count):
     return levels
 
 
-def ternary_tree(m, platform, words, carried, name="tree"):
-    """``carried`` plus the sum of equally wide unsigned ``words``, three words per adder and one register per level.
+def _additions(terms):
+    """Terms of every adder of a tree that makes a word of several, and of the last, to the carried sum."""
+    for level in _plan(terms):
+        for sources, _ in level:
+            if len(sources) > 1:
+                yield tuple(terms[index] for index in sources)
+        terms = tuple(term for _, term in level)
+    yield (*terms, Term(0, 0))
+
+
+def ternary_excess(terms):
+    """By how much the root of :func:`ternary_tree` is greater than the carried sum with all terms added."""
+    excess = 0
+    for added in _additions(tuple(terms)):
+        if not all(term.negative for term in added):
+            excess += sum(term.ones << term.shift for term in added if term.negative)
+    return excess
+
+
+def ternary_luts(terms, carried_bits):
+    """Look-up tables of :func:`ternary_tree` on UltraScale+."""
+    *inner, _ = _additions(tuple(terms))
+    return sum(map(_luts, inner)) + carried_bits
+
+
+def ternary_tree(m, platform, words, carried, terms=None, name="tree"):
+    """``carried`` plus the sum of unsigned ``words``, three words per adder and one register per level.
 
     Parameters
     ----------
@@ -96,26 +198,34 @@ def ternary_tree(m, platform, words, carried, name="tree"):
         All valid in the same cycle.
     carried : value
         Valid one cycle before the result, which is as wide and wraps around.
+    terms : list of :class:`Term`
+        What the words stand for; by default each for itself. With negative ones the result is greater by
+        :func:`ternary_excess`.
 
     Returns
     -------
     Signal
         ``ternary_levels(len(words))`` cycles after the words.
     """
-    words = [(word, (1 << len(word)) - 1) for word in words]
-    level = 0
-    while len(words) > 2:
-        level += 1
+    if terms is None:
+        terms = [Term(0, (1 << len(word)) - 1) for word in words]
+    terms = tuple(terms)
+    for depth, level in enumerate(_plan(terms), 1):
         sums = []
-        for index in range(0, len(words) // 3 * 3, 3):
-            parts = words[index : index + 3]
-            largest = sum(value for _, value in parts)
-            node = f"{name}_{level}_{index // 3}"
-            total = add_three(m, platform, [word for word, _ in parts], largest.bit_length(), f"{node}_total")
-            sums.append((delayed(m, total, 1, name=node), largest))
-        for index in range(len(words) // 3 * 3, len(words)):
-            word, largest = words[index]
-            sums.append((delayed(m, word, 1, name=f"{name}_{level}_rest_{index}"), largest))
-        words = sums
-    total = add_three(m, platform, [carried, *(word for word, _ in words)], len(carried), f"{name}_total")
+        for position, (sources, term) in enumerate(level):
+            node = f"{name}_{depth}_{position}"
+            if len(sources) == 1:
+                total = words[sources[0]]
+            else:
+                parts = [(words[index], terms[index]) for index in sources]
+                addends = [
+                    Addend(word, part.shift - term.shift, part.negative and not term.negative) for word, part in parts
+                ]
+                total = add_three(m, platform, addends, term.bits, f"{node}_total")
+            # Bits that wait have a reset, so that they stay flip-flops and use no look-up table as shift register.
+            waits = len({terms[index].shift for index in sources}) > 1 or len(sources) == 1
+            sums.append(delayed(m, total, 1, name=node, clear=waits))
+        words, terms = sums, tuple(term for _, term in level)
+    addends = [Addend(word, term.shift, term.negative) for word, term in zip(words, terms, strict=True)]
+    total = add_three(m, platform, [Addend(carried), *addends], len(carried), f"{name}_total")
     return delayed(m, total, 1, name=f"{name}_root")

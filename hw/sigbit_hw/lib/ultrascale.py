@@ -4,10 +4,12 @@ Every function has a neutral form, which is its definition, and one of primitive
 ``"ultrascale+"`` chooses. Both have the same values and latency.
 """
 
+from typing import NamedTuple
+
 from amaranth import *
 from amaranth.lib.memory import Memory
 
-__all__ = ["ULTRASCALE", "add_three", "count_step", "tables"]
+__all__ = ["ULTRASCALE", "Addend", "add_three", "count_step", "tables"]
 
 #: Value of a platform's ``family``.
 ULTRASCALE = "ultrascale+"
@@ -48,28 +50,50 @@ def _carry_chain(m, select, generate, carry, name):
     return Cat(result)
 
 
+class Addend(NamedTuple):
+    """An unsigned word in an adder: ``value << shift``, or with ``complement`` ``~value << shift``."""
+
+    value: Value
+    shift: int = 0
+    complement: bool = False
+
+    def bit(self, index):
+        """Bit of the place ``index``, and whether its complement is meant."""
+        inside = 0 <= index - self.shift < len(self.value)
+        return (self.value[index - self.shift], int(self.complement)) if inside else (Const(0, 1), 0)
+
+
 def add_three(m, platform, words, width, name):
-    """Sum of up to three unsigned words, modulo ``2**width``, without a register.
+    """Sum of up to three :class:`Addend`, modulo ``2**width``, without a register.
 
     On UltraScale+ one look-up table per bit: its two outputs are the sum and the majority of the three bits, and its
-    carry chain adds the majority of the bit below. Two tables and a carry chain lie behind each other.
+    carry chain adds the majority of the bit below. Two tables and a carry chain lie behind each other. Bits below the
+    second word are those of the first and cost nothing.
     """
-    words = [Value.cast(word).as_unsigned() for word in words]
+    words = sorted(words, key=lambda word: word.shift)
     total = Signal(width, name=name)
     if len(words) < 3 or not _primitives(platform):
-        m.d.comb += total.eq(sum(words[1:], words[0]))
+        values = [Cat(Const(0, word.shift), ~word.value if word.complement else word.value) for word in words]
+        m.d.comb += total.eq(sum(values[1:], values[0]))
         return total
-    longest = min(width, max(len(word) for word in words))
+    longest = min(width, max(len(word.value) + word.shift for word in words))
+    lowest = words[0].shift if words[0].complement else min(words[1].shift, len(words[0].value), longest)
+    m.d.comb += total[:lowest].eq(words[0].value[:lowest])
     select, generate = [], []
     below = Const(0, 1)
-    for bit in range(longest):
+    for bit in range(lowest, longest):
         one, two = Signal(name=f"{name}_parity_{bit}"), Signal(name=f"{name}_majority_{bit}")
-        a, b, c = (word[bit] if bit < len(word) else Const(0, 1) for word in words)
+        (a, not_a), (b, not_b), (c, not_c) = (word.bit(bit) for word in words)
+
+        def parity(a, b, c, below, _, flips=not_a ^ not_b ^ not_c):
+            return a ^ b ^ c ^ below ^ flips
+
+        def majority(a, b, c, *_, flips=(not_a, not_b, not_c)):
+            return (a ^ flips[0]) + (b ^ flips[1]) + (c ^ flips[2]) >= 2
+
         m.submodules[f"{name}_{bit}"] = Instance(
             "LUT6_2",
-            p_INIT=Const(
-                _truth(lambda a, b, c, d, _: a ^ b ^ c ^ d, 5) << 32 | _truth(lambda a, b, c, *_: a + b + c >= 2, 5), 64
-            ),
+            p_INIT=Const(_truth(parity, 5) << 32 | _truth(majority, 5), 64),
             **{f"i_I{pin}": value for pin, value in enumerate((a, b, c, below, Const(0, 1), Const(1, 1)))},
             o_O6=one,
             o_O5=two,
@@ -83,8 +107,8 @@ def add_three(m, platform, words, width, name):
         m.submodules[f"{name}_{longest}"] = Instance("LUT1", p_INIT=Const(0b10, 2), i_I0=below, o_O=top)
         select.append(top)
         generate.append(Const(0, 1))
-    padding = [Const(0, 1)] * (width - len(select))
-    m.d.comb += total.eq(_carry_chain(m, [*select, *padding], [*generate, *padding], Const(0, 1), name))
+    padding = [Const(0, 1)] * (width - lowest - len(select))
+    m.d.comb += total[lowest:].eq(_carry_chain(m, [*select, *padding], [*generate, *padding], Const(0, 1), name))
     return total
 
 

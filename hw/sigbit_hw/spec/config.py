@@ -10,16 +10,31 @@ from .instructions import LEVEL, LEVEL_CODES, PARAMETER
 from .masks import GROUPS, TOKEN_LANES
 from .parts import RAW_BITS, code_distances, part_shift_bits
 
-__all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
+__all__ = [
+    "CELLS",
+    "CONTRACT_VERSION",
+    "PRESETS",
+    "AcceleratorConfig",
+    "ConfigError",
+    "accumulator_width",
+    "ram_luts",
+    "subset_word_bits",
+]
 
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
 CONTRACT_VERSION = 3
 #: Kinds of cells a grid is built of.
-CELLS = ("logic", "table", "masked")
+CELLS = ("logic", "table", "subset", "masked")
 #: Longest codes of the table cell.
 TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
-#: Look-up tables of the ZU9EG that can be memory.
+#: Weights that share a table of the subset-sum cell, and the largest magnitude of one.
+SUBSET_WEIGHTS = 4
+SUBSET_WEIGHT_BITS = 8
+#: Look-up tables of the ZU9EG (AMD DS891), and those of them that can be memory.
+DEVICE_LUTS = 274_080
 MEMORY_LUTS = 144_000
+#: Most columns of a grid.
+COLUMNS_MAX = 1024
 #: Pairs of bits and look-up tables of a RAM32M16.
 _RAM_PAIRS, _RAM_LUTS = 7, 8
 
@@ -31,6 +46,16 @@ class ConfigError(SigbitError):
 def accumulator_width(products, magnitude_max):
     """Bits of a signed sum of ``products`` terms with XOR negation, each at most ``magnitude_max`` (numerics 5.1)."""
     return 1 + (products * (magnitude_max + 1) - 1).bit_length()
+
+
+def ram_luts(pairs):
+    """Look-up tables of UltraScale+ that are memory: 32 words of so many pairs of bits, each with its own port."""
+    return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
+
+
+def subset_word_bits(largest_weight):
+    """Bits of a signed sum of weights that share a table of the subset-sum cell."""
+    return 1 + (SUBSET_WEIGHTS * largest_weight).bit_length()
 
 
 def _power_of_two(value):
@@ -68,9 +93,10 @@ class AcceleratorConfig:
         Words of the three memories; powers of two.
     cell : str
         ``"logic"``: multipliers of look-up tables. ``"table"``: products of the stationary weights in distributed RAM,
-        for codes of up to 4 bits, whose levels every layer brings along. ``"masked"``: the most important nibbles of
-        every ``lanes`` (4, 8 or 16) activations of 8 bits (:mod:`.masks`), chosen at run time, against weights of up
-        to 8.
+        for codes of up to 4 bits, whose levels every layer brings along. ``"subset"``: sums of four stationary weights
+        in distributed RAM, for uniform activations and weights with magnitudes of up to 8 bits. ``"masked"``: the
+        most important nibbles of every ``lanes`` (4, 8 or 16) activations of 8 bits (:mod:`.masks`), chosen at run
+        time, against weights of up to 8.
     fill_columns : int
         Columns whose tables one generator fills, one after the other: 1, 2, 4, 8 or 16, not less than
         ``weight_columns``. Less logic and more cycles per tile; of no effect without tables.
@@ -150,7 +176,7 @@ class AcceleratorConfig:
         for name, high in (
             ("rows", 64),
             ("lanes", 256),
-            ("columns", 1024),
+            ("columns", COLUMNS_MAX),
             ("planes", 8),
             ("table_weight_bits", 8),
             ("table_product_bits", 16),
@@ -171,7 +197,7 @@ class AcceleratorConfig:
             )
         if self.fill_columns not in (1, 2, 4, 8, 16):
             raise ConfigError(f"fill_columns must be 1, 2, 4, 8 or 16, not {self.fill_columns}")
-        if self.cell == "table":
+        if self.cell in ("table", "subset"):
             self._check_tables()
         if self.cell == "masked":
             self._check_masked()
@@ -182,6 +208,29 @@ class AcceleratorConfig:
             )
 
     def _check_tables(self):
+        if self.cell == "subset":
+            self._check_subsets()
+        else:
+            self._check_levels()
+        if self.fill_columns < self.weight_columns:
+            raise ConfigError(
+                f"fill_columns must be at least weight_columns ({self.weight_columns}), not {self.fill_columns}"
+            )
+        if self.memory_luts > MEMORY_LUTS:
+            raise ConfigError(
+                f"Tables would need {self.memory_luts} look-up tables as memory, {self.memory_luts - MEMORY_LUTS} more "
+                f"than the {MEMORY_LUTS} of the ZU9EG; lower columns, lanes, rows or planes, or choose cell logic"
+            )
+
+    def _check_subsets(self):
+        if not self.activation_format.uniform or self.weight_format.magnitude_bits > SUBSET_WEIGHT_BITS:
+            raise ConfigError(
+                f"Subset-sum cells take int and uint activations and weights with magnitudes of up to "
+                f"{SUBSET_WEIGHT_BITS} bits; {self.weight_format} has {self.weight_format.magnitude_bits}, activations "
+                f"are {self.activation_format}; choose other formats or cell logic"
+            )
+
+    def _check_levels(self):
         for name in ("weight_format", "activation_format"):
             if (form := getattr(self, name)).bits > TABLE_CODE_BITS:
                 raise ConfigError(
@@ -196,15 +245,6 @@ class AcceleratorConfig:
                 f"products up to {product}; raise table_weight_bits ({self.table_weight_bits}) to "
                 f"{(largest - 1).bit_length()} and table_product_bits ({self.table_product_bits}) to "
                 f"{product.bit_length()}, choose shorter formats or cell logic"
-            )
-        if self.fill_columns < self.weight_columns:
-            raise ConfigError(
-                f"fill_columns must be at least weight_columns ({self.weight_columns}), not {self.fill_columns}"
-            )
-        if self.memory_luts > MEMORY_LUTS:
-            raise ConfigError(
-                f"Tables would need {self.memory_luts} look-up tables as memory, {self.memory_luts - MEMORY_LUTS} more "
-                f"than the {MEMORY_LUTS} of the ZU9EG; lower columns, lanes, rows or planes, or choose cell logic"
             )
 
     def _check_masked(self):
@@ -273,16 +313,19 @@ class AcceleratorConfig:
         if self.cell == "logic":
             return 0
 
-        def rams(pairs):
-            return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
-
         if self.masked:
-            return self.mac_lanes * rams(-(-self.weight_format.bits // 2))
-        tables = self.columns * self.planes * self.rows * rams(self.lanes * -(-self.product_bits // 2))
-        weight_bits = self.lanes * (self.table_weight_bits + 2)
+            return self.mac_lanes * ram_luts(-(-self.weight_format.bits // 2))
+        if self.cell == "subset":
+            word_bits = subset_word_bits(self.weight_format.magnitude_max)
+            words = -(-self.lanes // SUBSET_WEIGHTS) * self.activation_format.bits
+            weight_bits, decoders = self.lanes * (self.weight_format.magnitude_bits + 1), 0
+        else:
+            word_bits, words = self.product_bits, self.lanes
+            weight_bits = self.lanes * (self.table_weight_bits + 2)
+            decoders = self.weight_columns * ram_luts(self.vector * -(-(self.table_weight_bits + 2) // 2))
+        tables = self.columns * self.planes * self.rows * ram_luts(words * -(-word_bits // 2))
         generators = -(-self.columns // self.fill_columns) * self.rows
-        decoders = self.weight_columns * rams(self.vector * -(-(self.table_weight_bits + 2) // 2))
-        return tables + generators * self.weight_columns * rams(-(-weight_bits // 2)) + decoders
+        return tables + generators * self.weight_columns * ram_luts(-(-weight_bits // 2)) + decoders
 
     @property
     def sum_bits(self):

