@@ -968,7 +968,7 @@ def _parser():
     group = sub.add_argument_group("codebooks and sdp", "One ONNX model in --networks.")
     group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
     group.add_argument("--activations", metavar="FORMAT", help="of codebooks: of all layers (uint:8)")
-    group.add_argument("--scale", type=float, help="of codebooks: uint8 images are divided by this (255)")
+    group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
     group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="then this is subtracted (0)")
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")

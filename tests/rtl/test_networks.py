@@ -1,5 +1,6 @@
 """Random networks on the emitted Verilog give the golden integers, on accelerators that differ in every number."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -23,6 +24,7 @@ from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import AUSN_A, ESB, ESBU, INT, NUUQ, UINT
+from sigbit_hw.spec.masks import TermMask
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
 from sigbit_sim import cycles
@@ -390,3 +392,24 @@ def test_groups_take_means_and_maxima_and_send_every_output(name):
     builder.average_pool((4, 5), (1, 1), activations).concat("layer1_out", "layer2_out")
     builder.conv(5, (3, 3), weights, activations, pads=(1, 1, 1, 1)).conv(3, (1, 1), weights, None)
     check_network(name, builder.network("layer5_out", "layer0_out", "layer1_out"), builder.images(5), batch=3)
+
+
+def test_cycles_of_a_masked_layer_are_proportional_to_its_budget():
+    accelerator = device("masked")
+    builder = Builder(1, 24, 8, 4, UINT(8)).select(0, 24, INT(8))
+    network = builder.conv(8, (5, 5), INT(8), UINT(8), pads=(2, 2, 2, 2)).network()
+    images = builder.images(1)
+    cycles_of = {}
+    for budget in (2, 4, 6, 8):
+        copy, layer = network.layers
+        masked = replace(network, layers=(copy, replace(layer, mask=TermMask(4, budget))))
+        program = compile(masked, accelerator.config)
+        with Session(accelerator, program) as session:
+            accelerator.model.mark(cycles.marks(program, 1))
+            np.testing.assert_array_equal(session.run(images), run(masked, images))
+        snapshots = accelerator.model.snapshots()
+        measured = cycles.attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots])
+        cycles_of[budget] = measured.layers[1]["cycles"]
+    assert {budget: count / budget for budget, count in cycles_of.items()} == pytest.approx(
+        dict.fromkeys(cycles_of, cycles_of[8] / 8), rel=0.03
+    )

@@ -1,6 +1,7 @@
 """The bench of structured dynamic precision: interpolation on fronts, both readings of a gain, and a whole run."""
 
 from importlib.resources import files
+from itertools import pairwise
 
 import pytest
 from sigbit.bench import bench_needs, run_bench
@@ -53,7 +54,10 @@ def test_a_run_compares_both_designs_on_one_network(monkeypatch):
     cycles = [row["cycles"] for row in kinds["sdp"]]
     assert cycles == sorted(cycles)
     for row in kinds["drq"]:
-        assert 1 <= row["M0"] <= row["M2(16)"] <= row["M2(4)"] <= row["M1"] <= 4
+        # In layers of few pixels the fill, which is left out, is as long as what stalls cost.
+        costs = [row[model] for model in ("M0", "M2(16)", "M2(4)", "M1")]
+        assert all(before <= 1.05 * after for before, after in pairwise(costs))
+        assert 1 <= min(costs) <= max(costs) <= 4
     assert {row["goal"] for row in kinds["match"]} >= {"8 bits - 1 points", "error 0.03"}
     assert "25.0% of 160" in text
     assert "not the published design" in text

@@ -10,15 +10,16 @@ from sigbit_sim.golden import network as golden
 from ..budgets import average_bits, maskable, predicted_cycles, relative_error, uniform_budgets, with_budgets
 from ..compiler import compile
 from ..data import load_images
+from ..device import open_device
 from ..evaluation import accuracy, choose, configuration
-from ..performance import measure
 from ..quantize import input_levels, quantize
+from ..session import Session
 from .table import markdown
 
 __all__ = ["bench"]
 
 #: Images that fix the scales, and images of which DRQ's regions are put through the models of its arrays.
-_CALIBRATION, _COST_IMAGES = 128, 8
+_CALIBRATION, _COST_IMAGES = 128, 4
 #: Regions and thresholds of DRQ: around those of its Table III.
 _REGIONS, _THRESHOLDS = ((2, 4), (4, 8)), (10, 20, 40)
 #: Points of accuracy that may be lost, and errors of the outputs, at which both are compared.
@@ -27,18 +28,20 @@ _LOST_POINTS, _ERRORS = (0.5, 1.0, 2.0), (0.015, 0.03)
 _REALISABLE = {"M1": "lockstep", "M2(4)": 4, "M2(16)": 16}
 
 
-def bench(progress, networks, data, calibration, mean=(0.0,), std=(1.0,), limit=None, config="sdp", device="model",
-          picture=None):  # fmt: skip
+def bench(
+    progress, networks, data, calibration, scale=255.0, mean=(0.0,), std=(1.0,), limit=None, config="sdp",
+    device="model", picture=None,
+):  # fmt: skip
     """Accuracy, error and cycles of an ONNX classifier by budget, and of DRQ by region and threshold."""
     if len(networks) != 1:
         raise SigbitError(f"bench sdp takes one ONNX model, not {len(networks)}")
     config = configuration(config)
     if not config.masked:
         raise SigbitError(f"bench sdp needs a configuration with masked cells, not {config.cell}; leave --config out")
-    images, labels = load_images(data, limit, mean=mean, std=std)
+    images, labels = load_images(data, limit, scale=scale, mean=mean, std=std)
     if labels is None:
         raise SigbitError("Accuracy needs labels; name them after the images: --data FILE.npz:IMAGES,LABELS")
-    first, _ = load_images(calibration, _CALIBRATION, mean=mean, std=std)
+    first, _ = load_images(calibration, _CALIBRATION, scale=scale, mean=mean, std=std)
     progress("quantizing")
     network = quantize(networks[0], first, weights=config.weight_format, activations=config.activation_format)
     levels = input_levels(network, images)
@@ -182,19 +185,19 @@ def _rtl(progress, network, levels, config):
     """Whole network at two budgets, and single layers at every budget with one token lane."""
     group = config.lanes
     rows = []
+    device = open_device("rtl", config, progress)
     for budget in (group, 3 * group // 4):
         masked = with_budgets(network, group, uniform_budgets(network, group, budget))
         progress(f"RTL, whole network, budget {budget} of {2 * group}")
-        rows.append({"kind": "rtl", "budget": budget, **_measured(masked, config, levels[:1])})
-    single = replace(config, token_lanes=1)
+        rows.append({"kind": "rtl", "budget": budget, **_measured(device, masked, levels[:1])})
+    device = open_device("rtl", replace(config, token_lanes=1), progress)
     _, values = golden.run(network, levels[:1], trace=True)
     layers = [layer for layer in maskable(network, group) if layer.residual is None]
     for layer in (layers[0], layers[-1]):
-        progress(f"RTL, layer {layer.name} alone, every budget")
-        tensors = {name: network.tensors[name] for name in (layer.input, layer.output)}
-        alone = golden.IntegerNetwork(layer.name, tensors, (layer,), layer.input, (layer.output,))
+        progress(f"RTL, layer {layer.name}, every budget")
+        alone = _behind_a_copy(network, layer)
         found = {
-            budget: _measured(with_budgets(alone, group, {layer.name: budget}), single, values[layer.input])
+            budget: _measured(device, with_budgets(alone, group, {layer.name: budget}), values[layer.input], 1)
             for budget in range(1, 2 * group + 1)
         }
         cycles = {budget: row["cycles"] for budget, row in found.items()}
@@ -214,16 +217,38 @@ def _rtl(progress, network, levels, config):
     return rows
 
 
-def _measured(network, config, levels):
-    """Cycles in which the accelerator has work, how far the model is off, and images that differ."""
-    from sigbit_sim.cycles import predict
+def _behind_a_copy(network, layer):
+    """A layer, and one before it that copies what it reads, so that neither input nor its arrival matter."""
+    source = network.tensors[layer.input]
+    ones, zeros = np.ones(source.channels, dtype=np.int64), np.zeros(source.channels, dtype=np.int64)
+    eye = np.eye(source.channels, dtype=np.int64)[:, :, np.newaxis, np.newaxis]
+    copy = golden.Convolution(
+        "copy", "copied", layer.input, eye, layer.weight_format, ones.astype(np.float64), zeros, ones, zeros
+    )
+    tensors = {name: network.tensors[name] for name in (layer.input, layer.output)}
+    tensors["copied"] = replace(source, name="copied")
+    return golden.IntegerNetwork(layer.name, tensors, (copy, layer), "copied", (layer.output,))
 
-    program = compile(network, config)
-    measured, outputs = measure(program, levels)
+
+def _measured(device, network, levels, layer=None):
+    """Cycles of a network or of one of its layers in RTL, how far the model is off, and images that differ."""
+    from sigbit_sim.cycles import attribute, marks, predict
+
+    def counted(source):
+        return (source.total if layer is None else source.layers[layer])["cycles"]
+
+    program = compile(network, device.config)
+    with Session(device, program) as session:
+        device.model.mark(marks(program, len(levels)))
+        outputs = session.run(levels)
+        snapshots = device.model.snapshots()
+    measured = counted(attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots]))
     wrong = (outputs != choose(golden.run(network, levels))).reshape(len(levels), -1).any(axis=1)
-    cycles = measured.total["cycles"]
-    predicted = predict(program, len(levels)).total["cycles"]
-    return {"cycles": cycles, "prediction": predicted / cycles - 1, "mismatches": int(wrong.sum())}
+    return {
+        "cycles": measured,
+        "prediction": counted(predict(program, len(levels))) / measured - 1,
+        "mismatches": int(wrong.sum()),
+    }
 
 
 def _plot(path, rows):
@@ -349,7 +374,7 @@ def _text(rows, exact, network, config, images):
             )
         )
         parts.append(
-            "One image of the network; single layers with every K from 1 to 2G, against K / 2G of those at K = 2G. "
-            "Cycles are those with work."
+            "One image of the network; single layers behind a copy of their input with every K from 1 to 2G, against "
+            "K / 2G of the cycles at K = 2G."
         )
     return "\n\n".join(parts)
