@@ -22,7 +22,7 @@ __all__ = ["RtlError", "RtlModel", "build_library", "verilator_environment"]
 _HARNESS = Path(__file__).with_name("harness.cpp")
 # -O1 for the generated code: a better ratio of build time to speed than -O2 on accelerators of this size.
 _VERILATOR_OPTIONS = (
-    "--cc", "--exe", "--build", "--top-module", "sigbit", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast",
+    "--cc", "--exe", "--build", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast",
     "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-j", "2",
 )  # fmt: skip
 
@@ -71,7 +71,7 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def build_library(verilog, stream_bits, progress=None, separate=()):
+def build_library(verilog, stream_bits, progress=None, separate=(), *, top="sigbit", harness=_HARNESS, defines=None):
     """Path of the shared library for ``verilog`` (text of ``sigbit.v``); built once and then cached by content.
 
     Parameters
@@ -90,7 +90,7 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
     :exc:`RtlError`
         If a tool is missing or the build fails, with the tool's last lines.
     """
-    harness = _HARNESS.read_text()
+    source = harness.read_text()
     settings = "".join(
         [
             "`verilator_config\n",
@@ -98,8 +98,9 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
             *(f'hier_block -module "{module}"\n' for module in separate),
         ]
     )
-    options = (*_VERILATOR_OPTIONS, *(["--hierarchical"] if separate else []), "settings.vlt")
-    identity = hashlib.sha256(repr((verilog, harness, stream_bits, options, settings)).encode()).hexdigest()[:24]
+    options = (*_VERILATOR_OPTIONS, "--top-module", top, *(["--hierarchical"] if separate else []), "settings.vlt")
+    macros = {"SIGBIT_STREAM_BITS": stream_bits, "SIGBIT_COUNTERS": len(COUNTERS), **(defines or {})}
+    identity = hashlib.sha256(repr((verilog, source, macros, options, settings)).encode()).hexdigest()[:24]
     library = cache_folder() / "rtl" / f"{identity}.so"
     if library.exists():
         return library
@@ -112,10 +113,10 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
             return library
         (Path(folder) / "sigbit.v").write_text(verilog)
         (Path(folder) / "settings.vlt").write_text(settings)
-        flags = f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits} -DSIGBIT_COUNTERS={len(COUNTERS)}"
+        flags = " ".join(["-fPIC", *(f"-D{name}={value}" for name, value in macros.items())])
         command = [
             "verilator", *options, "-CFLAGS", flags,
-            "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(_HARNESS),
+            "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(harness),
         ]  # fmt: skip
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:

@@ -23,7 +23,11 @@ class Device(ABC):
     ----------
     config : AcceleratorConfig
         What the device was built from, as far as the host knows; a session checks it against the identity registers.
+    retries : int
+        How often a session starts again without a result in between; boards have cables, simulations none.
     """
+
+    retries = 0
 
     def __init__(self, config):
         self.config = config
