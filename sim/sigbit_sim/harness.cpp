@@ -132,6 +132,9 @@ void sigbit_send(Accelerator* a, const uint8_t* data, size_t size, int last) {
     a->to_send.push_back({{data, data + size}, last != 0});
 }
 
+// Transfers queued that have not been taken whole.
+size_t sigbit_pending(Accelerator* a) { return a->to_send.size(); }
+
 // Beats not yet taken by the accelerator are dropped, as after a stopped DMA transfer.
 void sigbit_discard(Accelerator* a) {
     a->to_send.clear();

@@ -136,6 +136,7 @@ def _load(library):
         ("interrupt", ctypes.c_int, (handle,)),
         ("stalls", None, (handle, u64, u32, u32)),
         ("send", None, (handle, ctypes.c_char_p, size, ctypes.c_int)),
+        ("pending", size, (handle,)),
         ("discard", None, (handle,)),
         ("run", None, (handle, u64, ctypes.c_int)),
         ("mark", None, (handle, ctypes.POINTER(u32), size)),
@@ -193,6 +194,11 @@ class RtlModel:
         if not data:
             raise RtlError("data must have at least one byte")
         self._api.sigbit_send(self._handle, data, len(data), last)
+
+    @property
+    def pending(self):
+        """Calls of :meth:`send` whose bytes have not all been taken."""
+        return self._api.sigbit_pending(self._handle)
 
     def discard(self):
         """Drop what was queued and received so far."""

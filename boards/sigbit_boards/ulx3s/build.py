@@ -18,8 +18,8 @@ from .design import Platform, Ulx3s
 
 __all__ = ["BAUD", "CLOCK_HZ", "CONFIG", "build_ulx3s", "read_ulx3s_report"]
 
-#: 256 MAC lanes, memories for networks of the size of the digits.
-CONFIG = replace(PRESETS["small"], lanes=16, columns=16, stream_bits=64)
+#: 128 MAC lanes, memories for networks of the size of the digits.
+CONFIG = replace(PRESETS["small"], lanes=16, columns=8, stream_bits=64)
 CLOCK_HZ = 50_000_000
 BAUD = 3_000_000
 _NAME = "ulx3s"
