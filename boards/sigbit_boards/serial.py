@@ -364,8 +364,8 @@ class SerialAccelerator(wiring.Component):
 def serial_verilog(config, clock_hz, baud):
     """Verilog of :class:`SerialAccelerator` under the name ``serial_accelerator``, the accelerator included.
 
-    Ports are ``clk``, ``rst``, ``rx``, ``tx``, ``dead`` and ``irq``; what a simulation runs is what a board gets, but for
-    pins and PLL.
+    Ports are ``clk``, ``rst``, ``rx``, ``tx``, ``dead`` and ``irq``. A simulation runs what a board gets, but for the
+    pins and the PLL.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     top = SerialAccelerator(config, clock_hz, baud)
@@ -373,7 +373,5 @@ def serial_verilog(config, clock_hz, baud):
         name: (getattr(top, name), PortDirection.Input if member.flow == wiring.In else PortDirection.Output)
         for name, member in top.signature.members.items()
     }
-    text = verilog.convert(
-        top, name="serial_accelerator", ports=ports, emit_src=False, strip_internal_attrs=True
-    )
+    text = verilog.convert(top, name="serial_accelerator", ports=ports, emit_src=False, strip_internal_attrs=True)
     return f"{text}\n{emit_verilog(config)}"

@@ -64,7 +64,7 @@ class UartReceiver(wiring.Component):
         m.d.comb += self.o.eq(character)
         m.d.sync += [self.valid.eq(0), self.error.eq(0), Cat(phase, tick).eq(phase + self._step)]
         with m.If((bits == 0) & ~self.broken):
-            # Half a bit ahead, so that ticks come in the middle of bits; a step more for the cycle in which bits is set.
+            # Half a bit ahead, so that ticks come in the middle of bits; a step more for the cycle that sets bits.
             m.d.sync += [phase.eq((1 << _PHASE_BITS - 1) + self._step), tick.eq(0)]
             with m.If(~line):
                 m.d.sync += bits.eq(_CHARACTER_BITS)
@@ -116,7 +116,10 @@ class UartTransmitter(wiring.Component):
         with m.If(bits == 0):
             m.d.sync += [phase.eq(0), tick.eq(0)]
             with m.If(self.i.valid):
-                m.d.sync += [Cat(self.line, character).eq(Cat(C(0, 1), self.i.payload, C(1, 1))), bits.eq(_CHARACTER_BITS)]
+                m.d.sync += [
+                    Cat(self.line, character).eq(Cat(C(0, 1), self.i.payload, C(1, 1))),
+                    bits.eq(_CHARACTER_BITS),
+                ]
         with m.Else():
             m.d.sync += Cat(phase, tick).eq(phase + self._step)
             with m.If(tick):

@@ -7,6 +7,7 @@ A driver that does what the hardware does not allow gets a :exc:`ModelError`.
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
@@ -29,6 +30,7 @@ _HALTED, _IDLE = 1 << 0, 1 << 1
 _INTERNAL, _SLAVE, _DECODE = 1 << 4, 1 << 5, 1 << 6
 _COMPLETE, _ERROR = 1 << 12, 1 << 14
 _INTERRUPTS = _COMPLETE | _ERROR
+_ERRORS: dict = {"internal error": _INTERNAL, "slave error": _SLAVE, "decode error": _DECODE}
 
 #: What can be made to go wrong with a transfer.
 FAULTS = (
@@ -59,8 +61,9 @@ class _Buffer(np.ndarray):
         buffer._model = model
         return buffer
 
-    def __array_finalize__(self, other):
-        self.memory = None
+    memory: bytearray
+    device_address: int
+    _model: "PynqModel"
 
     def flush(self):
         self.memory[:] = self.tobytes()
@@ -82,8 +85,9 @@ class _Channel:
 
     def reset(self):
         self.command, self.state, self.address, self.length = 0, _HALTED, 0, 0
-        self.active = self.fault = self.buffer = None
-        self.hidden = False
+        self.active = self.hidden = False
+        self.fault: str | None = None
+        self.buffer: Any = None
 
     @property
     def interrupt(self):
@@ -119,7 +123,9 @@ class _Channel:
         if self.state & _HALTED:
             return
         if self.address % self._beat_bytes:
-            raise ModelError(f"{self.name} was given address {self.address:#x}; without data realignment it takes beats")
+            raise ModelError(
+                f"{self.name} was given address {self.address:#x}; without data realignment it takes beats"
+            )
         if length >> _LENGTH_BITS:
             raise ModelError(f"{self.name} was given {length} bytes; its length register has {_LENGTH_BITS} bits")
         self.length = length
@@ -143,15 +149,20 @@ class _Channel:
             return
         self.active = True
 
+    def store(self, data):
+        """Put what came into memory."""
+        start = self.address - self.buffer.device_address
+        self.buffer.memory[start : start + len(data)] = data
+
     def fail(self, error):
         """Stop as the hardware does after an error: only a reset helps."""
         self.state |= error | _ERROR | _HALTED
         self.command &= ~_RUN
-        self.active = None
+        self.active = False
 
     def finish(self):
         self.state |= _COMPLETE | _IDLE
-        self.active = None
+        self.active = False
         self.hidden = self.fault == "lost interrupt"
 
 
@@ -234,9 +245,13 @@ class PynqModel:
 
     def new_event_loop(self):
         """An event loop whose time is that of the board."""
-        loop = asyncio.SelectorEventLoop()
-        loop.time = self.monotonic
-        return loop
+        model = self
+
+        class Loop(asyncio.SelectorEventLoop):
+            def time(self):
+                return model.monotonic()
+
+        return Loop()
 
     def advance(self, cycles):
         """Let the hardware run."""
@@ -306,9 +321,8 @@ class PynqModel:
         channel = self._mm2s
         if not channel.active or self.rtl.pending or channel.fault == "stall":
             return
-        errors = {"internal error": _INTERNAL, "slave error": _SLAVE, "decode error": _DECODE}
-        if channel.fault in errors:
-            channel.fail(errors[channel.fault])
+        if channel.fault in _ERRORS:
+            channel.fail(_ERRORS[channel.fault])
         else:
             channel.finish()
 
@@ -317,15 +331,13 @@ class PynqModel:
         if not channel.active or (data := self.rtl.receive()) is None:
             return
         self._accept(False)
-        errors = {"internal error": _INTERNAL, "slave error": _SLAVE, "decode error": _DECODE}
-        if channel.fault in errors or len(data) > channel.length:
-            channel.fail(errors.get(channel.fault, _INTERNAL))
+        if channel.fault in _ERRORS or len(data) > channel.length:
+            channel.fail(_ERRORS.get(channel.fault, _INTERNAL))
             return
         if channel.fault == "damage":
             data = bytes([*data[:-9], data[-9] ^ 1, *data[-8:]])
         if channel.fault == "reset":
             self.rtl.write(Register.CONTROL, Control.SOFT_RESET)
-        start = channel.address - channel.buffer.device_address
-        channel.buffer.memory[start : start + len(data)] = data
+        channel.store(data)
         channel.length = len(data)
         channel.finish()

@@ -1,4 +1,4 @@
-"""A simulated serial port: the Verilog of an accelerator behind UART lines, bit by bit, with the methods of pyserial."""
+"""A simulated serial port: the Verilog of an accelerator behind UART lines, bit by bit, with pyserial's methods."""
 
 import ctypes
 from pathlib import Path

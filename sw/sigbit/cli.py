@@ -641,6 +641,38 @@ def _bench(arguments):
     return 1 if any(row.get("mismatches") for row in rows) else 0
 
 
+def _build(arguments):
+    from .boards import build
+
+    if arguments.board == "ulx3s":
+        _refuse(arguments, "the ULX3S, which Vivado does not build", "jobs")
+    else:
+        _refuse(arguments, "the ZCU102, which has no serial link", "baud")
+    config = None
+    if arguments.config or arguments.weights or arguments.activations:
+        config = evaluation.configuration(arguments.config or arguments.board, arguments.weights, arguments.activations)
+    result = build(
+        arguments.board,
+        arguments.output or f"build/{arguments.board}",
+        config=config,
+        scripts_only=arguments.scripts_only,
+        progress=_say,
+        **{key: value for key in ("clock_mhz", "baud", "jobs") if (value := getattr(arguments, key)) is not None},
+    )
+    if arguments.scripts_only:
+        text = f"wrote {', '.join(result['files'])} to {result['folder']}"
+        if "commands" in result:
+            text += f"\n{result['commands']} Vivado commands were checked; run: vivado -mode batch -source build.tcl"
+    else:
+        text = (
+            f"wrote {result['bitstream']}\n{result['lut']} of {result['lut_available']} LUTs, {result['ff']} of "
+            f"{result['ff_available']} flip-flops, {result['bram']} of {result['bram_available']} block RAMs, "
+            f"{result['dsp']} DSPs\n{result['fmax_mhz']:.1f} MHz reached, {result['clock_mhz']:g} MHz asked for, slack "
+            f"{result['slack_ns']:.2f} ns ({result['tool']})"
+        )
+    _print(arguments, result, text)
+
+
 def _model(arguments):
     _check_output(arguments.output)
     result = write_architecture(arguments.name, arguments.output, arguments.seed)
@@ -680,6 +712,13 @@ def _number(text):
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, not {text!r}") from None
+
+
+def _device_name(text):
+    if text in evaluation.DEVICES or text.startswith(("serial:", "pynq:")):
+        return text
+    names = ", ".join(evaluation.DEVICES)
+    raise argparse.ArgumentTypeError(f"expected {names}, serial:PORT[@BAUD] or pynq:FOLDER, not {text!r}")
 
 
 def _positive(text):
@@ -747,7 +786,9 @@ def _config(sub, default=_PRESET):
 
 
 def _device(sub, default="golden"):
-    sub.add_argument("--device", choices=evaluation.DEVICES, help=f"what computes ({default})")
+    names = ", ".join(evaluation.DEVICES)
+    help = f"what computes: {names}, serial:PORT[@BAUD] or pynq:FOLDER ({default})"
+    sub.add_argument("--device", type=_device_name, metavar="DEVICE", help=help)
 
 
 def _batch(sub, default=None):
@@ -958,6 +999,21 @@ def _parser():
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
     group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
+
+    sub = command(
+        "build",
+        _build,
+        "build a board: a Vivado project and an overlay for PYNQ, or a bitstream with tools from PyPI",
+        "sigbit build zcu102 --scripts-only -o build/zcu102; sigbit build ulx3s -o build/ulx3s",
+    )
+    sub.add_argument("board", choices=("zcu102", "ulx3s"))
+    sub.add_argument("--scripts-only", action="store_true", help="write and check everything, run no tool")
+    _config(sub, default="the board's own")
+    _formats(sub, "otherwise those of the --config file or of the board")
+    sub.add_argument("--clock", dest="clock_mhz", type=float, metavar="MHZ", help="zcu102: 200; ulx3s: 50")
+    sub.add_argument("--baud", type=_positive, metavar="N", help="of the ULX3S's serial port (3000000)")
+    sub.add_argument("--jobs", type=_positive, metavar="N", help="processes of Vivado (2)")
+    sub.add_argument("-o", "--output", metavar="FOLDER", help="where everything goes (build/BOARD)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

@@ -1,4 +1,4 @@
-"""One interface to an accelerator, whatever its body: golden emulator, RTL in Verilator, later a board."""
+"""One interface to an accelerator, whatever its body: golden emulator, RTL in Verilator, a board."""
 
 from abc import ABC, abstractmethod
 
@@ -141,9 +141,21 @@ class RtlDevice(Device):
 
 
 def open_device(kind, config, progress=None):
-    """A device by name: ``"emulator"`` or ``"rtl"``."""
+    """A device by name: ``"emulator"``, ``"rtl"``, ``"serial:PORT"``, ``"serial:PORT@BAUD"`` or ``"pynq:FOLDER"``."""
+    name, _, place = kind.partition(":")
     if kind == "emulator":
         return EmulatorDevice(config)
     if kind == "rtl":
         return RtlDevice(config, progress=progress)
-    raise DeviceError(f"Unknown device {kind!r}; expected emulator or rtl")
+    if name == "serial" and place:
+        from .serial_device import BAUD, SerialDevice, open_port
+
+        port, _, baud = place.partition("@")
+        if baud and not baud.isdecimal():
+            raise DeviceError(f"The baud rate of a serial device must be a number, not {baud!r}")
+        return SerialDevice(config, open_port(port, int(baud or BAUD)))
+    if name == "pynq" and place:
+        from .pynq_device import open_overlay
+
+        return open_overlay(place)
+    raise DeviceError(f"Unknown device {kind!r}; expected emulator, rtl, serial:PORT[@BAUD] or pynq:FOLDER")

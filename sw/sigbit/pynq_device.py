@@ -56,6 +56,10 @@ _ERRORS = {
 }
 
 
+def _names(flags, value):
+    return " ".join(str(flag.name).lower() for flag in flags if value & flag)
+
+
 class _Channel:
     """One direction of an AXI DMA."""
 
@@ -69,7 +73,7 @@ class _Channel:
 
     def describe(self):
         state = self.state
-        return f"{self._name} {' '.join(bit.name.lower() for bit in _State if state & bit) or 'running'}"
+        return f"{self._name} {_names(_State, state) or 'running'}"
 
     def reset(self):
         self._mmio.write(self._base, _Command.RESET)
@@ -77,7 +81,8 @@ class _Channel:
             if not self._mmio.read(self._base) & _Command.RESET:
                 return
         raise DeviceError(
-            f"The DMA's {self._name} channel does not come out of its reset; load the overlay again or power-cycle the board"
+            f"The DMA's {self._name} channel does not come out of its reset; load the overlay again or power-cycle the "
+            "board"
         )
 
     def enable(self):
@@ -147,8 +152,8 @@ class PynqDevice(Device):
         missing = [name for name in (_ACCELERATOR, _DMA) if name not in overlay.ip_dict]
         if missing:
             raise DeviceError(
-                f"The overlay has no {' and no '.join(missing)}, but {', '.join(sorted(overlay.ip_dict)) or 'nothing'}; "
-                "build it with: sigbit build zcu102"
+                f"The overlay has no {' and no '.join(missing)}, but "
+                f"{', '.join(sorted(overlay.ip_dict)) or 'nothing'}; build it with: sigbit build zcu102"
             )
         self._time, self._timeout_seconds = time, timeout_seconds
         self._registers, dma = (
@@ -271,11 +276,11 @@ class PynqDevice(Device):
             if self._progress != progress:
                 progress, since = self._progress, now
             if now - since >= self._timeout_seconds:
-                status = Status(self.read(Register.STATUS))
+                status = self.read(Register.STATUS)
                 raise DeviceError(
                     f"Expected {awaited}, but nothing happened for {self._timeout_seconds:g} s; DMA: "
                     f"{self._out.describe()}, {self._in.describe()}; accelerator: "
-                    f"{' '.join(bit.name.lower() for bit in Status if status & bit) or 'idle'}"
+                    f"{_names(Status, status) or 'idle'}"
                 )
             self._sleep(since + self._timeout_seconds - now)
 
@@ -315,7 +320,9 @@ def open_overlay(folder, timeout_seconds=5.0):
     try:
         import pynq
     except ImportError:
-        raise DeviceError("A ZCU102 is driven through PYNQ, which is not installed here; run this on the board") from None
+        raise DeviceError(
+            "A ZCU102 is driven through PYNQ, which is not installed here; run this on the board"
+        ) from None
     try:
         config = AcceleratorConfig.from_dict(json.loads((folder / "manifest.json").read_text())["configuration"])
     except (ValueError, KeyError) as error:

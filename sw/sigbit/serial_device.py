@@ -74,9 +74,9 @@ class SerialDevice(Device):
     def __init__(self, config, port, timeout_seconds=5.0):
         super().__init__(config)
         self._port = port
+        self._interrupted = False
         self._port.timeout = timeout_seconds
         self._timeout_seconds = timeout_seconds
-        self._beat_bytes = config.stream_bits // 8
         self.discard()
 
     def read(self, register):
@@ -121,7 +121,7 @@ class SerialDevice(Device):
         self._partial = b""
         self._replies: dict = {}
         self._interrupted = False
-        self._failure = None
+        self._failure: str | None = None
         self._port.send_break(_BREAK_SECONDS)
         self._port.reset_input_buffer()
         self._granted = self._window = self._ready()
@@ -145,7 +145,9 @@ class SerialDevice(Device):
                 if version != SERIAL_VERSION:
                     self._fail(f"The bridge speaks version {version} of the serial link, this host {SERIAL_VERSION}")
                 return granted
-        return self._fail("The serial port sends, but not as a sigbit accelerator does; is it the right port and baud rate?")
+        return self._fail(
+            "The serial port sends, but not as a sigbit accelerator does; is it the right port and baud rate?"
+        )
 
     def _fail(self, message):
         """From now on, every call says so, until :meth:`discard`."""

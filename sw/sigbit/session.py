@@ -14,8 +14,8 @@ __all__ = ["Session"]
 class Session:
     """An open program on a device. Use it as a context manager.
 
-    A device that fails is reset and set up again, and goes on with the first image whose result is missing. Results that
-    arrived stay as they are; each has been checked.
+    A device that fails is reset and set up again, and goes on with the first image whose result is missing. Results
+    that arrived stay as they are; each has been checked.
 
     Parameters
     ----------

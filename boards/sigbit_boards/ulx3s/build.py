@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from .design import Platform, Ulx3s
 __all__ = ["BAUD", "CLOCK_HZ", "CONFIG", "build_ulx3s", "read_ulx3s_report"]
 
 #: 128 MAC lanes, memories for networks of the size of the digits.
-CONFIG = replace(PRESETS["small"], lanes=16, columns=8, stream_bits=64)
+CONFIG = PRESETS["ulx3s"]
 CLOCK_HZ = 50_000_000
 BAUD = 3_000_000
 _NAME = "ulx3s"
@@ -102,8 +101,8 @@ def build_ulx3s(folder, config=CONFIG, clock_hz=CLOCK_HZ, baud=BAUD, scripts_onl
     }
     if result["slack_ns"] < 0:
         raise TimingError(
-            f"The accelerator reaches {result['fmax_mhz']:.1f} MHz on the ULX3S, {result['clock_mhz']:g} MHz were asked "
-            f"for; lower --clock or the configuration's lanes. The reports are in {folder}"
+            f"The accelerator reaches {result['fmax_mhz']:.1f} MHz on the ULX3S, {result['clock_mhz']:g} MHz were "
+            f"asked for; lower --clock or the configuration's lanes. The reports are in {folder}"
         )
     return result
 
@@ -134,7 +133,7 @@ def read_ulx3s_report(folder):
         found = ", ".join(f"{name} {clock['constraint']:g} MHz" for name, clock in report["fmax"].items())
         raise BuildError(f"nextpnr timed no clock of {clock_mhz:g} MHz, but: {found or 'none'}")
     fmax = min(clock["achieved"] for clock in clocks.values())
-    figures = {}
+    figures: dict = {}
     for key, cell in (("lut", "TRELLIS_COMB"), ("ff", "TRELLIS_FF"), ("bram", "DP16KD"), ("dsp", "MULT18X18D")):
         usage = report["utilization"][cell]
         figures |= {key: usage["used"], f"{key}_available": usage["available"]}

@@ -44,7 +44,8 @@ def pll_dividers(input_hz, output_hz):
     if output_hz not in found:
         nearest = min(found, key=lambda frequency: abs(frequency - output_hz))
         raise BuildError(
-            f"The PLL cannot make {output_hz / 1e6:g} MHz of {input_hz / 1e6:g} MHz; the nearest is {nearest / 1e6:.6g} MHz"
+            f"The PLL cannot make {output_hz / 1e6:g} MHz of {input_hz / 1e6:g} MHz; the nearest is "
+            f"{nearest / 1e6:.6g} MHz"
         )
     return found[output_hz]
 

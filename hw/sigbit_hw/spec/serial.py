@@ -1,9 +1,9 @@
 """Frames of the serial link: both AXI4-Streams, the registers and the interrupt over one pair of UART lines.
 
-A frame is a header of :data:`HEADER_BYTES` bytes (kind, argument, count, check) and ``count`` bytes of payload where the
-kind has one. UART characters are 8 data bits, no parity, one stop bit. Bytes of a stream need no checksum here: packets
-carry their own. A BREAK (line low for at least :data:`BREAK_BITS` bit times) resets bridge and accelerator; READY
-answers when the line is high again.
+A frame is a header of :data:`HEADER_BYTES` bytes (kind, argument, count, check) and ``count`` bytes of payload where
+the kind has one. UART characters are 8 data bits, no parity, one stop bit. Bytes of a stream need no checksum here:
+packets carry their own. A BREAK (line low for at least :data:`BREAK_BITS` bit times) resets bridge and accelerator;
+READY answers when the line is high again.
 
 The host counts: it never sends more payload of SEND than READY granted and CREDIT gave back, so the accelerator may
 hold its stream for as long as it likes, and registers answer meanwhile. One READ or WRITE may be on its way at a time.
