@@ -150,8 +150,8 @@ def build_zcu102(folder, config=None, clock_mhz=CLOCK_MHZ, jobs=2, progress=None
     vivado = shutil.which("vivado")
     if vivado is None:
         raise BuildError(
-            f"Vivado is not on PATH. These scripts were designed for Vivado {', '.join(VIVADO_VERSIONS)} (with a "
-            "paid licence or the trial, which the ZU9EG needs): source its settings64.sh, or write everything for another "
+            f"Vivado is not on PATH. These scripts were designed for Vivado {', '.join(VIVADO_VERSIONS)}, with a paid "
+            "licence or the trial, which the ZU9EG needs: source its settings64.sh, or write everything for another "
             "machine with: sigbit build zcu102 --scripts-only"
         )
     say = progress or (lambda line: None)

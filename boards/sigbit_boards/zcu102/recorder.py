@@ -117,6 +117,7 @@ class Recorder:
         self._core: dict = {}
         self._bus_parameters: set[str] = set()
         self._files: set[str] = set()
+        self._parsed: dict[str, dict] = {}
         self._objects: dict[str, tuple] = {}
         self._tcl = tkinter.Tcl()
         self._tcl.eval("namespace eval ipx {}")
@@ -133,6 +134,7 @@ class Recorder:
         # What reaches out of the interpreter is noted, not done.
         self._tcl.eval(
             """
+            proc unknown {name args} {error "Vivado has no command $name that is known here"}
             proc exit {{status 0}} {sigbit_call exit $status; return -code error sigbit-exit}
             proc puts {args} {sigbit_call puts {*}$args}
             proc open {args} {return [sigbit_call open {*}$args]}
@@ -165,10 +167,7 @@ class Recorder:
             trace = self._tcl.eval("set ::errorInfo")
             places = re.findall(r'\(file "([^"]+)" line (\d+)\)', trace)
             where = ", ".join(f"{Path(name).name} line {line}" for name, line in places)
-            message = str(error)
-            if match := re.match(r'invalid command name "(.*)"', message):
-                message = f"Vivado has no command {match[1]} that is known here"
-            raise BuildError(f"{where or script}: {message}") from None
+            raise BuildError(f"{where or script}: {error}") from None
         return self
 
     # -- dispatch ------------------------------------------------------------------------------------------------------
@@ -300,7 +299,9 @@ class Recorder:
 
     def _modules(self, name):
         path = self._folder / name
-        return verilog_modules(path.read_text()) if path.is_file() else {}
+        if name not in self._parsed:
+            self._parsed[name] = verilog_modules(path.read_text()) if path.is_file() else {}
+        return self._parsed[name]
 
     def _make_wrapper(self, rest, options):
         if not self._validated:
