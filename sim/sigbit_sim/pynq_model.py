@@ -207,6 +207,10 @@ class PynqModel:
         )
         self._accept(False)
 
+    def transfers(self, channel):
+        """Transfers of ``"mm2s"`` or ``"s2mm"`` that were started so far."""
+        return {"mm2s": self._mm2s, "s2mm": self._s2mm}[channel].transfers
+
     # -- module pynq ---------------------------------------------------------------------------------------------------
 
     def allocate(self, shape, dtype):

@@ -68,7 +68,12 @@ def test_activity_is_read_where_it_was_written(folder):
 BREAKAGES = {
     "unknown command": ("build.tcl", "open_run impl_1", "open_ran impl_1", "no command open_ran"),
     "unknown option": ("build.tcl", "write_bitstream -force", "write_bitstream -forse", "unknown option -forse"),
-    "option without value": ("build.tcl", "-report_unconstrained -file [file join $reports timing.rpt]", "-file", "value"),
+    "option without value": (
+        "build.tcl",
+        "-report_unconstrained -file [file join $reports timing.rpt]",
+        "-file",
+        "value",
+    ),
     "undefined variable": ("build.tcl", "$sigbit(jobs)", "$sigbit(job)", "can't read"),
     "missing file": ("package_ip.tcl", "$here sigbit.v", "$here sigbut.v", "there is no file .*sigbut.v"),
     "missing top": ("package_ip.tcl", "set_property top sigbit ", "set_property top sigbut ", "no module sigbut"),
@@ -77,7 +82,12 @@ BREAKAGES = {
     "value that is no number": ("block_design.tcl", "c_addr_width 40", "c_addr_width wide", "must be a number"),
     "unknown IP": ("block_design.tcl", "xilinx.com:ip:axi_intc", "xilinx.com:ip:axi_int", "there is no IP"),
     "scatter-gather on": ("block_design.tcl", "c_include_sg 0", "c_include_sg 1", "axi_dma/M_AXI_SG is not connected"),
-    "stream left open": ("block_design.tcl", "bus accelerator/m_axis axi_dma/S_AXIS_S2MM", "", "m_axis is not connected"),
+    "stream left open": (
+        "block_design.tcl",
+        "bus accelerator/m_axis axi_dma/S_AXIS_S2MM",
+        "",
+        "m_axis is not connected",
+    ),
     "clock left open": ("block_design.tcl", "axi_dma/m_axi_s2mm_aclk", "", "axi_dma/m_axi_s2mm_aclk is not connected"),
     "reset left open": ("block_design.tcl", "accelerator/aresetn", "", "accelerator/aresetn is not connected"),
     "interrupt left open": ("block_design.tcl", "wire accelerator/irq interrupts/In0", "", "In0 is not connected"),
@@ -89,8 +99,18 @@ BREAKAGES = {
         "drive one net",
     ),
     "clock on a reset": ("block_design.tcl", "reset/slowest_sync_clk ", "reset/ext_reset_in ", "on one net"),
-    "two masters": ("block_design.tcl", "accelerator/m_axis axi_dma/S_AXIS_S2MM", "accelerator/m_axis axi_dma/M_AXIS_MM2S", "both masters"),
-    "stream on memory": ("block_design.tcl", "accelerator/m_axis axi_dma/S_AXIS_S2MM", "accelerator/m_axis ps/S_AXI_HP1_FPD", "is axis"),
+    "two masters": (
+        "block_design.tcl",
+        "accelerator/m_axis axi_dma/S_AXIS_S2MM",
+        "accelerator/m_axis axi_dma/M_AXIS_MM2S",
+        "both masters",
+    ),
+    "stream on memory": (
+        "block_design.tcl",
+        "accelerator/m_axis axi_dma/S_AXIS_S2MM",
+        "accelerator/m_axis ps/S_AXI_HP1_FPD",
+        "is axis",
+    ),
     "address forgotten": (
         "block_design.tcl",
         "assign_bd_address -offset 0xA0010000 -range 64K -target_address_space [get_bd_addr_spaces ps/Data] \\\n"
@@ -101,19 +121,44 @@ BREAKAGES = {
     "addresses overlap": ("block_design.tcl", "0xA0010000", "0xA0000000", "overlap"),
     "address not aligned": ("block_design.tcl", "0xA0010000", "0xA0018000", "not aligned"),
     "range too small": ("block_design.tcl", "-offset 0xA0010000 -range 64K", "-offset 0xA0010000 -range 128", "needs"),
-    "memory of the other port": ("block_design.tcl", "ps/SAXIGP2/HP0_DDR_LOW", "ps/SAXIGP3/HP1_DDR_LOW", "does not reach"),
-    "port not enabled": ("block_design.tcl", "PSU__USE__S_AXI_GP3 1", "PSU__USE__S_AXI_GP3 0", "no interface ps/S_AXI_HP1"),
-    "DMA stream too narrow": ("block_design.tcl", "c_m_axis_mm2s_tdata_width $sigbit(stream_bits)", "c_m_axis_mm2s_tdata_width 32", "bits of TDATA"),
-    "bus without clock": ("package_ip.tcl", "foreach bus {s_axis m_axis s_axil}", "foreach bus {s_axis m_axis}", "no clock is associated with s_axil"),
+    "memory of the other port": (
+        "block_design.tcl",
+        "ps/SAXIGP2/HP0_DDR_LOW",
+        "ps/SAXIGP3/HP1_DDR_LOW",
+        "does not reach",
+    ),
+    "port not enabled": (
+        "block_design.tcl",
+        "PSU__USE__S_AXI_GP3 1",
+        "PSU__USE__S_AXI_GP3 0",
+        "no interface ps/S_AXI_HP1",
+    ),
+    "DMA stream too narrow": (
+        "block_design.tcl",
+        "c_m_axis_mm2s_tdata_width $sigbit(stream_bits)",
+        "c_m_axis_mm2s_tdata_width 32",
+        "bits of TDATA",
+    ),
+    "bus without clock": (
+        "package_ip.tcl",
+        "foreach bus {s_axis m_axis s_axil}",
+        "foreach bus {s_axis m_axis}",
+        "no clock is associated with s_axil",
+    ),
     "bus that is not there": ("package_ip.tcl", "foreach bus {s_axis", "foreach bus {x_axis", "no bus x_axis"),
     "constraint on no port": ("sigbit_ooc.xdc", "get_ports aclk", "get_ports clk", "there is no port clk"),
     "constraint of the grid": ("sigbit_grid_ooc.xdc", "get_ports clk", "get_ports aclk", "there is no port aclk"),
     "clock of the sweep": ("out_of_context.tcl", "[get_ports clk]", "[get_ports clock]", "there is no port clock"),
     "design not validated": ("block_design.tcl", "validate_bd_design", "", "was not validated"),
-    "manifest of other streams": ("manifest.json", '"stream_bits": 128', '"stream_bits": 256', "the manifest's streams have 256"),
+    "manifest of other streams": (
+        "manifest.json",
+        '"stream_bits": 128',
+        '"stream_bits": 256',
+        "the manifest's streams have 256",
+    ),
     "manifest of another clock": ("manifest.json", '"clock_mhz": 150', '"clock_mhz": 100', "the manifest's is 100 MHz"),
     "port renamed in the Verilog": ("sigbit.v", "s_axis_tready", "s_axis_ready", "no bus s_axis"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BREAKAGES)
