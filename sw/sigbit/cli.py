@@ -329,8 +329,11 @@ def _run_program(arguments, images, labels):
     levels = program.input_levels(images)
     with Session(open_device(device, program.config, _say), program) as session:
         outputs = session.run(levels, lambda done: _say(f"{device}: images", done, len(images)))
+    for failure in session.recoveries:
+        _say(f"recovered from: {failure}")
     accuracy = None if labels is None else evaluation.accuracy(evaluation.choose(outputs), labels)
-    return {"images": len(images), "device": device, "accuracy": accuracy}, outputs
+    result = {"images": len(images), "device": device, "accuracy": accuracy, "recoveries": session.recoveries}
+    return result, outputs
 
 
 def _speed(result):
@@ -628,7 +631,7 @@ def _bench(arguments):
         key: getattr(arguments, key)
         for key in (
             "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
-            "limit", "picture",
+            "limit", "picture", "builds",
         )
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
@@ -999,6 +1002,8 @@ def _parser():
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
     group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
+    group = sub.add_argument_group("boards")
+    group.add_argument("--builds", metavar="FOLDER", help="with the folders of sigbit build, by board (build)")
 
     sub = command(
         "build",

@@ -80,7 +80,7 @@ def test_nothing_is_lost_when_a_transfer_fails(board, channel, fault):
 
 
 def test_the_digits_network_loses_nothing_to_errors_timeouts_and_resets(board):
-    network, images, _ = digits_network(10)
+    network, images, _ = digits_network(8)
     program = compile(network, TINY)
     levels = program.input_levels(images)
     device = driver(board, timeout_seconds=0.0004)
@@ -90,9 +90,9 @@ def test_the_digits_network_loses_nothing_to_errors_timeouts_and_resets(board):
         ("mm2s", sent + 5): "slave error",
         ("mm2s", sent + 12): "stall",
         ("mm2s", sent + 18): "reset",
-        ("s2mm", received + 13): "internal error",
-        ("s2mm", received + 16): "stall",
-        ("s2mm", received + 19): "damage",
+        ("s2mm", received + 12): "internal error",
+        ("s2mm", received + 15): "stall",
+        ("s2mm", received + 18): "damage",
     }
     with Session(device, program) as session:
         outputs = session.run(levels)

