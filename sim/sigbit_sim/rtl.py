@@ -30,6 +30,11 @@ _VERILATOR_OPTIONS = (
 _SEPARATE_LANES = 32
 
 
+#: Activity is counted down to the ports of the array's columns; what is below follows from them.
+_ACTIVITY_LEVELS = 4
+_ACTIVITY_OPTIONS = ("--trace-saif", "--trace-depth", str(_ACTIVITY_LEVELS))
+
+
 class RtlError(SigbitError):
     """The simulation could not be built or did not answer."""
 
@@ -71,7 +76,9 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def build_library(verilog, stream_bits, progress=None, separate=(), *, top="sigbit", harness=_HARNESS, defines=None):
+def build_library(
+    verilog, stream_bits, progress=None, separate=(), *, top="sigbit", harness=_HARNESS, defines=None, options=()
+):
     """Path of the shared library for ``verilog`` (text of ``sigbit.v``); built once and then cached by content.
 
     Parameters
@@ -98,7 +105,14 @@ def build_library(verilog, stream_bits, progress=None, separate=(), *, top="sigb
             *(f'hier_block -module "{module}"\n' for module in separate),
         ]
     )
-    options = (*_VERILATOR_OPTIONS, "--top-module", top, *(["--hierarchical"] if separate else []), "settings.vlt")
+    options = (
+        *_VERILATOR_OPTIONS,
+        *options,
+        "--top-module",
+        top,
+        *(["--hierarchical"] if separate else []),
+        "settings.vlt",
+    )
     macros = {"SIGBIT_STREAM_BITS": stream_bits, "SIGBIT_COUNTERS": len(COUNTERS), **(defines or {})}
     identity = hashlib.sha256(repr((verilog, source, macros, options, settings)).encode()).hexdigest()[:24]
     library = cache_folder() / "rtl" / f"{identity}.so"
@@ -134,6 +148,7 @@ def _load(library):
         ("free", None, (handle,)),
         ("cycles", u64, (handle,)),
         ("interrupt", ctypes.c_int, (handle,)),
+        ("activity", ctypes.c_int, (handle, ctypes.c_char_p, ctypes.c_int)),
         ("stalls", None, (handle, u64, u32, u32)),
         ("send", None, (handle, ctypes.c_char_p, size, ctypes.c_int)),
         ("pending", size, (handle,)),
@@ -160,15 +175,18 @@ class RtlModel:
     config : AcceleratorConfig
     progress : callable, optional
         See :func:`build_library`.
+    activity : bool
+        Build it so that :meth:`record_activity` works, which makes it slower.
     """
 
-    def __init__(self, config, progress=None):
+    def __init__(self, config, progress=None, activity=False):
         from sigbit_hw.emit import emit_verilog
 
         verilog = emit_verilog(config)
         cells = re.findall(r"^module (sigbit_(?:dot_product|table)_cell_\w+)", verilog, re.MULTILINE)
         separate = cells if config.lanes * config.planes >= _SEPARATE_LANES else ()
-        self._api = _load(build_library(verilog, config.stream_bits, progress, separate))
+        traced: dict = {"defines": {"SIGBIT_SAIF": 1}, "options": _ACTIVITY_OPTIONS} if activity else {}
+        self._api = _load(build_library(verilog, config.stream_bits, progress, separate, **traced))
         self._handle = self._api.sigbit_new()
 
     def __del__(self):
@@ -184,6 +202,15 @@ class RtlModel:
     def interrupt(self):
         """Level of the ``irq`` port."""
         return bool(self._api.sigbit_interrupt(self._handle))
+
+    def record_activity(self, path):
+        """From now on count the changes of every signal of the upper levels of the hierarchy, for a SAIF file."""
+        if not self._api.sigbit_activity(self._handle, os.fsencode(path), _ACTIVITY_LEVELS):
+            raise RtlError("This simulation was built without activity; construct RtlModel with activity=True")
+
+    def finish_activity(self):
+        """Write the file."""
+        self._api.sigbit_activity(self._handle, None, 0)
 
     def set_stalls(self, seed, idle_percent=0, backpressure_percent=0):
         """Leave random gaps in the input and hold back the output."""

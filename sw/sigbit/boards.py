@@ -1,6 +1,16 @@
 """Boards by name: what the package ``sigbit_boards`` builds, loaded when it is asked for."""
 
+import tempfile
+from pathlib import Path
+
+from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
+from sigbit_sim.golden import network as golden
+
+from .compiler import compile
+from .demo import digits_network
+from .device import RtlDevice
+from .session import Session
 
 __all__ = ["BOARDS", "build", "read_reports"]
 
@@ -25,7 +35,8 @@ def build(board, folder, config=None, clock_mhz=None, scripts_only=False, progre
     progress : callable, optional
         Called with a line of text before each step.
     options
-        ``jobs`` of the ``zcu102``, ``baud`` of the ``ulx3s``.
+        ``jobs`` and ``activity`` of the ``zcu102``, ``baud`` of the ``ulx3s``. ``activity``: images of the digits that
+        the accelerator computes in simulation first, for the power report; a large one takes long.
 
     Returns
     -------
@@ -41,11 +52,18 @@ def build(board, folder, config=None, clock_mhz=None, scripts_only=False, progre
     if config is not None:
         options["config"] = config
     if board == "zcu102":
-        from sigbit_boards.zcu102 import build_zcu102, write_zcu102
+        from sigbit_boards.zcu102 import find_vivado, run_vivado, write_zcu102
 
+        if not scripts_only:
+            find_vivado()
         if clock_mhz is not None:
             options["clock_mhz"] = clock_mhz
-        return (write_zcu102 if scripts_only else build_zcu102)(folder, progress=progress, **options)
+        images = options.pop("activity", None)
+        result = write_zcu102(folder, progress=progress, **options)
+        if images:
+            _record_activity(folder, config or PRESETS["zcu102"], images, result["clock_mhz"], progress)
+            result["files"].append("activity.saif")
+        return result if scripts_only else run_vivado(folder, progress)
     if board == "ulx3s":
         from sigbit_boards.ulx3s import build_ulx3s
 
@@ -53,6 +71,26 @@ def build(board, folder, config=None, clock_mhz=None, scripts_only=False, progre
             options["clock_hz"] = round(clock_mhz * 1e6)
         return build_ulx3s(folder, scripts_only=scripts_only, progress=progress, **options)
     raise SigbitError(f"Unknown board {board!r}; expected {' or '.join(BOARDS)}")
+
+
+def _record_activity(folder, config, images, clock_mhz, progress):
+    """Run digits on the simulated accelerator and write what every signal did."""
+    from sigbit_boards.zcu102 import INSTANCES
+    from sigbit_sim.activity import place_activity
+
+    network, test, _ = digits_network(images, config)
+    program = compile(network, config)
+    device = RtlDevice(config, progress=progress, activity=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary, "activity.saif")
+        with Session(device, program) as session:
+            # What is measured is work, not the weights on their way in.
+            device.model.record_activity(raw)
+            outputs = session.run(program.input_levels(test))
+            device.model.finish_activity()
+        if not (outputs == golden.run(network, program.input_levels(test))).all():
+            raise SigbitError("The simulation differs from the golden model, so its activity is worth nothing")
+        place_activity(raw, Path(folder) / "activity.saif", INSTANCES, clock_mhz)
 
 
 def read_reports(board, folder):

@@ -648,7 +648,7 @@ def _build(arguments):
     from .boards import build
 
     if arguments.board == "ulx3s":
-        _refuse(arguments, "the ULX3S, which Vivado does not build", "jobs")
+        _refuse(arguments, "the ULX3S, which Vivado does not build", "jobs", "activity")
     else:
         _refuse(arguments, "the ZCU102, which has no serial link", "baud")
     config = None
@@ -660,7 +660,11 @@ def _build(arguments):
         config=config,
         scripts_only=arguments.scripts_only,
         progress=_say,
-        **{key: value for key in ("clock_mhz", "baud", "jobs") if (value := getattr(arguments, key)) is not None},
+        **{
+            key: value
+            for key in ("clock_mhz", "baud", "jobs", "activity")
+            if (value := getattr(arguments, key)) is not None
+        },
     )
     if arguments.scripts_only:
         text = f"wrote {', '.join(result['files'])} to {result['folder']}"
@@ -1018,6 +1022,8 @@ def _parser():
     sub.add_argument("--clock", dest="clock_mhz", type=float, metavar="MHZ", help="zcu102: 200; ulx3s: 50")
     sub.add_argument("--baud", type=_positive, metavar="N", help="of the ULX3S's serial port (3000000)")
     sub.add_argument("--jobs", type=_positive, metavar="N", help="processes of Vivado (2)")
+    help = "simulate so many digits on the accelerator first, for Vivado's power report (none)"
+    sub.add_argument("--activity", type=_positive, metavar="IMAGES", help=help)
     sub.add_argument("-o", "--output", metavar="FOLDER", help="where everything goes (build/BOARD)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"

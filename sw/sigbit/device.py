@@ -104,14 +104,16 @@ class RtlDevice(Device):
         Clock cycles without a packet after which the accelerator counts as hung.
     progress : callable, optional
         Called with a line of text before a long build.
+    activity : bool
+        Whether the model can record the activity of its signals.
     """
 
-    def __init__(self, config, timeout_cycles=50_000_000, progress=None):
+    def __init__(self, config, timeout_cycles=50_000_000, progress=None, activity=False):
         from sigbit_sim.rtl import RtlModel
 
         super().__init__(config)
         self._timeout_cycles = timeout_cycles
-        self.model = RtlModel(config, progress)
+        self.model = RtlModel(config, progress, activity)
 
     def read(self, register):
         return self.model.read(register)

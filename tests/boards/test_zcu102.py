@@ -6,8 +6,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from sigbit_boards.errors import BuildError
-from sigbit_boards.zcu102 import build_zcu102, check_zcu102, read_zcu102_reports, write_zcu102
+from sigbit_boards.errors import BuildError, TimingError
+from sigbit_boards.zcu102 import check_zcu102, read_zcu102_reports, run_vivado, write_zcu102
 from sigbit_boards.zcu102.recorder import Recorder, check_constraints, verilog_modules
 from sigbit_hw.spec.config import PRESETS
 
@@ -197,8 +197,42 @@ def test_a_failed_run_ends_the_build(folder, step):
 def test_without_vivado_it_says_which_versions_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"Vivado is not on PATH\. .* 2024\.1.*--scripts-only"):
-        build_zcu102(tmp_path / "build")
-    assert not (tmp_path / "build").exists()
+        run_vivado(tmp_path)
+
+
+def vivado(folder, words, status):
+    """A program that says and does what Vivado would at the end."""
+    program = folder / "vivado"
+    program.write_text(f"#!/bin/sh\necho '{words}'\nexit {status}\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (
+            "sigbit: timing is missed: worst setup slack is -1 ns",
+            TimingError,
+            "accelerator: timing is missed: worst setup",
+        ),
+        ("sigbit: synthesis failed; see runme.log", BuildError, "synthesis failed"),
+        ("ERROR: [Common 17-53]", BuildError, r"exit status 1; see .*vivado\.log"),
+    ],
+)
+def test_what_vivado_says_is_the_error(folder, monkeypatch, words, kind, message):
+    vivado(folder, words, 1)
+    monkeypatch.setenv("PATH", str(folder))
+    with pytest.raises(kind, match=message):
+        run_vivado(folder)
+
+
+def test_a_build_that_went_well_gives_figures(folder, monkeypatch):
+    vivado(folder, "sigbit: wrote sigbit.bit", 0)
+    monkeypatch.setenv("PATH", str(folder))
+    reports(folder)
+    result = run_vivado(folder)
+    assert result["bitstream"] == str(folder / "sigbit.bit")
+    assert result["lut"] == 200123
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyslang") is None, reason="pyslang is not installed")

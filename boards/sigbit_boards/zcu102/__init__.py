@@ -1,5 +1,21 @@
 """ZCU102 with a Zynq UltraScale+ ZU9EG: a Vivado project, for a PYNQ overlay."""
 
-from .build import build_zcu102, check_zcu102, read_zcu102_reports, write_zcu102
+from .build import (
+    CLOCK_MHZ,
+    INSTANCES,
+    check_zcu102,
+    find_vivado,
+    read_zcu102_reports,
+    run_vivado,
+    write_zcu102,
+)
 
-__all__ = ["build_zcu102", "check_zcu102", "read_zcu102_reports", "write_zcu102"]
+__all__ = [
+    "CLOCK_MHZ",
+    "INSTANCES",
+    "check_zcu102",
+    "find_vivado",
+    "read_zcu102_reports",
+    "run_vivado",
+    "write_zcu102",
+]

@@ -13,8 +13,18 @@ from sigbit_hw.spec.config import PRESETS
 from ..errors import BuildError, TimingError
 from .recorder import Recorder, check_constraints, verilog_modules
 
-__all__ = ["CLOCK_MHZ", "VIVADO_VERSIONS", "build_zcu102", "check_zcu102", "read_zcu102_reports", "write_zcu102"]
+__all__ = [
+    "CLOCK_MHZ",
+    "VIVADO_VERSIONS",
+    "check_zcu102",
+    "find_vivado",
+    "read_zcu102_reports",
+    "run_vivado",
+    "write_zcu102",
+]
 
+#: Instances of the block design above the accelerator, as Vivado names them.
+INSTANCES = ("sigbit_system_wrapper", "sigbit_system_i", "accelerator", "inst")
 PART = "xczu9eg-ffvb1156-2-e"
 #: 1500 MHz of the I/O PLL divided by 7.5 and more; what a placed design reaches is not known.
 CLOCK_MHZ = 200
@@ -132,8 +142,26 @@ def check_zcu102(folder):
     return sum(len(run.calls) for run in runs)
 
 
-def build_zcu102(folder, config=None, clock_mhz=CLOCK_MHZ, jobs=2, progress=None):
-    """:func:`write_zcu102`, then Vivado.
+def find_vivado():
+    """Path of Vivado.
+
+    Raises
+    ------
+    :exc:`BuildError`
+        If it is not on PATH, with what to do.
+    """
+    vivado = shutil.which("vivado")
+    if vivado is None:
+        raise BuildError(
+            f"Vivado is not on PATH. These scripts were designed for Vivado {', '.join(VIVADO_VERSIONS)}, with a paid "
+            "licence or the trial, which the ZU9EG needs: source its settings64.sh, or write everything for another "
+            "machine with: sigbit build zcu102 --scripts-only"
+        )
+    return vivado
+
+
+def run_vivado(folder, progress=None):
+    """Build what :func:`write_zcu102` wrote.
 
     Returns
     -------
@@ -143,22 +171,14 @@ def build_zcu102(folder, config=None, clock_mhz=CLOCK_MHZ, jobs=2, progress=None
     Raises
     ------
     :exc:`BuildError`
-        If Vivado is missing, before anything is written, or fails.
+        If Vivado is missing or fails.
     :exc:`TimingError`
         If the clock is missed.
     """
-    vivado = shutil.which("vivado")
-    if vivado is None:
-        raise BuildError(
-            f"Vivado is not on PATH. These scripts were designed for Vivado {', '.join(VIVADO_VERSIONS)}, with a paid "
-            "licence or the trial, which the ZU9EG needs: source its settings64.sh, or write everything for another "
-            "machine with: sigbit build zcu102 --scripts-only"
-        )
-    say = progress or (lambda line: None)
+    command = [find_vivado(), "-mode", "batch", "-nojournal", "-source", "build.tcl"]
+    if progress:
+        progress("Vivado: synthesis, placement, routing; hours (vivado.log)")
     folder = Path(folder)
-    write_zcu102(folder, config, clock_mhz, jobs, progress)
-    say("Vivado: synthesis, placement, routing; hours (vivado.log)")
-    command = [vivado, "-mode", "batch", "-nojournal", "-source", "build.tcl"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     said = [line for line in done.stdout.splitlines() if line.startswith("sigbit: ")]
     if done.returncode:
