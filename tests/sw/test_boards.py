@@ -1,6 +1,9 @@
 """Boards from the command line and from Python: what is written, refused and measured."""
 
+import ast
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import sigbit
@@ -70,6 +73,27 @@ def placed(board):
     figures = {"board": board, "tool": "tool 1", "mac_lanes": 8, **cells}
     figures |= {f"{key}_available": 10_000 for key in cells}
     return figures | {"clock_mhz": 50.0, "fmax_mhz": 61.26, "slack_ns": 3.676, "mapped": {**cells, "lut": 900}}
+
+
+def sources():
+    """What runs where a program is executed: the host, the contract, the golden model."""
+    for package in ("sigbit", "sigbit_hw.spec", "sigbit_sim.golden"):
+        for folder in importlib.util.find_spec(package).submodule_search_locations:
+            yield from sorted(Path(folder).rglob("*.py"))
+
+
+def test_the_runtime_is_written_for_the_python_of_pynq():
+    """PYNQ 3.0 has Python 3.10, which takes no stars in an index without parentheses."""
+    found = []
+    for path in sources():
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text, feature_version=(3, 10))):
+            if not (isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple)):
+                continue
+            starred = any(isinstance(element, ast.Starred) for element in node.slice.elts)
+            if starred and not ast.get_source_segment(text, node.slice).startswith("("):
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []
 
 
 def test_the_bench_puts_placed_designs_beside_the_estimates(tmp_path, monkeypatch):
