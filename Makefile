@@ -25,7 +25,7 @@ setup: .venv/installed
 	@for tool in g++ perl; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing; on Debian and Ubuntu run: sudo apt-get install g++ make perl"; exit 2; }; done
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[onnx,rtl,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[onnx,rtl,boards,dev]'
 	@touch $@
 
 demo: setup
@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/sigbit bench size --write docs/results.md
 	$(BIN)/sigbit bench sim --write docs/results.md
 	$(BIN)/sigbit bench networks --device rtl --write docs/results.md
+	$(BIN)/sigbit bench boards --write docs/results.md
 
 clean:
 	rm -rf .venv build sim_build *.egg-info hw/*.egg-info sim/*.egg-info sw/*.egg-info

@@ -26,16 +26,21 @@ RULES = [
     ("sigbit_sim.golden", {"sigbit_hw.spec", "sigbit_sim.golden"}, NUMBERS),
     ("sigbit_sim", {"sigbit_hw", "sigbit_sim"}, NUMBERS | GATEWARE | {"cocotb", "cocotb_tools", "cocotbext"}),
     (
+        "sigbit_boards",
+        {"sigbit_boards", "sigbit_hw.spec", "sigbit_hw.emit"},
+        GATEWARE | {"amaranth_boards", "tkinter"},
+    ),
+    (
         "sigbit",
-        {"sigbit", "sigbit_hw.spec", "sigbit_hw.emit", "sigbit_sim"},
-        NUMBERS | {"onnx", "torch", "sklearn", "matplotlib"},
+        {"sigbit", "sigbit_hw.spec", "sigbit_hw.emit", "sigbit_sim", "sigbit_boards"},
+        NUMBERS | {"onnx", "torch", "sklearn", "matplotlib", "pynq", "serial"},
     ),
 ]
 STANDARD = set(__import__("sys").stdlib_module_names)
 
 
 def modules():
-    for folder in ("hw", "sim", "sw"):
+    for folder in ("hw", "sim", "sw", "boards"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield pytest.param(path, folder, id=str(path.relative_to(ROOT)))
 
@@ -65,7 +70,7 @@ def test_a_module_imports_only_what_its_part_may(path, folder):
     _, project, outside = next(rule for rule in RULES if within(own, [rule[0]]))
     for name in imported(path, folder):
         top = name.split(".")[0]
-        if top in ("sigbit", "sigbit_hw", "sigbit_sim"):
+        if top in ("sigbit", "sigbit_hw", "sigbit_sim", "sigbit_boards"):
             assert within(name, project), f"{own} must not import {name}"
         else:
             assert top in STANDARD | outside, f"{own} must not import {name}"

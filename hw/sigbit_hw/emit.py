@@ -7,13 +7,14 @@ from pathlib import Path
 
 from amaranth.hdl._ir import PortDirection
 
+from .array.array import build_grid
 from .lib.shared import emit_modules
 from .spec.config import CONTRACT_VERSION
 from .spec.errors import SigbitError
 from .spec.registers import IDENTITY, Register
 from .top import Top
 
-__all__ = ["EmitError", "emit_verilog", "manifest", "write_verilog"]
+__all__ = ["EmitError", "emit_grid", "emit_verilog", "manifest", "write_verilog"]
 
 
 class EmitError(SigbitError):
@@ -31,6 +32,12 @@ def emit_verilog(config, family=None):
     ports = {name: (signal, PortDirection.Input) for name, signal in top.inputs.items()}
     ports |= {name: (signal, PortDirection.Output) for name, signal in top.outputs.items()}
     return emit_modules(top, "sigbit", ports, family)
+
+
+def emit_grid(config, family=None):
+    """Text of the grid alone, top module ``sigbit_grid`` with ports ``clk`` and ``rst``, to measure what it costs."""
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"
+    return emit_modules(build_grid(config), "sigbit_grid", family=family)
 
 
 def manifest(config):

@@ -12,6 +12,9 @@
 #include "Vsigbit.h"
 #include "Vsigbit___024root.h"
 #include "verilated.h"
+#ifdef SIGBIT_SAIF
+#include "verilated_saif_c.h"
+#endif
 
 namespace {
 
@@ -38,6 +41,18 @@ struct Accelerator {
     uint32_t idle_percent = 0, backpressure_percent = 0;
     std::deque<uint32_t> marks;
     std::vector<Counters> snapshots;
+#ifdef SIGBIT_SAIF
+    std::unique_ptr<VerilatedSaifC> activity;
+#endif
+
+    // The clock's edges are at even and odd times.
+    void dump(uint64_t edge) {
+#ifdef SIGBIT_SAIF
+        if (activity) activity->dump(2 * cycles + edge);
+#else
+        (void)edge;
+#endif
+    }
 
     bool chance(uint32_t percent) {
         if (!percent) return false;
@@ -77,8 +92,10 @@ struct Accelerator {
                 partial.clear();
             }
         }
+        dump(0);
         top->aclk = 1;
         top->eval();
+        dump(1);
         ++cycles;
         while (!marks.empty() && registers()[0] >= marks.front()) {
             snapshots.push_back(registers());
@@ -101,6 +118,9 @@ extern "C" {
 
 Accelerator* sigbit_new() {
     auto* a = new Accelerator;
+#ifdef SIGBIT_SAIF
+    a->context->traceEverOn(true);
+#endif
     auto& top = *a->top;
     top.aclk = top.s_axis_tvalid = top.s_axil_awvalid = top.s_axil_wvalid = top.s_axil_arvalid = 0;
     top.s_axil_bready = top.s_axil_rready = 1;
@@ -117,6 +137,24 @@ void sigbit_free(Accelerator* a) {
     delete a;
 }
 
+// From now to the end every change of a traced signal is counted; 0 if the library was built without.
+int sigbit_activity(Accelerator* a, const char* path, int levels) {
+#ifdef SIGBIT_SAIF
+    if (path) {
+        a->activity.reset(new VerilatedSaifC);
+        a->top->trace(a->activity.get(), levels);
+        a->activity->open(path);
+    } else if (a->activity) {
+        a->activity->close();
+        a->activity.reset();
+    }
+    return 1;
+#else
+    (void)a, (void)path, (void)levels;
+    return 0;
+#endif
+}
+
 uint64_t sigbit_cycles(Accelerator* a) { return a->cycles; }
 
 int sigbit_interrupt(Accelerator* a) { return a->top->irq; }
@@ -131,6 +169,9 @@ void sigbit_stalls(Accelerator* a, uint64_t seed, uint32_t idle_percent, uint32_
 void sigbit_send(Accelerator* a, const uint8_t* data, size_t size, int last) {
     a->to_send.push_back({{data, data + size}, last != 0});
 }
+
+// Transfers queued that have not been taken whole.
+size_t sigbit_pending(Accelerator* a) { return a->to_send.size(); }
 
 // Beats not yet taken by the accelerator are dropped, as after a stopped DMA transfer.
 void sigbit_discard(Accelerator* a) {

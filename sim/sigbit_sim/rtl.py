@@ -22,12 +22,17 @@ __all__ = ["RtlError", "RtlModel", "build_library", "verilator_environment"]
 _HARNESS = Path(__file__).with_name("harness.cpp")
 # -O1 for the generated code: a better ratio of build time to speed than -O2 on accelerators of this size.
 _VERILATOR_OPTIONS = (
-    "--cc", "--exe", "--build", "--top-module", "sigbit", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast",
+    "--cc", "--exe", "--build", "--prefix", "Vsigbit", "-O3", "--x-assign", "fast",
     "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-j", "2",
 )  # fmt: skip
 
 #: Cells with at least this many multipliers are compiled once for all instances.
 _SEPARATE_LANES = 32
+
+
+#: Activity is counted down to the ports of the array's columns; what is below follows from them.
+_ACTIVITY_LEVELS = 4
+_ACTIVITY_OPTIONS = ("--trace-saif", "--trace-depth", str(_ACTIVITY_LEVELS))
 
 
 class RtlError(SigbitError):
@@ -71,7 +76,9 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def build_library(verilog, stream_bits, progress=None, separate=()):
+def build_library(
+    verilog, stream_bits, progress=None, separate=(), *, top="sigbit", harness=_HARNESS, defines=None, options=()
+):
     """Path of the shared library for ``verilog`` (text of ``sigbit.v``); built once and then cached by content.
 
     Parameters
@@ -90,7 +97,7 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
     :exc:`RtlError`
         If a tool is missing or the build fails, with the tool's last lines.
     """
-    harness = _HARNESS.read_text()
+    source = harness.read_text()
     settings = "".join(
         [
             "`verilator_config\n",
@@ -98,8 +105,16 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
             *(f'hier_block -module "{module}"\n' for module in separate),
         ]
     )
-    options = (*_VERILATOR_OPTIONS, *(["--hierarchical"] if separate else []), "settings.vlt")
-    identity = hashlib.sha256(repr((verilog, harness, stream_bits, options, settings)).encode()).hexdigest()[:24]
+    options = (
+        *_VERILATOR_OPTIONS,
+        *options,
+        "--top-module",
+        top,
+        *(["--hierarchical"] if separate else []),
+        "settings.vlt",
+    )
+    macros = {"SIGBIT_STREAM_BITS": stream_bits, "SIGBIT_COUNTERS": len(COUNTERS), **(defines or {})}
+    identity = hashlib.sha256(repr((verilog, source, macros, options, settings)).encode()).hexdigest()[:24]
     library = cache_folder() / "rtl" / f"{identity}.so"
     if library.exists():
         return library
@@ -112,10 +127,10 @@ def build_library(verilog, stream_bits, progress=None, separate=()):
             return library
         (Path(folder) / "sigbit.v").write_text(verilog)
         (Path(folder) / "settings.vlt").write_text(settings)
-        flags = f"-fPIC -DSIGBIT_STREAM_BITS={stream_bits} -DSIGBIT_COUNTERS={len(COUNTERS)}"
+        flags = " ".join(["-fPIC", *(f"-D{name}={value}" for name, value in macros.items())])
         command = [
             "verilator", *options, "-CFLAGS", flags,
-            "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(_HARNESS),
+            "-LDFLAGS", "-shared", "--Mdir", "build", "-o", "libsigbit.so", "sigbit.v", str(harness),
         ]  # fmt: skip
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
@@ -133,8 +148,10 @@ def _load(library):
         ("free", None, (handle,)),
         ("cycles", u64, (handle,)),
         ("interrupt", ctypes.c_int, (handle,)),
+        ("activity", ctypes.c_int, (handle, ctypes.c_char_p, ctypes.c_int)),
         ("stalls", None, (handle, u64, u32, u32)),
         ("send", None, (handle, ctypes.c_char_p, size, ctypes.c_int)),
+        ("pending", size, (handle,)),
         ("discard", None, (handle,)),
         ("run", None, (handle, u64, ctypes.c_int)),
         ("mark", None, (handle, ctypes.POINTER(u32), size)),
@@ -158,15 +175,18 @@ class RtlModel:
     config : AcceleratorConfig
     progress : callable, optional
         See :func:`build_library`.
+    activity : bool
+        Build it so that :meth:`record_activity` works, which makes it slower.
     """
 
-    def __init__(self, config, progress=None):
+    def __init__(self, config, progress=None, activity=False):
         from sigbit_hw.emit import emit_verilog
 
         verilog = emit_verilog(config)
         cells = re.findall(r"^module (sigbit_(?:dot_product|table)_cell_\w+)", verilog, re.MULTILINE)
         separate = cells if config.lanes * config.planes >= _SEPARATE_LANES else ()
-        self._api = _load(build_library(verilog, config.stream_bits, progress, separate))
+        traced: dict = {"defines": {"SIGBIT_SAIF": 1}, "options": _ACTIVITY_OPTIONS} if activity else {}
+        self._api = _load(build_library(verilog, config.stream_bits, progress, separate, **traced))
         self._handle = self._api.sigbit_new()
 
     def __del__(self):
@@ -183,6 +203,15 @@ class RtlModel:
         """Level of the ``irq`` port."""
         return bool(self._api.sigbit_interrupt(self._handle))
 
+    def record_activity(self, path):
+        """From now on count the changes of every signal of the upper levels of the hierarchy, for a SAIF file."""
+        if not self._api.sigbit_activity(self._handle, os.fsencode(path), _ACTIVITY_LEVELS):
+            raise RtlError("This simulation was built without activity; construct RtlModel with activity=True")
+
+    def finish_activity(self):
+        """Write the file."""
+        self._api.sigbit_activity(self._handle, None, 0)
+
     def set_stalls(self, seed, idle_percent=0, backpressure_percent=0):
         """Leave random gaps in the input and hold back the output."""
         self._api.sigbit_stalls(self._handle, seed, idle_percent, backpressure_percent)
@@ -192,6 +221,11 @@ class RtlModel:
         if not data:
             raise RtlError("data must have at least one byte")
         self._api.sigbit_send(self._handle, data, len(data), last)
+
+    @property
+    def pending(self):
+        """Calls of :meth:`send` whose bytes have not all been taken."""
+        return self._api.sigbit_pending(self._handle)
 
     def discard(self):
         """Drop what was queued and received so far."""

@@ -10,6 +10,7 @@ from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, NUUQU, UINT
 from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.program import Program
 
+from .boards import build as build_board
 from .compiler import compile, fit
 from .data import load_images
 from .device import Device, open_device
@@ -38,6 +39,7 @@ __all__ = [
     "Program",
     "Session",
     "SigbitError",
+    "build_board",
     "compile",
     "evaluate",
     "fit",

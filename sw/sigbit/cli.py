@@ -329,8 +329,11 @@ def _run_program(arguments, images, labels):
     levels = program.input_levels(images)
     with Session(open_device(device, program.config, _say), program) as session:
         outputs = session.run(levels, lambda done: _say(f"{device}: images", done, len(images)))
+    for failure in session.recoveries:
+        _say(f"recovered from: {failure}")
     accuracy = None if labels is None else evaluation.accuracy(evaluation.choose(outputs), labels)
-    return {"images": len(images), "device": device, "accuracy": accuracy}, outputs
+    result = {"images": len(images), "device": device, "accuracy": accuracy, "recoveries": session.recoveries}
+    return result, outputs
 
 
 def _speed(result):
@@ -643,7 +646,7 @@ def _bench(arguments):
         key: getattr(arguments, key)
         for key in (
             "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
-            "limit", "picture",
+            "limit", "picture", "builds",
         )
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
@@ -654,6 +657,42 @@ def _bench(arguments):
     rows, text = run_bench(arguments.what, write=arguments.write, progress=_say, **options)
     _print(arguments, rows, text)
     return 1 if any(row.get("mismatches") for row in rows) else 0
+
+
+def _build(arguments):
+    from .boards import build
+
+    if arguments.board == "ulx3s":
+        _refuse(arguments, "the ULX3S, which Vivado does not build", "jobs", "activity")
+    else:
+        _refuse(arguments, "the ZCU102, which has no serial link", "baud")
+    config = None
+    if arguments.config or arguments.weights or arguments.activations:
+        config = evaluation.configuration(arguments.config or arguments.board, arguments.weights, arguments.activations)
+    result = build(
+        arguments.board,
+        arguments.output or f"build/{arguments.board}",
+        config=config,
+        scripts_only=arguments.scripts_only,
+        progress=_say,
+        **{
+            key: value
+            for key in ("clock_mhz", "baud", "jobs", "activity")
+            if (value := getattr(arguments, key)) is not None
+        },
+    )
+    if arguments.scripts_only:
+        text = f"wrote {', '.join(result['files'])} to {result['folder']}"
+        if "commands" in result:
+            text += f"\n{result['commands']} Vivado commands were checked; run: vivado -mode batch -source build.tcl"
+    else:
+        text = (
+            f"wrote {result['bitstream']}\n{result['lut']} of {result['lut_available']} LUTs, {result['ff']} of "
+            f"{result['ff_available']} flip-flops, {result['bram']} of {result['bram_available']} block RAMs, "
+            f"{result['dsp']} DSPs\n{result['fmax_mhz']:.1f} MHz reached, {result['clock_mhz']:g} MHz asked for, slack "
+            f"{result['slack_ns']:.2f} ns ({result['tool']})"
+        )
+    _print(arguments, result, text)
 
 
 def _model(arguments):
@@ -695,6 +734,13 @@ def _number(text):
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, not {text!r}") from None
+
+
+def _device_name(text):
+    if text in evaluation.DEVICES or text.startswith(("serial:", "pynq:")):
+        return text
+    names = ", ".join(evaluation.DEVICES)
+    raise argparse.ArgumentTypeError(f"expected {names}, serial:PORT[@BAUD] or pynq:FOLDER, not {text!r}")
 
 
 def _positive(text):
@@ -762,7 +808,9 @@ def _config(sub, default=_PRESET):
 
 
 def _device(sub, default="golden"):
-    sub.add_argument("--device", choices=evaluation.DEVICES, help=f"what computes ({default})")
+    names = ", ".join(evaluation.DEVICES)
+    help = f"what computes: {names}, serial:PORT[@BAUD] or pynq:FOLDER ({default})"
+    sub.add_argument("--device", type=_device_name, metavar="DEVICE", help=help)
 
 
 def _batch(sub, default=None):
@@ -973,6 +1021,25 @@ def _parser():
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
     group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
+    group = sub.add_argument_group("boards")
+    group.add_argument("--builds", metavar="FOLDER", help="with the folders of sigbit build, by board (build)")
+
+    sub = command(
+        "build",
+        _build,
+        "build a board: a Vivado project and an overlay for PYNQ, or a bitstream with tools from PyPI",
+        "sigbit build zcu102 --scripts-only -o build/zcu102; sigbit build ulx3s -o build/ulx3s",
+    )
+    sub.add_argument("board", choices=("zcu102", "ulx3s"))
+    sub.add_argument("--scripts-only", action="store_true", help="write and check everything, run no tool")
+    _config(sub, default="the board's own")
+    _formats(sub, "otherwise those of the --config file or of the board")
+    sub.add_argument("--clock", dest="clock_mhz", type=float, metavar="MHZ", help="zcu102: 200; ulx3s: 50")
+    sub.add_argument("--baud", type=_positive, metavar="N", help="of the ULX3S's serial port (3000000)")
+    sub.add_argument("--jobs", type=_positive, metavar="N", help="processes of Vivado (2)")
+    help = "simulate so many digits on the accelerator first, for Vivado's power report (none)"
+    sub.add_argument("--activity", type=_positive, metavar="IMAGES", help=help)
+    sub.add_argument("-o", "--output", metavar="FOLDER", help="where everything goes (build/BOARD)")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

@@ -122,7 +122,7 @@ def _vector_form(layer, source, target):
         taps.append(slice(int(inside[0]), int(inside[-1]) + 1))
     shape = {"stride": (source.height, source.width), "pads": (0, 0, 0, 0)}
     if convolution:
-        return replace(layer, weights=layer.weights[:, :, *taps], **shape)
+        return replace(layer, weights=layer.weights[(..., *taps)], **shape)
     return replace(layer, kernel=tuple(tap.stop - tap.start for tap in taps), **shape)
 
 

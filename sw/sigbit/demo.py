@@ -33,15 +33,16 @@ def _digits_model():
         return read_onnx(path)
 
 
-def digits_network(limit=None):
-    """The digits network in 4-bit ESB with 8-bit edges, its held-out test images (normalized) and their labels."""
+def digits_network(limit=None, config=CONFIG):
+    """The digits network in the formats of a configuration with 8-bit edges, its held-out test images (normalized) and
+    their labels."""
     calibration, _ = _digits("x_calibration")
     images, labels = _digits("x_test,y_test", limit)
     network = quantize(
         _digits_model(),
         calibration,
-        weights=CONFIG.weight_format,
-        activations=CONFIG.activation_format,
+        weights=config.weight_format,
+        activations=config.activation_format,
         edge_bits=EDGE_BITS,
     )
     return network, images, labels

@@ -1,4 +1,4 @@
-"""One interface to an accelerator, whatever its body: golden emulator, RTL in Verilator, later a board."""
+"""One interface to an accelerator, whatever its body: golden emulator, RTL in Verilator, a board."""
 
 from abc import ABC, abstractmethod
 
@@ -23,7 +23,11 @@ class Device(ABC):
     ----------
     config : AcceleratorConfig
         What the device was built from, as far as the host knows; a session checks it against the identity registers.
+    retries : int
+        How often a session starts again without a result in between; boards have cables, simulations none.
     """
+
+    retries = 0
 
     def __init__(self, config):
         self.config = config
@@ -100,14 +104,16 @@ class RtlDevice(Device):
         Clock cycles without a packet after which the accelerator counts as hung.
     progress : callable, optional
         Called with a line of text before a long build.
+    activity : bool
+        Whether the model can record the activity of its signals.
     """
 
-    def __init__(self, config, timeout_cycles=50_000_000, progress=None):
+    def __init__(self, config, timeout_cycles=50_000_000, progress=None, activity=False):
         from sigbit_sim.rtl import RtlModel
 
         super().__init__(config)
         self._timeout_cycles = timeout_cycles
-        self.model = RtlModel(config, progress)
+        self.model = RtlModel(config, progress, activity)
 
     def read(self, register):
         return self.model.read(register)
@@ -137,9 +143,21 @@ class RtlDevice(Device):
 
 
 def open_device(kind, config, progress=None):
-    """A device by name: ``"emulator"`` or ``"rtl"``."""
+    """A device by name: ``"emulator"``, ``"rtl"``, ``"serial:PORT"``, ``"serial:PORT@BAUD"`` or ``"pynq:FOLDER"``."""
+    name, _, place = kind.partition(":")
     if kind == "emulator":
         return EmulatorDevice(config)
     if kind == "rtl":
         return RtlDevice(config, progress=progress)
-    raise DeviceError(f"Unknown device {kind!r}; expected emulator or rtl")
+    if name == "serial" and place:
+        from .serial_device import BAUD, SerialDevice, open_port
+
+        port, _, baud = place.partition("@")
+        if baud and not baud.isdecimal():
+            raise DeviceError(f"The baud rate of a serial device must be a number, not {baud!r}")
+        return SerialDevice(config, open_port(port, int(baud or BAUD)))
+    if name == "pynq" and place:
+        from .pynq_device import open_overlay
+
+        return open_overlay(place)
+    raise DeviceError(f"Unknown device {kind!r}; expected emulator, rtl, serial:PORT[@BAUD] or pynq:FOLDER")

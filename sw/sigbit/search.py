@@ -267,7 +267,7 @@ def _path(
     """Assignments from the least sensitive formats to the cheapest, one change after the other."""
     state = {}
     for key, formats in choices.formats.items():
-        state[key] = formats[int(np.argmin([losses[*key, format] for format in formats]))]
+        state[key] = formats[int(np.argmin([losses[(*key, format)] for format in formats]))]
     readers: dict[str, list[str]] = {}
     for reader, layer in choices.reads.items():
         readers.setdefault(layer, []).append(reader)
@@ -288,7 +288,7 @@ def _path(
                     for i, share in enumerate(shares)
                 )
                 if saved > 0:
-                    price = (losses[*key, format] - losses[*key, state[key]]) / saved
+                    price = (losses[(*key, format)] - losses[(*key, state[key])]) / saved
                     if best is None or price < best[0]:
                         best = (price, key, format)
         if best is None:
@@ -410,7 +410,7 @@ def search(
                     weight_format=str(config.weight_format),
                     activation_format=str(config.activation_format),
                     layers=_described(state),
-                    predicted_divergence=sum(losses[*key, format] for key, format in state.items()),
+                    predicted_divergence=sum(losses[(*key, format)] for key, format in state.items()),
                     divergence=divergence(wanted, real),
                     accuracy=None if validation is None else accuracy(real, validation[1]),
                     cycles=round(total["cycles_per_image"]),

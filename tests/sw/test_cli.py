@@ -423,7 +423,7 @@ CASES = {
     "no command": ("", "required"),
     "unknown command": ("learn", "invalid choice"),
     "unknown option": (f"{EVALUATE} {CALIBRATED} --fast", "--fast"),
-    "unknown device": (f"{EVALUATE} {CALIBRATED} --device board", "invalid choice"),
+    "unknown device": (f"{EVALUATE} {CALIBRATED} --device board", "expected golden, emulator, rtl, serial:PORT"),
     "bad number": (f"{EVALUATE} {CALIBRATED} --mean 0,x", "numbers separated by commas"),
     "limit of zero": (f"evaluate {MODEL} {CALIBRATED} --data {DATA}:x_test,y_test --limit 0", "at least 1"),
     "no calibration": (f"run {MODEL} --data {DATA}:x_test", "--calibration"),

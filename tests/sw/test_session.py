@@ -141,5 +141,7 @@ def test_a_session_that_fails_leaves_the_device_reset():
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(SigbitError, match="Unknown device 'board'; expected emulator or rtl"):
+    with pytest.raises(
+        SigbitError, match=r"Unknown device 'board'; expected emulator, rtl, serial:PORT\[@BAUD\] or pynq:FOLDER"
+    ):
         open_device("board", TINY)

@@ -417,8 +417,8 @@ _TINY = AcceleratorConfig(
     stream_bits=64,
 )
 
-#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``zcu102`` for the board, ``sdp`` for
-#: small networks under term masks.
+#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``sdp`` for small networks under term
+#: masks, ``ulx3s`` and ``zcu102`` for boards.
 PRESETS = {
     "tiny": _TINY,
     "small": replace(
@@ -449,6 +449,17 @@ PRESETS = {
         weight_depth=8192,
         parameter_depth=256,
         stream_bits=128,
+    ),
+    "ulx3s": replace(
+        _TINY,
+        rows=1,
+        lanes=16,
+        columns=8,
+        post_lanes=4,
+        strip_depth=256,
+        feature_depth=8192,
+        weight_depth=4096,
+        parameter_depth=256,
     ),
     "zcu102": replace(
         _TINY,

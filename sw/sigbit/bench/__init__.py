@@ -13,7 +13,7 @@ from sigbit_hw.spec.errors import SigbitError
 __all__ = ["BENCHES", "bench_needs", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
-BENCHES = ("lut", "ledger", "size", "sim", "networks", "nuuq", "codebooks", "sdp")
+BENCHES = ("lut", "ledger", "size", "sim", "networks", "nuuq", "codebooks", "sdp", "boards")
 
 
 def _bench(what):
@@ -49,6 +49,7 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
         ``activations``, ``scale``, ``mean`` and ``std``. ``"sdp"`` takes an ONNX classifier in ``networks``, ``data``
         with labels, ``calibration``, ``scale``, ``mean`` and ``std``, ``limit`` (images), ``device`` and ``config``.
         These and ``"nuuq"`` take ``picture``, a file.
+        ``builds`` of ``"boards"``: where ``sigbit build`` put things.
 
     Raises
     ------
