@@ -32,6 +32,7 @@ _BUDGETS = ("budget", "target_cycles", "target_accuracy", "policy", "config")
 #: Options that only quantization takes.
 _QUANTIZATION = (
     "calibration", "edge_bits", "per_tensor", "alpha", "rounding", "equalize", "signed_activations", "layer_formats",
+    "adaptation",
     "codebooks", "zero_level", "symmetric_levels",
 )  # fmt: skip
 _say = Progress()
@@ -163,7 +164,7 @@ def _quantized(arguments, model, config):
         activations=arguments.activations or config.activation_format,
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
-        alpha_mode=arguments.alpha or "mse",
+        alpha_mode=arguments.alpha,
         signed_activations=arguments.signed_activations or "int:8",
         layers=layers,
         rounding=arguments.rounding or "nearest",
@@ -171,6 +172,7 @@ def _quantized(arguments, model, config):
         codebooks=arguments.codebooks or "layer",
         zero_level=arguments.zero_level,
         symmetric_levels=arguments.symmetric_levels,
+        adaptation=arguments.adaptation or "search",
     )
     return network, calibration
 
@@ -186,6 +188,8 @@ def _network_and_configuration(arguments):
     config = _configuration(arguments)
     model = read_onnx(arguments.model)
     network, calibration = _quantized(arguments, model, config)
+    if any((text or "").startswith("auto") for text in (arguments.weights, arguments.activations)):
+        config = _configuration(arguments, network)
     return network, config, model, calibration
 
 
@@ -728,7 +732,9 @@ def _quantization(sub, required=False):
         help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
     )
     sub.add_argument(
-        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+        "--alpha",
+        choices=("mse", "dda", "max", "percentile", "output", "window"),
+        help="how scales are found (mse; window if a format is ausn or auto)",
     )
     sub.add_argument(
         "--rounding", choices=("nearest", "reconstruct"), help="reconstruct: fit weights layer by layer (nearest)"
@@ -739,6 +745,7 @@ def _quantization(sub, required=False):
     )
     sub.add_argument("--zero-level", action="store_true", help="search only nuuq weights with a level 0")
     sub.add_argument("--symmetric-levels", action="store_true", help="search only nuuq weights with symmetric levels")
+    sub.add_argument("--adaptation", choices=("search", "fixed", "incremental"), help="how auto finds splits (search)")
 
 
 def _config(sub, default=_PRESET):
@@ -871,7 +878,9 @@ def _parser():
     _data(sub)
     sub.add_argument("--edge-bits", type=_positive, metavar="B", help="int bits of the first and the last layer (8)")
     sub.add_argument(
-        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+        "--alpha",
+        choices=("mse", "dda", "max", "percentile", "output", "window"),
+        help="how scales are found (mse; window if a format is ausn or auto)",
     )
     sub.add_argument("--rounding", choices=("nearest", "reconstruct"), help="how measured points are rounded (nearest)")
     sub.add_argument("--points", type=_positive, default=6, metavar="N", help="measured points per accelerator (6)")
