@@ -260,7 +260,7 @@ def _layer_formats(
 
 def _tensor_formats(
     graph: Graph, options: _Options, layers: dict[Node, dict[str, Format]], group: dict[str, str]
-) -> dict[str, Format]:
+) -> dict[str, Any]:
     """Format of every tensor that is not raw.
 
     Where ``layers`` names none, an unsigned activation format holds tensors that cannot be negative, and the others
@@ -270,7 +270,7 @@ def _tensor_formats(
     widened = {group[node.input] for node in graph.nodes if leaves_raw(graph, node)}
     pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
     widened |= {group[name] for name in graph.outputs} - pooled
-    formats = {}
+    formats: dict[str, Any] = {}
     for name in set(group.values()):
         fits = options.activations.signed or name not in signed
         formats[name] = options.activations if fits else options.signed_activations
@@ -290,9 +290,9 @@ def _is_identity(node: Node) -> bool:
     )
 
 
-def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, Format]]) -> dict[Node, Format]:
+def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, Format]]) -> dict[Node, Any]:
     layers = [node for node in graph.nodes if isinstance(node, Conv)]
-    formats: dict[Node, Format] = dict.fromkeys(layers, options.weights)
+    formats: dict[Node, Any] = dict.fromkeys(layers, options.weights)
     if options.edge_bits is not None:
         edges = [*[node for node in layers if not node.copy][:1], *(node for node in layers if leaves_raw(graph, node))]
         formats.update(dict.fromkeys(edges, INT(options.edge_bits)))

@@ -382,9 +382,12 @@ class PostProcessor(wiring.Component):
         lowest = Signal(signed(UNIFORM_BITS + 1), reset_less=True)
         m.d.sync += lowest.eq(Cat(excess[0] & (excess[1:] <= position + 1) for position in range(len(lowest))))
         granule_bits = config.post_lanes * code_bits
-        residual_codes = Array([word.word_select(residual_granule, granule_bits) for word in residual_words])[
-            delayed(m, residual_part, arrives + 1, name="residual_word_part")
-        ]
+        residual_codes = Array(
+            Value.cast(
+                Array(word[number * granule_bits :][:granule_bits] for number in range(granules))[residual_granule]
+            )
+            for word in residual_words
+        )[delayed(m, residual_part, arrives + 1, name="residual_word_part")]
 
         storing = Signal()
         with m.If(accept):
