@@ -224,6 +224,34 @@ def _quantize(arguments):
     _print(arguments, result, text)
 
 
+def _errors(arguments):
+    from .onnx_reader import read_onnx
+    from .operand_errors import draw, operand_errors
+
+    if arguments.picture:
+        _check_output(arguments.picture)
+    model = read_onnx(arguments.model)
+    config = evaluation.configuration(_PRESET, arguments.weights, arguments.activations)
+    network, calibration = _quantized(arguments, model, config)
+    operands = operand_errors(model, network, calibration)
+    rows = [operand.row for operand in operands]
+    columns = {
+        "layer": "layer",
+        "operand": "operand",
+        "format": "format",
+        "log2 unit": lambda row: " to ".join(f"{value:.4g}" for value in sorted(set(row["unit_log2"]))),
+        "CE/P": lambda row: f"{row['clipping']:.2e}",
+        "RE/P": lambda row: f"{row['rounding']:.2e}",
+        "SQNR": lambda row: None if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB",
+        "lost": lambda row: _percent(row["lost"]),
+    }
+    text = _table(rows, columns)
+    if arguments.picture:
+        draw(operands, arguments.picture)
+        text += f"\nwrote {arguments.picture}"
+    _print(arguments, {"operands": rows, "picture": arguments.picture}, text)
+
+
 def _budgets(arguments, network, config):
     """Budgets under the target that is given, and lines about them."""
     from sigbit_hw.spec.masks import Policy
@@ -709,9 +737,9 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S or nuuq:N,B[=LEVEL,...]"
+    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S, auto:B (AUSN, a split per layer) or nuuq:N,B[=LEVEL,...]"
     sub.add_argument("--weights", metavar="FORMAT", help=f"{signed}; {what}")
-    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S or a signed one"
+    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S, auto:B or a signed one"
     sub.add_argument("--activations", metavar="FORMAT", help=f"{unsigned}; likewise")
 
 
@@ -813,6 +841,18 @@ def _parser():
     group.add_argument("--policy", choices=("nib", "mag"), help="how nibbles are ordered (nib)")
     _config(group, default=_SDP_PRESET)
     sub.add_argument("-o", "--output", required=True, metavar="NETWORK.npz", help="integer network")
+
+    sub = command(
+        "errors",
+        _errors,
+        "quantize an ONNX model and show clipping and rounding error of every operand",
+        f"sigbit errors lenet.onnx --calibration mnist.npz:calib_x {_MNIST} --weights auto:4 --activations auto:4",
+    )
+    sub.add_argument("model", metavar="MODEL.onnx")
+    _quantization(sub, required=True)
+    _formats(sub, "esb:4,2 and esbu:4,2 if left out")
+    _data(sub)
+    sub.add_argument("--picture", metavar="FILE", help="distributions, levels and errors; needs matplotlib")
 
     sub = command(
         "compile",

@@ -1,9 +1,11 @@
 """Random networks on the emitted Verilog give the golden integers, on accelerators that differ in every number."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sigbit
 from networks import (
     Builder,
     codebook_network,
@@ -345,6 +347,14 @@ def test_one_build_runs_every_split_of_ausn_in_one_program():
     builder.conv(3, (2, 2), AUSN_G(2, 1), None)
     assert len({layer.weight_format for layer in builder.layers}) == 6
     check("tables", builder, builder.images(3))
+
+
+def test_a_forecast_of_a_time_series_is_exact():
+    folder = Path(sigbit.__file__).parent / "models"
+    with np.load(folder / "series.npz") as file:
+        windows, calibration = file["x_test"][:40], file["x_calibration"]
+    network = quantize(folder / "series.onnx", calibration, weights="auto:4", activations="auto:4", edge_bits=8)
+    check_network("tables", network, input_levels(network, windows))
 
 
 def test_images_after_a_long_session_are_still_exact():
