@@ -33,16 +33,22 @@ def _digits_model():
         return read_onnx(path)
 
 
-def digits_network(limit=None):
-    """The digits network in 4-bit ESB with 8-bit edges, its held-out test images (normalized) and their labels."""
+def digits_network(limit=None, **options):
+    """The digits network, its held-out test images (normalized) and their labels.
+
+    It is quantized to 4-bit ESB with 8-bit edges; ``options`` of :func:`~sigbit.quantize.quantize` change that.
+    """
     calibration, _ = _digits("x_calibration")
     images, labels = _digits("x_test,y_test", limit)
     network = quantize(
         _digits_model(),
         calibration,
-        weights=CONFIG.weight_format,
-        activations=CONFIG.activation_format,
-        edge_bits=EDGE_BITS,
+        **{
+            "weights": CONFIG.weight_format,
+            "activations": CONFIG.activation_format,
+            "edge_bits": EDGE_BITS,
+            **options,
+        },
     )
     return network, images, labels
 

@@ -20,6 +20,8 @@ __all__ = ["OperandErrors", "draw", "operand_errors"]
 _IMAGES = 64
 #: Bins of a histogram, in units of the largest level of the narrowest channel.
 _BINS = 256
+#: Most levels of which every one gets a line.
+_LINES = 64
 #: Panels beside each other.
 _PANELS = 4
 
@@ -67,7 +69,7 @@ class OperandErrors:
         }
 
 
-def _histogram(values, levels):
+def _histogram(values: np.ndarray, levels: tuple) -> tuple[Any, Any]:
     reach = 1.25 * max(abs(levels[0]), abs(levels[-1]))
     return np.histogram(np.clip(values, -reach, reach), _BINS, (-reach if levels[0] < 0 else 0.0, reach))
 
@@ -107,20 +109,22 @@ def operand_errors(model: Graph | str | Path, network: IntegerNetwork, calibrati
         node = nodes[layer.name]
         if isinstance(layer, Convolution) and isinstance(node, Conv) and not node.copy and layer.codebooks is None:
             scaled = node.weight.reshape(len(node.weight), -1) / layer.weight_units[:, np.newaxis]
+            counts, edges = _histogram(scaled, layer.weight_format.levels)
             found.append(
                 OperandErrors(
                     layer.name, "weights", str(layer.weight_format), _exponents(layer.weight_units),
                     errors(node.weight, layer.weight_format, layer.weight_units),
-                    *_histogram(scaled, layer.weight_format.levels), layer.weight_format.levels,
+                    counts, edges, layer.weight_format.levels,
                 )
             )  # fmt: skip
         tensor = network.tensors[layer.output]
         if layer.output in sums:
             total = Errors(*sums[layer.output].tolist())
+            counts, edges = histograms[layer.output]
             found.append(
                 OperandErrors(
                     layer.name, "activations", str(tensor.format), _exponents(np.array([tensor.unit])), total,
-                    *histograms[layer.output], tensor.format.levels,
+                    counts, edges, tensor.format.levels,
                 )
             )  # fmt: skip
     return found
@@ -147,7 +151,7 @@ def draw(operands, path):
     for position, operand in enumerate(operands):
         axes = figure.add_subplot(rows, _PANELS, position + 1)
         axes.stairs(operand.counts, operand.edges, fill=True, color="lightsteelblue")
-        for level in operand.levels:
+        for level in operand.levels if len(operand.levels) <= _LINES else ():
             axes.axvline(level, color="grey", linewidth=0.4)
         axes.set_yscale("symlog")
         row = operand.row
