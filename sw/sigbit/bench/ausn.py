@@ -35,11 +35,8 @@ encoder, all its output formats included. A tile is {lanes} lanes and one requan
 
 def bench(progress):
     """Look-up tables and flip-flops of lanes, requantizers and tiles, with the accuracy of every pair of formats."""
-    from sigbit_hw.arith.encode import Encoder
-    from sigbit_hw.arith.requantize import requantizer_class
-    from sigbit_hw.lib.shared import emit_modules
     from sigbit_sim.golden.network import run
-    from sigbit_sim.synthesis import SYNTHESIS, grid_cost, run_synthesis
+    from sigbit_sim.synthesis import SYNTHESIS, grid_cost, requantizer_cost
 
     rows = []
     for weights, activations, mode in PAIRS:
@@ -51,11 +48,7 @@ def bench(progress):
         accuracy = float((run(network, input_levels(network, images)).argmax(axis=1) == labels).mean())
         progress(f"{weights} x {activations}: synthesizing")
         lane = grid_cost(Format.parse(weights), Format.parse(activations), lanes=TILE_LANES)
-        parts = [requantizer_class(mode)(Format.parse(activations), PRESETS["tiny"].accumulator_bits)]
-        parts.append(Encoder(Format.parse(activations)))
-        found = [run_synthesis(emit_modules(part, "part"), "part") for part in parts]
-        requantizer = {key: sum(part[key] for part in found) for key in ("lut", "ff", "srl", "dsp")}
-        requantizer["lut"] += requantizer.pop("srl")
+        requantizer = requantizer_cost(Format.parse(activations), mode, PRESETS["tiny"].accumulator_bits)
         rows.append(
             {
                 "weights": weights,
