@@ -16,10 +16,7 @@ PAIRS = (
     ("int:4", "uint:4", "multiplier"),
     ("ausn-g:2,0", "ausn-gu:2,1", "shift"),
     ("ausn-a:2,1", "ausn-au:2,1", "shift"),
-    ("ausn-g:2,1", "ausn-gu:2,1", "shift"),
-    ("ausn-a:2,1", "ausn-gu:2,2", "shift"),
     ("ausn-g:2,1", "ausn-gu:2,2", "shift"),
-    ("ausn-g:2,2", "ausn-gu:2,3", "shift"),
 )
 #: Lanes that share a requantizer.
 TILE_LANES = 16
