@@ -20,6 +20,7 @@ from .control.sequencer import PACKET_NUMBER_BITS, ComputeTag, PoolTag, Sequence
 from .lib.delay import delayed
 from .lib.shared import instantiate
 from .lib.stream import StreamRegister
+from .memory.reader import multiple
 from .memory.word_memory import WordMemory
 from .spec.packets import Fault
 from .spec.registers import Register
@@ -273,7 +274,7 @@ class Accelerator(wiring.Component):
                     pool.i,
                     delayed(m, wanted, p, name=f"pool_valid_{p}", clear=True),
                     delayed(m, pool.o.codes, p, name=f"pool_codes_{p}"),
-                    (address + p * sequencer.pool_plane_step)[: len(address)],
+                    (address + multiple(sequencer.pool_plane_step, p))[: len(address)],
                 )
             )
         m.d.sync += write.enable.eq(0)

@@ -17,7 +17,9 @@ from amaranth import Module, signed
 from amaranth.hdl import Fragment
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from sigbit_hw.arith.encode import Encoder
 from sigbit_hw.arith.multiplier import multiplier
+from sigbit_hw.arith.requantize import requantizer_class
 from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
 from sigbit_hw.array.array import build_grid
 from sigbit_hw.lib.shared import SharedModules, emit_modules
@@ -35,6 +37,7 @@ __all__ = [
     "grid_cost",
     "grid_modules",
     "logic_depth",
+    "requantizer_cost",
     "run_synthesis",
 ]
 
@@ -433,3 +436,16 @@ def accumulator_cost(weight_format, activation_format, lanes=32):
         shift_bits=config.part_shift_bits,
     )
     return run_synthesis(emit_modules(accumulator, "accumulator_bench"), "accumulator_bench")
+
+
+def requantizer_cost(activation_format, requantizer, accumulator_bits):
+    """Cells of one lane's requantizer of a kind and its encoder, residual input and all output formats included.
+
+    Arguments as the fields of :class:`~sigbit_hw.spec.config.AcceleratorConfig`; keys ``lut`` (with shift registers),
+    ``ff`` and ``dsp``.
+    """
+    parts = (requantizer_class(requantizer)(activation_format, accumulator_bits), Encoder(activation_format))
+    found = [run_synthesis(emit_modules(part, "part"), "part") for part in parts]
+    total = {key: sum(part[key] for part in found) for key in ("lut", "ff", "srl", "dsp")}
+    total["lut"] += total.pop("srl")
+    return total

@@ -5,6 +5,7 @@ definition, and ``fixed`` is the rule of the public quantizer of its authors (``
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format, FormatError
 from sigbit_sim.golden.numerics import project
 
-__all__ = ["MODES", "Adaptation", "AdaptationError", "Errors", "adapt", "errors", "splits", "unit_window"]
+__all__ = ["MODES", "Adaptation", "AdaptationError", "Adaptive", "Errors", "adapt", "errors", "splits", "unit_window"]
 
 #: How a split and its window are found.
 MODES = ("search", "fixed", "incremental")
@@ -57,6 +58,47 @@ class Errors:
     def sqnr_db(self):
         """Power over CE + RE in decibels; None if one of them is 0."""
         return 10 * math.log10(self.power / self.total) if min(self.power, self.total) > 0 else None
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Stands for the format of an operand until :func:`adapt` has chosen its split.
+
+    Parameters
+    ----------
+    type : str
+        ``"a"`` or ``"g"``.
+    bits : int
+        Stored bits, sign included.
+    signed : bool
+    """
+
+    type: str
+    bits: int
+    signed: bool
+
+    ausn = adaptive = True
+    indexed = False
+    codebook = ()
+
+    @classmethod
+    def parse(cls, text, signed=False):
+        """Read ``auto:4`` (type G) or ``auto-a:4``."""
+        match = re.fullmatch(r"auto(-a)?:(\d)", text.strip().lower())
+        if not match:
+            raise AdaptationError(
+                f"Unknown format {text!r}; expected auto:B or auto-a:B with 2 to 8 bits, such as auto:4"
+            )
+        adaptive = cls("a" if match[1] else "g", int(match[2]), signed)
+        return adaptive if adaptive.formats else None
+
+    @property
+    def formats(self):
+        """What there is to choose from."""
+        return splits(f"ausn-{self.type}" + ("" if self.signed else "u"), self.bits)
+
+    def __str__(self):
+        return f"auto{'-a' if self.type == 'a' else ''}:{self.bits}"
 
 
 @dataclass(frozen=True)

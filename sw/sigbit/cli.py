@@ -32,6 +32,7 @@ _BUDGETS = ("budget", "target_cycles", "target_accuracy", "policy", "config")
 #: Options that only quantization takes.
 _QUANTIZATION = (
     "calibration", "edge_bits", "per_tensor", "alpha", "rounding", "equalize", "signed_activations", "layer_formats",
+    "adaptation",
     "codebooks", "zero_level", "symmetric_levels",
 )  # fmt: skip
 _say = Progress()
@@ -163,7 +164,7 @@ def _quantized(arguments, model, config):
         activations=arguments.activations or config.activation_format,
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
-        alpha_mode=arguments.alpha or "mse",
+        alpha_mode=arguments.alpha,
         signed_activations=arguments.signed_activations or "int:8",
         layers=layers,
         rounding=arguments.rounding or "nearest",
@@ -171,6 +172,7 @@ def _quantized(arguments, model, config):
         codebooks=arguments.codebooks or "layer",
         zero_level=arguments.zero_level,
         symmetric_levels=arguments.symmetric_levels,
+        adaptation=arguments.adaptation or "search",
     )
     return network, calibration
 
@@ -186,6 +188,8 @@ def _network_and_configuration(arguments):
     config = _configuration(arguments)
     model = read_onnx(arguments.model)
     network, calibration = _quantized(arguments, model, config)
+    if any((text or "").startswith("auto") for text in (arguments.weights, arguments.activations)):
+        config = _configuration(arguments, network)
     return network, config, model, calibration
 
 
@@ -218,6 +222,34 @@ def _quantize(arguments):
         result["budgets"] = chosen.budgets
         result |= {name: asdict(getattr(chosen, name)) for name in ("exact", "masked")}
     _print(arguments, result, text)
+
+
+def _errors(arguments):
+    from .onnx_reader import read_onnx
+    from .operand_errors import draw, operand_errors
+
+    if arguments.picture:
+        _check_output(arguments.picture)
+    model = read_onnx(arguments.model)
+    config = evaluation.configuration(_PRESET, arguments.weights, arguments.activations)
+    network, calibration = _quantized(arguments, model, config)
+    operands = operand_errors(model, network, calibration)
+    rows = [operand.row for operand in operands]
+    columns = {
+        "layer": "layer",
+        "operand": "operand",
+        "format": "format",
+        "log2 unit": lambda row: " to ".join(f"{value:.4g}" for value in sorted(set(row["unit_log2"]))),
+        "CE/P": lambda row: f"{row['clipping']:.2e}",
+        "RE/P": lambda row: f"{row['rounding']:.2e}",
+        "SQNR": lambda row: None if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB",
+        "lost": lambda row: _percent(row["lost"]),
+    }
+    text = _table(rows, columns)
+    if arguments.picture:
+        draw(operands, arguments.picture)
+        text += f"\nwrote {arguments.picture}"
+    _print(arguments, {"operands": rows, "picture": arguments.picture}, text)
 
 
 def _budgets(arguments, network, config):
@@ -766,9 +798,9 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S or nuuq:N,B[=LEVEL,...]"
+    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S, auto:B (AUSN, a split per layer) or nuuq:N,B[=LEVEL,...]"
     sub.add_argument("--weights", metavar="FORMAT", help=f"{signed}; {what}")
-    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S or a signed one"
+    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S, auto:B or a signed one"
     sub.add_argument("--activations", metavar="FORMAT", help=f"{unsigned}; likewise")
 
 
@@ -789,7 +821,9 @@ def _quantization(sub, required=False):
         help='formats of single layers: {"conv1": {"weights": "int:8", "activations": "uint:6"}, ...}',
     )
     sub.add_argument(
-        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+        "--alpha",
+        choices=("mse", "dda", "max", "percentile", "output", "window"),
+        help="how scales are found (mse; window if a format is ausn or auto)",
     )
     sub.add_argument(
         "--rounding", choices=("nearest", "reconstruct"), help="reconstruct: fit weights layer by layer (nearest)"
@@ -800,6 +834,7 @@ def _quantization(sub, required=False):
     )
     sub.add_argument("--zero-level", action="store_true", help="search only nuuq weights with a level 0")
     sub.add_argument("--symmetric-levels", action="store_true", help="search only nuuq weights with symmetric levels")
+    sub.add_argument("--adaptation", choices=("search", "fixed", "incremental"), help="how auto finds splits (search)")
 
 
 def _config(sub, default=_PRESET):
@@ -871,6 +906,18 @@ def _parser():
     sub.add_argument("-o", "--output", required=True, metavar="NETWORK.npz", help="integer network")
 
     sub = command(
+        "errors",
+        _errors,
+        "quantize an ONNX model and show clipping and rounding error of every operand",
+        f"sigbit errors lenet.onnx --calibration mnist.npz:calib_x {_MNIST} --weights auto:4 --activations auto:4",
+    )
+    sub.add_argument("model", metavar="MODEL.onnx")
+    _quantization(sub, required=True)
+    _formats(sub, "esb:4,2 and esbu:4,2 if left out")
+    _data(sub)
+    sub.add_argument("--picture", metavar="FILE", help="distributions, levels and errors; needs matplotlib")
+
+    sub = command(
         "compile",
         _compile,
         "compile an integer network for an accelerator",
@@ -934,7 +981,9 @@ def _parser():
     _data(sub)
     sub.add_argument("--edge-bits", type=_positive, metavar="B", help="int bits of the first and the last layer (8)")
     sub.add_argument(
-        "--alpha", choices=("mse", "dda", "max", "percentile", "output"), help="how scales are found (mse)"
+        "--alpha",
+        choices=("mse", "dda", "max", "percentile", "output", "window"),
+        help="how scales are found (mse; window if a format is ausn or auto)",
     )
     sub.add_argument("--rounding", choices=("nearest", "reconstruct"), help="how measured points are rounded (nearest)")
     sub.add_argument("--points", type=_positive, default=6, metavar="N", help="measured points per accelerator (6)")

@@ -33,17 +33,23 @@ def _digits_model():
         return read_onnx(path)
 
 
-def digits_network(limit=None, config=CONFIG):
-    """The digits network in the formats of a configuration with 8-bit edges, its held-out test images (normalized) and
-    their labels."""
+def digits_network(limit=None, config=CONFIG, **options):
+    """The digits network, its held-out test images (normalized) and their labels.
+
+    It is quantized to the formats of a configuration with 8-bit edges; ``options`` of
+    :func:`~sigbit.quantize.quantize` change that.
+    """
     calibration, _ = _digits("x_calibration")
     images, labels = _digits("x_test,y_test", limit)
     network = quantize(
         _digits_model(),
         calibration,
-        weights=config.weight_format,
-        activations=config.activation_format,
-        edge_bits=EDGE_BITS,
+        **{
+            "weights": config.weight_format,
+            "activations": config.activation_format,
+            "edge_bits": EDGE_BITS,
+            **options,
+        },
     )
     return network, images, labels
 

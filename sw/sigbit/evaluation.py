@@ -30,7 +30,8 @@ def configuration(name, weights=None, activations=None, network=None):
     name : str
         Preset, or a JSON file: a configuration, or the ``manifest.json`` beside some Verilog.
     weights, activations : str, optional
-        Native formats instead of those of the preset or file; codebooks run on any and change nothing.
+        Native formats instead of those of the preset or file; codebooks run on any and change nothing, and ``auto``
+        leaves it to the network.
     network : IntegerNetwork, optional
         A preset takes the native formats that are not given from this network, but for one with masked cells.
 
@@ -40,7 +41,7 @@ def configuration(name, weights=None, activations=None, network=None):
         If there is no such preset or file, or the values cannot be built.
     """
     formats = {"weight_format": weights, "activation_format": activations}
-    given = {key: Format.parse(text) for key, text in formats.items() if text is not None}
+    given = {key: Format.parse(text) for key, text in formats.items() if text and not text.startswith("auto")}
     given = {key: format for key, format in given.items() if not format.indexed}
     if name in PRESETS:
         if network is not None and not PRESETS[name].masked:

@@ -554,6 +554,12 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     negative_multiplier = getattr(layer, "negative_multiplier", None)
     if negative_multiplier is None:
         negative_multiplier = multiplier
+    if config.requantizer == "shift":
+        constants = multiplier, getattr(layer, "residual_multiplier", None), negative_multiplier
+        multiplier, residual_multiplier, shift = _powers(layer, *constants, shift, target.format is None)
+        negative_multiplier = multiplier
+    else:
+        residual_multiplier = None if residual is None else layer.residual_multiplier
     kernel = weights.shape[2:]
     positive = np.maximum(weights, 0).sum(axis=(1, 2, 3))
     negative = np.minimum(weights, 0).sum(axis=(1, 2, 3))
@@ -587,7 +593,8 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     mask, beats = _mask(layer, source, config)
     if mask is not None and not mask.exact:
         _check_groups(layer, maps[layer.input], mask)
-    residual_multiplier = np.zeros_like(bias) if residual is None else layer.residual_multiplier
+    if residual_multiplier is None:
+        residual_multiplier = np.zeros_like(bias)
     if folded is not None and folded.kernel != (1, 1):
         digits = tuple(_fold(digit, folded.kernel) for digit in digits)
         if folded.kernel[0] > 1 or kernel[0] == 1:
@@ -682,6 +689,32 @@ def _check_groups(layer, source, mask):
             f"Layer {layer.name} masks groups of {mask.group} channels, but its input {layer.input} is joined from "
             f"tensors whose channels are not multiples of {mask.group}; give the layer a budget of {2 * mask.group}"
         )
+
+
+def _powers(layer, multiplier, residual_multiplier, negative_multiplier, shift, raw):
+    """The same gains for a requantizer that only shifts: ``(M0, M1, sh)`` with ``M0`` = 1 wherever that can be."""
+    if raw:
+        # The sums leave as they are.
+        return np.ones_like(multiplier), residual_multiplier, shift
+    factors = [multiplier] + ([] if residual_multiplier is None else [residual_multiplier])
+    if any((values & (values - 1)).any() or not values.all() for values in factors):
+        raise CompileError(
+            f"Layer {layer.name} has gains that are no powers of two, and the accelerator's requantizer only shifts; "
+            f'quantize with power-of-two units (--alpha window), or build it with requantizer "multiplier"'
+        )
+    if (negative_multiplier != multiplier).any():
+        raise CompileError(
+            f"Layer {layer.name} scales negative sums by another factor, and the accelerator's requantizer only "
+            f'shifts; build it with requantizer "multiplier"'
+        )
+    common = np.minimum.reduce([*factors, np.left_shift(1, shift)])
+    multiplier, *others = (values // common for values in factors)
+    if others and (multiplier > 1).any():
+        raise CompileError(
+            f"Layer {layer.name} adds a residual that is finer than its sums, and the accelerator's requantizer only "
+            f'shifts; build it with requantizer "multiplier"'
+        )
+    return multiplier, others[0] if others else None, shift - np.log2(common).astype(np.int64)
 
 
 def _inputs(source, groups, shape, config):

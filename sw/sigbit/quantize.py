@@ -18,6 +18,7 @@ from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork, Tensor
 from sigbit_sim.golden.numerics import project
 
+from .adaptation import MODES, Adaptive, adapt, unit_window
 from .codebooks import fit_weights, project_weights, search_codebook
 from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
@@ -35,6 +36,7 @@ ALPHA_MODES: dict[str, Callable] = {
     "max": unit_max,
     "percentile": unit_percentile,
     "output": unit_mse,
+    "window": unit_window,
 }
 #: How weights become levels.
 ROUNDINGS = ("nearest", "reconstruct")
@@ -60,9 +62,9 @@ class QuantizationError(SigbitError):
 
 @dataclass(frozen=True)
 class _Options:
-    weights: Format
-    activations: Format
-    signed_activations: Format
+    weights: Format | Adaptive
+    activations: Format | Adaptive
+    signed_activations: Format | Adaptive
     edge_bits: int | None
     input_format: Format
     per_channel: bool
@@ -73,13 +75,14 @@ class _Options:
     codebooks: str
     zero_level: bool
     symmetric_levels: bool
+    adaptation: str
 
 
-def _format(value: Format | str, what: str) -> Format:
-    if isinstance(value, Format):
+def _format(value: Format | Adaptive | str, what: str) -> Any:
+    if isinstance(value, Format | Adaptive):
         return value
     if isinstance(value, str):
-        return Format.parse(value)
+        return Adaptive.parse(value, signed=what == "weights") if value.startswith("auto") else Format.parse(value)
     raise QuantizationError(f"{what} must be a format or its name, such as 'esb:4,2', not {value!r}")
 
 
@@ -91,13 +94,17 @@ def _options(
     edge_bits: int | None,
     input_format: Format | str | None,
     per_channel: bool,
-    alpha_mode: str,
+    alpha_mode: str | None,
     rounding: str,
     bias_correction: bool,
     codebooks: str,
     zero_level: bool,
     symmetric_levels: bool,
+    adaptation: str,
+    layers: Mapping,
 ) -> _Options:
+    if adaptation not in MODES:
+        raise QuantizationError(f"adaptation must be {', '.join(MODES)}, not {adaptation!r}")
     if codebooks not in ("layer", "channel"):
         raise QuantizationError(f"codebooks must be layer or channel, not {codebooks!r}")
     if codebooks == "channel" and (rounding == "reconstruct" or alpha_mode == "output"):
@@ -112,12 +119,27 @@ def _options(
     if (weight_format.indexed or _format(activations, "activations").indexed) and alpha_mode == "dda":
         raise QuantizationError("alpha_mode dda has no scale for codebooks (nuuq, nuuqu); choose mse or max")
     signed_format = _format(signed_activations, "signed_activations")
+    if isinstance(signed_format, Adaptive):
+        signed_format = replace(signed_format, signed=True)
     if not signed_format.signed:
         raise QuantizationError(
             f"signed_activations must be a signed format (int, esb, ausn-a or ausn-g), not {signed_format}"
         )
     if edge_bits is not None and (not isinstance(edge_bits, int) or not 2 <= edge_bits <= 8):
         raise QuantizationError(f"edge_bits must be None or 2 to 8, not {edge_bits!r}")
+    if alpha_mode is None:
+        chosen_formats = [weight_format, _format(activations, "activations"), signed_format]
+        chosen_names = [
+            str(value) for given in layers.values() if isinstance(given, Mapping) for value in given.values()
+        ]
+        powers = any(format.ausn for format in chosen_formats)
+        powers |= any(name.startswith(("auto", "ausn")) for name in chosen_names)
+        alpha_mode = "window" if powers else "mse"
+    if alpha_mode == "window" and rounding == "reconstruct":
+        raise QuantizationError(
+            "rounding reconstruct fits units that are no powers of two, which AUSN and alpha_mode window need; "
+            "use rounding nearest"
+        )
     if alpha_mode not in ALPHA_MODES:
         raise QuantizationError(f"alpha_mode must be {', '.join(ALPHA_MODES)}, not {alpha_mode!r}")
     if rounding not in ROUNDINGS:
@@ -143,6 +165,7 @@ def _options(
         codebooks,
         zero_level,
         symmetric_levels,
+        adaptation,
     )
 
 
@@ -237,7 +260,7 @@ def _layer_formats(
 
 def _tensor_formats(
     graph: Graph, options: _Options, layers: dict[Node, dict[str, Format]], group: dict[str, str]
-) -> dict[str, Format]:
+) -> dict[str, Any]:
     """Format of every tensor that is not raw.
 
     Where ``layers`` names none, an unsigned activation format holds tensors that cannot be negative, and the others
@@ -247,7 +270,7 @@ def _tensor_formats(
     widened = {group[node.input] for node in graph.nodes if leaves_raw(graph, node)}
     pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
     widened |= {group[name] for name in graph.outputs} - pooled
-    formats = {}
+    formats: dict[str, Any] = {}
     for name in set(group.values()):
         fits = options.activations.signed or name not in signed
         formats[name] = options.activations if fits else options.signed_activations
@@ -267,14 +290,14 @@ def _is_identity(node: Node) -> bool:
     )
 
 
-def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, Format]]) -> dict[Node, Format]:
+def _weight_formats(graph: Graph, options: _Options, own: dict[Node, dict[str, Format]]) -> dict[Node, Any]:
     layers = [node for node in graph.nodes if isinstance(node, Conv)]
-    formats: dict[Node, Format] = dict.fromkeys(layers, options.weights)
+    formats: dict[Node, Any] = dict.fromkeys(layers, options.weights)
     if options.edge_bits is not None:
         edges = [*[node for node in layers if not node.copy][:1], *(node for node in layers if leaves_raw(graph, node))]
         formats.update(dict.fromkeys(edges, INT(options.edge_bits)))
     # A codebook need not have the level 1.
-    formats.update((node, INT(2)) for node in layers if node.copy and formats[node].indexed)
+    formats.update((node, INT(2)) for node in layers if node.copy and (formats[node].indexed or formats[node].adaptive))
     return formats | {node: formats["weights"] for node, formats in own.items() if "weights" in formats}
 
 
@@ -288,22 +311,44 @@ def _seen_values(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
+def _base(node: Node, source: float) -> float:
+    """What the unit of a layer's result is a power of two times, if all units are powers of two: 1 to below 2.
+
+    The mean over an area that is no power of two divides by it, and what reads the mean keeps that factor.
+    """
+    area = node.kernel[0] * node.kernel[1] if isinstance(node, AveragePool) else 1
+    return 2 * math.frexp(source / area)[0]
+
+
 def _activation_unit(
-    graph: Graph, tensors: dict[str, np.ndarray], format: Format, options: _Options
+    graph: Graph, tensors: dict[str, np.ndarray], format: Any, options: _Options, base: float = 1.0
 ) -> tuple[Format, float]:
-    """Format with its levels, and unit, of tensors with these float values, which have them together."""
+    """Format with its levels, and unit, of tensors with these float values, which have them together.
+
+    A unit that is to be a power of two is one times ``base``.
+    """
     seen = [_seen_values(graph, name, found) for name, found in tensors.items()]
     values = seen[0] if len(seen) == 1 else np.concatenate([v.ravel() for v in seen])
+    unit = unit_window if format.ausn else options.unit
+    windowed = unit is unit_window
+    if windowed:
+        values = values / base
     if format.indexed and not format.codebook:
         # Padding needs a zero.
         centres, counts = _histogram(values, format)
         result = search_codebook(centres, format, zero=True, counts=counts)
         format, found = result.format, result.unit
+    elif isinstance(format, Adaptive):
+        centres, counts = _histogram(values, format)
+        result = adapt(centres, format.formats, options.adaptation, counts=counts)
+        format, found = result.format, float(result.unit)
     else:
-        found = _searched_unit(values, format, options.unit)
+        found = _searched_unit(values, format, unit)
         if options.output_error and len(tensors) == 1:
             ((name, value),) = tensors.items()
             found = activation_unit(graph, name, value, format, found)
+    if windowed:
+        found *= base
     producers = map(graph.producer, tensors)
     limits = [node.limit for node in producers if isinstance(node, Conv) and node.limit is not None]
     if not limits:
@@ -313,6 +358,8 @@ def _activation_unit(
     highest = limit / format.magnitude_max
     while highest * format.magnitude_max > limit:
         highest = math.nextafter(highest, 0)
+    if windowed:
+        highest = base * 2.0 ** (math.frexp(highest / base)[1] - 1)
     return format, min(found, highest)
 
 
@@ -346,13 +393,13 @@ def _shared_units(
 
 
 def _searched_unit(values: np.ndarray, format: Format, unit: Callable) -> float:
-    if unit is not unit_mse or values.size <= _DIRECT_VALUES:
+    if unit not in (unit_mse, unit_window) or values.size <= _DIRECT_VALUES:
         return unit(values, format)
     values, counts = _histogram(values, format)
-    return unit_mse(values, format, counts=counts)
+    return unit(values, format, counts=counts)
 
 
-def _histogram(values: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray]:
+def _histogram(values: np.ndarray, format: Any) -> tuple[np.ndarray, np.ndarray]:
     """Centres and counts of bins for what a format has to carry: magnitudes of a symmetric one suffice."""
     values = np.maximum(values, 0) if not format.signed else values if format.indexed else np.abs(values)
     lowest, highest = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
@@ -362,7 +409,7 @@ def _histogram(values: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarr
 
 def _weight_units(
     node: Conv,
-    format: Format,
+    format: Any,
     options: _Options,
     input_unit: float,
     output_unit: float | None,
@@ -374,6 +421,7 @@ def _weight_units(
     """
     shared = output_unit is None or not options.per_channel
     books = None
+    unit = unit_window if format.ausn else options.unit
     if format.indexed and not format.codebook:
         format, units, books = fit_weights(
             node.weight,
@@ -383,15 +431,20 @@ def _weight_units(
             zero=options.zero_level,
             symmetric=options.symmetric_levels,
         )
+    elif isinstance(format, Adaptive):
+        result = adapt(node.weight, format.formats, options.adaptation, None if shared else 0)
+        format, units = result.format, np.broadcast_to(result.unit, len(node.weight))
     elif shared:
-        units = np.full(len(node.weight), options.unit(node.weight, format))
+        units = np.full(len(node.weight), unit(node.weight, format))
     else:
-        units = np.asarray(options.unit(node.weight, format, channel_axis=0))
+        units = np.asarray(unit(node.weight, format, channel_axis=0))
     least = np.abs(node.bias) / (input_unit * _BIAS_LIMIT)
     if output_unit is not None:
         least = np.maximum(least, _GAIN_MIN * output_unit / input_unit)
     if residual_unit is not None:
         least = np.maximum(least, _GAIN_TO_RESIDUAL_MIN * residual_unit / input_unit)
+    if unit is unit_window:
+        least = np.exp2(np.ceil(np.log2(np.maximum(least, 2.0**-60))))
     least = np.full_like(least, least.max()) if shared else least
     return format, np.maximum(units, least), books, least
 
@@ -402,7 +455,7 @@ def _nearest_integer(ratio: Fraction) -> int:
 
 def _convolution(
     node: Conv,
-    weight_format: Format,
+    weight_format: Any,
     options: _Options,
     tensors: dict[str, Tensor],
     levels: list[np.ndarray],
@@ -523,7 +576,7 @@ def quantize(
     edge_bits: int | None = None,
     input_format: Format | str | None = None,
     per_channel: bool = True,
-    alpha_mode: str = "mse",
+    alpha_mode: str | None = None,
     bias_correction: bool = True,
     signed_activations: Format | str = "int:8",
     layers: Mapping[str, Mapping[str, Format | str]] | None = None,
@@ -532,6 +585,7 @@ def quantize(
     codebooks: str = "layer",
     zero_level: bool = False,
     symmetric_levels: bool = False,
+    adaptation: str = "search",
 ) -> IntegerNetwork:
     """Quantize a model after training.
 
@@ -546,7 +600,8 @@ def quantize(
     calibration : float array, ``(n, *input_shape)``
         Images as the model takes them; a hundred are usually enough.
     weights, activations : Format or str
-        Formats of all layers, such as ``"esb:4,2"`` and ``"esbu:4,2"``. Weights must be signed.
+        Formats of all layers, such as ``"esb:4,2"`` and ``"esbu:4,2"``. Weights must be signed. ``"auto:4"`` is AUSN of
+        type G in 4 bits with a split of its own for every operand of every layer, ``"auto-a:4"`` of type A.
     edge_bits : int, optional
         Bits of ``int`` weights in the first and the last layers, of the (u)int inputs of the last ones, and of outputs
         that are not raw.
@@ -556,7 +611,9 @@ def quantize(
         One weight unit per output channel, or one per layer.
     alpha_mode : str
         How units are found: ``"mse"`` (least squared error), ``"dda"`` (ESB paper), ``"max"``, ``"percentile"`` (of
-        99.9 % of the values) or ``"output"`` (least squared error of the outputs of the layers that read them).
+        99.9 % of the values), ``"output"`` (least squared error of the outputs of the layers that read them) or
+        ``"window"`` (powers of two with the least squared error). By default ``"window"`` if a format is AUSN, whose
+        units are always powers of two, else ``"mse"``.
     bias_correction : bool
         Move biases so that the calibration mean of every channel stays what it is in float.
     signed_activations : Format or str
@@ -576,6 +633,8 @@ def quantize(
     zero_level, symmetric_levels : bool
         Search only weight codebooks with a level 0, or with the negative of every level. Those of activations always
         have 0.
+    adaptation : str
+        How ``auto`` finds splits: ``"search"``, ``"fixed"`` or ``"incremental"`` (:func:`sigbit.adaptation.adapt`).
 
     Raises
     ------
@@ -589,7 +648,7 @@ def quantize(
     images = _as_maps(graph, images)
     options = _options(
         images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
-        rounding, bias_correction, codebooks, zero_level, symmetric_levels,
+        rounding, bias_correction, codebooks, zero_level, symmetric_levels, adaptation, layers or {},
     )  # fmt: skip
     if equalize:
         graph = equalized(graph)
@@ -614,7 +673,9 @@ def quantize(
             target = _tensor(graph, name, source.format, source.unit)
         else:
             known = shared.get(group[name])
-            known = known or _activation_unit(graph, {name: floats[name]}, formats[name], options)
+            if known is None:
+                base = _base(node, source.unit)
+                known = _activation_unit(graph, {name: floats[name]}, formats[name], options, base)
             target = _tensor(graph, name, *known)
         tensors[name] = target
         if isinstance(node, Conv):

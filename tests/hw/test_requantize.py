@@ -4,7 +4,7 @@ import random
 
 import pytest
 from hw.pipeline import feed
-from sigbit_hw.arith.requantize import Requantizer, half_unit_bits, residual_bits
+from sigbit_hw.arith.requantize import Requantizer, ShiftRequantizer, half_unit_bits, residual_bits
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_sim.golden import numerics
 
@@ -201,6 +201,41 @@ def test_saturation_keeps_every_decision_point(text):
     for format in (native, UINT(8), INT(8)):
         assert -limit < min(format.midpoints)
         assert max(format.midpoints) <= limit - 1
+
+
+@pytest.mark.parametrize("text", ["ausn-gu:2,2", "ausn-a:2,1", "ausn-gu:3,1", "uint:8"])
+def test_shift_mode_equals_the_golden_half_units_of_powers_of_two(text):
+    native = Format.parse(text)
+    rng = random.Random(text)
+    operands = [
+        (accumulator, bias, 1 << j, shift)
+        for accumulator in (-ACCUMULATOR_MAX, -1, 0, 1, ACCUMULATOR_MAX)
+        for bias in (-ACCUMULATOR_MAX, 0, ACCUMULATOR_MAX)
+        for j in (0, 1, 15)
+        for shift in (0, 1, 17, 47)
+    ]
+    operands += tie_operands(native.midpoints)[:: 1 if native.bits < 6 else 23]
+    operands += [(a, b, 1 << rng.randrange(16), sh) for a, b, _, sh in random_operands(rng, 100)]
+    limit = 1 << (residual_bits(native) - 1)
+    for residual in (-limit, -1, 0, 1, limit - 1, *(rng.randrange(-limit, limit) for _ in range(4))):
+        for j in range(-1, 24):
+            near = max(0, min(47, residual.bit_length() + j - rng.randrange(9)))
+            accumulator = rng.randint(-ACCUMULATOR_MAX, ACCUMULATOR_MAX) >> rng.randrange(31)
+            operands.append((accumulator, rng.randint(-99, 99), 1, near, residual, 0 if j < 0 else 1 << j))
+    dut = ShiftRequantizer(native)
+    assert dut.latency_cycles < Requantizer.latency_cycles
+    assert_equal(operands, run(dut, operands), expected(operands, native))
+
+
+def test_the_field_of_shift_mode_is_a_piece_of_the_unscaled_sum():
+    dut = ShiftRequantizer(Format.parse("ausn-gu:2,2"))
+    total = -0x12345678
+    inputs = [
+        {"accumulator": total, "multiplier": 1 << 9, "unscaled": 1, "shift": 4 * part + 1, "residual_multiplier": 0}
+        for part in range(8)
+    ]
+    fields = feed(dut, inputs, lambda ctx: ctx.get(dut.field))
+    assert sum(field << 4 * part for part, field in enumerate(fields)) == total & 0xFFFFFFFF
 
 
 def test_bad_arguments_are_refused():

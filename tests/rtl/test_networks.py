@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sigbit
 from networks import (
     Builder,
     codebook_network,
@@ -23,7 +25,7 @@ from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
 from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import AUSN_A, ESB, ESBU, INT, NUUQ, UINT
+from sigbit_hw.spec.formats import AUSN_A, AUSN_G, AUSN_GU, ESB, ESBU, INT, NUUQ, UINT
 from sigbit_hw.spec.masks import TermMask
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
@@ -335,6 +337,31 @@ def test_one_build_runs_layers_of_any_formats_one_after_the_other(stalls):
     assert passes == [2, 1, 1, 1, 1, 1, 2, 2], "two digits of 8 and 6 bits, and two parts of INT(8)"
     sent = sum(packet.kind == Kind.LEVELS for packet in program.image[0])
     assert sent > 4, "more tables than their memory holds"
+
+
+def test_one_build_runs_every_split_of_ausn_in_one_program():
+    """Every split of 4-bit weights of both types, and activations of two splits; the only difference is the program."""
+    builder = Builder(18, 5, 6, 7, UINT(8))
+    for weights, target in (
+        (AUSN_G(2, 1), AUSN_GU(2, 2)),
+        (AUSN_G(3, 0), AUSN_GU(1, 3)),
+        (AUSN_A(2, 1), AUSN_GU(2, 2)),
+        (AUSN_A(1, 2), AUSN_GU(2, 2)),
+        (AUSN_A(3, 0), AUSN_GU(1, 3)),
+        (AUSN_G(1, 2), AUSN_GU(2, 2)),
+    ):
+        builder.conv(9, (2, 2), weights, target, pads=(1, 0, 0, 1), relu=True)
+    builder.conv(3, (2, 2), AUSN_G(2, 1), None)
+    assert len({layer.weight_format for layer in builder.layers}) == 6
+    check("tables", builder, builder.images(3))
+
+
+def test_a_forecast_of_a_time_series_is_exact():
+    folder = Path(sigbit.__file__).parent / "models"
+    with np.load(folder / "series.npz") as file:
+        windows, calibration = file["x_test"][:40], file["x_calibration"]
+    network = quantize(folder / "series.onnx", calibration, weights="auto:4", activations="auto:4", edge_bits=8)
+    check_network("tables", network, input_levels(network, windows))
 
 
 def test_images_after_a_long_session_are_still_exact():

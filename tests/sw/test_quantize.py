@@ -608,7 +608,11 @@ def test_vectors_are_taken_as_maps_of_one_pixel():
         ({"activations": 4}, QuantizationError, "activations must be a format or its name"),
         ({"signed_activations": "uint:4"}, QuantizationError, "signed_activations must be a signed format"),
         ({"edge_bits": 9}, QuantizationError, "edge_bits must be None or 2 to 8, not 9"),
-        ({"alpha_mode": "best"}, QuantizationError, "alpha_mode must be mse, dda, max, percentile, output, not 'best'"),
+        (
+            {"alpha_mode": "best"},
+            QuantizationError,
+            "alpha_mode must be mse, dda, max, percentile, output, window, not 'best'",
+        ),
         (
             {"input_format": "uint:8"},
             QuantizationError,

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 from ..lib.delay import delayed
 from ..spec.formats import Format
 from ..spec.instructions import Encoding
-from ..spec.parts import WIDE_ACTIVATIONS, activation_parts, part_shift_bits
+from ..spec.parts import WIDE_ACTIVATIONS, activation_parts, has_digits, part_shift_bits
 from .requantize import half_unit_bits
 
 __all__ = ["UNIFORM_BITS", "Encoder", "part_count", "part_index_bits", "uniform_range"]
@@ -19,6 +19,8 @@ UNIFORM_BITS = max(stored.bits for stored in WIDE_ACTIVATIONS)
 
 def part_count(native_format, step=None):
     """Most native codes that a stored value has; ``step`` as for :func:`~sigbit_hw.spec.parts.activation_parts`."""
+    if not has_digits(native_format, step):
+        return 1
     return max(activation_parts(native_format, stored, step).count for stored in WIDE_ACTIVATIONS)
 
 
@@ -139,11 +141,12 @@ class Encoder(wiring.Component):
         with m.Switch(encoding):
             with m.Case(Encoding.NATIVE):
                 m.d.sync += self.code.eq(native)
-            with m.Case(Encoding.UINT, Encoding.INT):
-                with m.Switch(part):
-                    for index in range(-(-len(level) // step)):
-                        with m.Case(index):
-                            m.d.sync += self.code.eq(level[step * index :][:step])
+            if has_digits(native_format, step):
+                with m.Case(Encoding.UINT, Encoding.INT):
+                    with m.Switch(part):
+                        for index in range(-(-len(level) // step)):
+                            with m.Case(index):
+                                m.d.sync += self.code.eq(level[step * index :][:step])
             with m.Case(Encoding.RAW):
                 m.d.sync += self.code.eq(field)
         return m
@@ -173,41 +176,51 @@ def _uniform_level(m, rounded, negative, relu, limit, excess):
 
 
 def _significant_bit_code(m, format, negative, magnitude, relu):
-    """Leading-one encoder of the ESB kinds; two cycles."""
+    """Leading-one encoder of the ESB and AUSN kinds; two cycles."""
     fraction_bits = format.fraction_bits
     top = (1 << format.magnitude_code_bits) - 1
+    # Type A has an octave more instead of the levels below 2**s.
+    octaves = (1 << format.exponent_bits) - format.gradual
 
     truncated = Signal(format.magnitude_code_bits, reset_less=True)
     round_bit = Signal(reset_less=True)
     saturated = Signal(reset_less=True)
-    for exponent in range(1, 1 << format.exponent_bits):
+    for exponent in range(1, octaves + 1):
         significand = magnitude[exponent:][: fraction_bits + 1]
-        # The hidden one adds 1 to an exponent field of E - 1; without it (E = 1 only) the code is the integer.
-        selected = [
-            truncated.eq(Cat(significand[:-1], Mux(significand[-1], exponent, exponent - 1))),
-            round_bit.eq(magnitude[exponent - 1]),
-        ]
+        if format.gradual:
+            # The hidden one adds 1 to an exponent field of E - 1; without it (E = 1 only) the code is the integer.
+            field = Mux(significand[-1], exponent, exponent - 1)
+        else:
+            field = Const(exponent - 1, format.exponent_bits)
+        selected = [truncated.eq(Cat(significand[:-1], field)), round_bit.eq(magnitude[exponent - 1])]
         if exponent == 1:
             m.d.sync += selected
         else:
             # Longer magnitudes either select a later exponent or saturate.
             with m.If(magnitude[exponent + fraction_bits]):
                 m.d.sync += selected
-    m.d.sync += saturated.eq(magnitude[(1 << format.exponent_bits) + fraction_bits :].any())
+    m.d.sync += saturated.eq(magnitude[octaves + 1 + fraction_bits :].any())
+
+    zero = Signal(reset_less=True)
+    smallest = Signal(reset_less=True)
+    if not format.gradual:
+        # The gap around zero ends at half of the smallest level, 2**s + 1; up to 2**(s+1) no rule of position holds.
+        m.d.sync += [
+            zero.eq(magnitude < (1 << fraction_bits) + 1),
+            smallest.eq(magnitude <= 2 << fraction_bits),
+        ]
 
     suppressed = Signal(reset_less=True)
     minus = Signal(reset_less=True)
     if format.signed:
-        m.d.sync += [suppressed.eq(negative & relu), minus.eq(negative & magnitude.any())]
+        nonzero = magnitude.any() if format.gradual else magnitude >= (1 << fraction_bits) + 1
+        m.d.sync += [suppressed.eq(negative & relu), minus.eq(negative & nonzero)]
     else:
         m.d.sync += suppressed.eq(negative)
 
     code = Signal(format.bits, reset_less=True)
-    m.d.sync += code.eq(
-        Mux(
-            suppressed,
-            0,
-            Cat(Mux(saturated | (truncated == top), top, truncated + round_bit)[: len(truncated)], minus),
-        )
-    )
+    rounded = Mux(saturated | (truncated == top), top, truncated + round_bit)[: len(truncated)]
+    if not format.gradual:
+        rounded = Mux(smallest, 1, rounded)
+    m.d.sync += code.eq(Mux(suppressed | zero, 0, Cat(rounded[: len(truncated)], minus)))
     return code

@@ -1,4 +1,4 @@
-"""Requantizer in multiplier mode: from an accumulator to half units of the output format (``docs/numerics.md`` 6)."""
+"""Requantizers: from an accumulator to half units of the output format (``docs/numerics.md`` 6)."""
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -9,7 +9,7 @@ from ..spec.formats import Format
 from ..spec.instructions import PARAMETER
 from ..spec.parts import RAW_BITS, WIDE_ACTIVATIONS
 
-__all__ = ["SHIFT_MAX", "Requantizer", "half_unit_bits", "residual_bits"]
+__all__ = ["SHIFT_MAX", "Requantizer", "ShiftRequantizer", "half_unit_bits", "requantizer_class", "residual_bits"]
 
 #: Largest ``sh``.
 SHIFT_MAX = 47
@@ -167,50 +167,127 @@ class Requantizer(wiring.Component):
         product = both
         cycle = product_cycles + 1
 
-        # Cycles 12 and 13: shift by multiples of 16 and of 4. Bits that the shifted word has no room for must repeat
-        # the sign; they are compared in the same cycle, those that count for the shift amount are joined in the next.
-        word = Cat(Const(0, 1), product).as_signed()
-        overflow = Const(0, 1)
-        for step, steps in ((16, 3), (4, 4)):
-            width = self._half_unit_bits + step - 1
-            sign = word[-1]
-            select = delayed(m, self.shift[step.bit_length() - 1 :][:2], cycle, name=f"shift_by_{step}")
-            shifted = Signal(signed(width + 1), name=f"shifted_by_{step}", reset_less=True)
-            different = Signal(steps - 1, name=f"different_{step}", reset_less=True)
-            for index in range(steps - 1):
-                piece = word[width + step * index :][:step]
-                m.d.sync += different[index].eq((piece ^ sign.replicate(len(piece))).any())
-            joined = Signal(name=f"overflow_by_{step}")
+        # Cycles 12 to 15: shift and saturate.
+        _shift_and_saturate(m, self, Cat(Const(0, 1), product).as_signed(), self.shift, cycle, 3)
+        return m
+
+
+def _shift_and_saturate(m, dut, word, shift, cycle, steps_of_16):
+    """``half_units`` and ``field`` of a requantizer from a signed ``word`` to be shifted right; four cycles.
+
+    ``shift`` comes ``cycle`` cycles before ``word`` and is below ``16 * steps_of_16``.
+    """
+    width_out = len(dut.half_units)
+    # Shift by multiples of 16 and of 4. Bits that the shifted word has no room for must repeat the sign; they are
+    # compared in the same cycle, those that count for the shift amount are joined in the next.
+    overflow = Const(0, 1)
+    for step, steps in ((16, steps_of_16), (4, 4)):
+        width = width_out + step - 1
+        sign = word[-1]
+        select = delayed(m, shift[step.bit_length() - 1 :][:2], cycle, name=f"shift_by_{step}")
+        shifted = Signal(signed(width + 1), name=f"shifted_by_{step}", reset_less=True)
+        different = Signal(steps - 1, name=f"different_{step}", reset_less=True)
+        for index in range(steps - 1):
+            piece = word[width + step * index :][:step]
+            m.d.sync += different[index].eq((piece ^ sign.replicate(len(piece))).any())
+        joined = Signal(name=f"overflow_by_{step}")
+        with m.Switch(select):
+            for index in range(steps):
+                with m.Default() if index == steps - 1 else m.Case(index):
+                    m.d.sync += shifted.eq(Cat((word >> step * index)[:width], sign))
+        with m.Switch(delayed(m, select, 1, name=f"last_shift_by_{step}")):
+            for index in range(steps):
+                with m.Default() if index == steps - 1 else m.Case(index):
+                    m.d.comb += joined.eq(overflow | different[index:].any())
+        overflow = joined if step == 4 else delayed(m, joined, 1, name=f"overflow_{step}")
+        word = shifted
+        cycle += 1
+
+    # Shift by 0 to 3.
+    bits = Signal(width_out, reset_less=True)
+    sign = Signal(reset_less=True)
+    saturated = Signal(reset_less=True)
+    m.d.sync += sign.eq(word[-1])
+    with m.Switch(delayed(m, shift[:2], cycle, name="shift_by_1")):
+        for index in range(4):
+            with m.Case(index):
+                beyond = word[width_out - 1 + index : -1]
+                m.d.sync += [
+                    bits.eq(word[index:]),
+                    saturated.eq(overflow | (beyond ^ word[-1].replicate(len(beyond))).any()),
+                ]
+
+    # Saturate.
+    limit = Cat((~sign).replicate(len(bits) - 1), sign)
+    m.d.sync += [
+        dut.half_units.eq(Mux(saturated, limit, bits).as_signed()),
+        dut.field.eq(bits[: len(dut.field)]),
+    ]
+
+
+def _position(one_hot, bits):
+    """Index of the one set bit."""
+    return Cat(Cat(one_hot[index] for index in range(len(one_hot)) if index >> bit & 1).any() for bit in range(bits))
+
+
+class ShiftRequantizer(Requantizer):
+    """:class:`Requantizer` for multipliers that are powers of two: a sum, and shifts by position; no multiplication.
+
+    Takes the same parameters. ``multiplier`` has one set bit, and is 1 if ``residual_multiplier``, which has at most
+    one, is not 0. ``negative_multiplier`` is of no effect.
+    """
+
+    #: Cycles from operands to result: position of the residual's bit, three shifts, sum, three shifts, saturation.
+    latency_cycles = 9
+
+    def __init__(self, native_format, accumulator_bits=RAW_BITS):
+        super().__init__(native_format, accumulator_bits)
+        self.module_name = f"shift_{self.module_name}"
+
+    def elaborate(self, platform):
+        m = Module()
+        total = Signal(signed(_PARAMETER_BITS["bias"] + 1), reset_less=True)
+        m.d.sync += total.eq(self.accumulator + self.bias)
+
+        # A left shift by the position of M0 is a smaller right shift of a word that stands that much higher.
+        highest = len(self.multiplier) - 1
+        position = Signal(range(highest + 1), reset_less=True)
+        m.d.sync += position.eq(Mux(self.unscaled, 0, _position(self.multiplier, len(position))))
+        amount = Signal(range(SHIFT_MAX + highest + 1), reset_less=True)
+        m.d.sync += amount.eq(delayed(m, self.shift, 1, name="shift") + highest - position)
+
+        # Cycles 1 to 4: residual.
+        amount_1 = Signal(range(len(self.residual_multiplier)), reset_less=True)
+        present = Signal(reset_less=True)
+        m.d.sync += [
+            amount_1.eq(_position(self.residual_multiplier, len(amount_1))),
+            present.eq(self.residual_multiplier.any()),
+        ]
+        addend = delayed(m, self.residual, 1, name="residual").as_signed()
+        for cycle, (step, steps) in enumerate(((1, 4), (4, 4), (16, 2))):
+            select = delayed(m, amount_1[2 * cycle :][: (steps - 1).bit_length()], cycle, name=f"residual_by_{step}")
+            following = Signal(
+                signed(len(addend) + step * (steps - 1)), name=f"residual_shifted_by_{step}", reset_less=True
+            )
             with m.Switch(select):
                 for index in range(steps):
-                    with m.Default() if index == steps - 1 else m.Case(index):
-                        m.d.sync += shifted.eq(Cat((word >> step * index)[:width], sign))
-            with m.Switch(delayed(m, select, 1, name=f"last_shift_by_{step}")):
-                for index in range(steps):
-                    with m.Default() if index == steps - 1 else m.Case(index):
-                        m.d.comb += joined.eq(overflow | different[index:].any())
-            overflow = joined if step == 4 else delayed(m, joined, 1, name=f"overflow_{step}")
-            word = shifted
-            cycle += 1
+                    with m.Case(index):
+                        m.d.sync += following.eq(addend << step * index)
+            addend = following
+        present = delayed(m, present, 3, name="present")
 
-        # Cycle 14: shift by 0 to 3.
-        bits = Signal(self._half_unit_bits, reset_less=True)
-        sign = Signal(reset_less=True)
-        saturated = Signal(reset_less=True)
-        m.d.sync += sign.eq(word[-1])
-        with m.Switch(delayed(m, self.shift[:2], cycle, name="shift_by_1")):
-            for index in range(4):
-                with m.Case(index):
-                    beyond = word[self._half_unit_bits - 1 + index : -1]
-                    m.d.sync += [
-                        bits.eq(word[index:]),
-                        saturated.eq(overflow | (beyond ^ word[-1].replicate(len(beyond))).any()),
-                    ]
+        # Cycle 5: sum.
+        both = Signal(signed(max(len(total), len(addend)) + 1), reset_less=True)
+        m.d.sync += both.eq(delayed(m, total, 3, name="total").as_signed() + Mux(present, addend, 0))
 
-        # Cycle 15: saturate.
-        limit = Cat((~sign).replicate(len(bits) - 1), sign)
-        m.d.sync += [
-            self.half_units.eq(Mux(saturated, limit, bits).as_signed()),
-            self.field.eq(bits[: len(self.field)]),
-        ]
+        # Cycles 6 to 9; the amount is two cycles behind the operands.
+        _shift_and_saturate(m, self, Cat(Const(0, 1 + highest), both).as_signed(), amount, 3, 4)
         return m
+
+
+_REQUANTIZERS = {"multiplier": Requantizer, "shift": ShiftRequantizer}
+
+
+def requantizer_class(name):
+    """Component that ``requantizer`` of a configuration chooses."""
+    return _REQUANTIZERS[name]

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..spec.formats import Format
-from ..spec.parts import part_shift_bits
+from ..spec.parts import has_digits, part_shift_bits
 from .encode import UNIFORM_BITS, part_index_bits
 from .requantize import residual_bits
 
@@ -78,11 +78,12 @@ class ResidualDecoder(wiring.Component):
         m.d.sync += [first.eq(self.first), start.eq(self.lowest), value.eq(0)]
         with m.If(self.enable & self.native):
             m.d.sync += value.eq(self._native_level())
-        with m.Elif(self.enable):
-            with m.Switch(self.part):
-                for part in range(-(-UNIFORM_BITS // self._step)):
-                    with m.Case(part):
-                        m.d.sync += value.eq(self.code << part * self._step)
+        if has_digits(native, self._step):
+            with m.Elif(self.enable):
+                with m.Switch(self.part):
+                    for part in range(-(-UNIFORM_BITS // self._step)):
+                        with m.Case(part):
+                            m.d.sync += value.eq(self.code << part * self._step)
 
         # Cycle 2: sum of the parts.
         m.d.sync += self.level.eq(Mux(first, start, self.level) + value)

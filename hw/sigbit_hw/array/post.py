@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from ..arith.encode import UNIFORM_BITS, Encoder, part_count, part_index_bits, uniform_range
-from ..arith.requantize import SHIFT_MAX, Requantizer
+from ..arith.requantize import SHIFT_MAX, requantizer_class
 from ..arith.residual import ResidualDecoder
 from ..lib.delay import delayed
 from ..lib.layout import post_job_layout, table_layout
@@ -145,6 +145,7 @@ class PostProcessor(wiring.Component):
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
         self._config = config
+        self._requantizer = requantizer_class(config.requantizer)
         self._start_delay_cycles = start_delay_cycles
         self._accumulator_latency_cycles = accumulator_latency_cycles
         self._parameter_latency_cycles = parameter_latency_cycles
@@ -167,7 +168,7 @@ class PostProcessor(wiring.Component):
     @property
     def latency_cycles(self):
         """Cycles from a token to its write."""
-        return self._operand_cycles + Requantizer.latency_cycles + Encoder.latency_cycles
+        return self._operand_cycles + self._requantizer.latency_cycles + Encoder.latency_cycles
 
     @property
     def start_cycles(self):
@@ -381,9 +382,12 @@ class PostProcessor(wiring.Component):
         lowest = Signal(signed(UNIFORM_BITS + 1), reset_less=True)
         m.d.sync += lowest.eq(Cat(excess[0] & (excess[1:] <= position + 1) for position in range(len(lowest))))
         granule_bits = config.post_lanes * code_bits
-        residual_codes = Array([word.word_select(residual_granule, granule_bits) for word in residual_words])[
-            delayed(m, residual_part, arrives + 1, name="residual_word_part")
-        ]
+        residual_codes = Array(
+            Value.cast(
+                Array(word[number * granule_bits :][:granule_bits] for number in range(granules))[residual_granule]
+            )
+            for word in residual_words
+        )[delayed(m, residual_part, arrives + 1, name="residual_word_part")]
 
         storing = Signal()
         with m.If(accept):
@@ -401,17 +405,17 @@ class PostProcessor(wiring.Component):
 
         # Lanes. A raw field is the sum times 1, shifted by its position (and by 1, as half units are).
         encoding = delayed(m, current.encoding, self._operand_cycles, name="encoding")
-        relu = delayed(m, current.relu, self._operand_cycles + Requantizer.latency_cycles, name="relu")
-        bits = delayed(m, current.bits, self._operand_cycles + Requantizer.latency_cycles - 1, name="bits")
-        part = delayed(m, part, self._operand_cycles + Requantizer.latency_cycles, name="part")
+        relu = delayed(m, current.relu, self._operand_cycles + self._requantizer.latency_cycles, name="relu")
+        bits = delayed(m, current.bits, self._operand_cycles + self._requantizer.latency_cycles - 1, name="bits")
+        part = delayed(m, part, self._operand_cycles + self._requantizer.latency_cycles, name="part")
         field_shift = delayed(m, field_shift, self._operand_cycles, name="field_shift")
         raw = encoding == Encoding.RAW
-        encoding = delayed(m, encoding, Requantizer.latency_cycles - 1, name="requantized_encoding")
+        encoding = delayed(m, encoding, self._requantizer.latency_cycles - 1, name="requantized_encoding")
         uniform = Signal(2 * UNIFORM_BITS, reset_less=True)
         m.d.sync += uniform.eq(Cat(uniform_range(config.activation_format, encoding, bits)))
         encoding = delayed(m, encoding, 1, name="encoder_encoding")
         for lane in range(config.post_lanes):
-            requantizer = Requantizer(config.activation_format, config.accumulator_bits)
+            requantizer = self._requantizer(config.activation_format, config.accumulator_bits)
             encoder = Encoder(config.activation_format, config.part_shift_bits)
             residual = ResidualDecoder(config.activation_format, config.part_shift_bits)
             instantiate(m, platform, f"residual_{lane}", residual)

@@ -167,7 +167,7 @@ class OutputFormatter(wiring.Component):
                         state.eq(_State.HEADER),
                     ]
             with m.Case(_State.HEADER):
-                m.d.comb += [chosen.eq(header.word_select(beat_index, beat_bits)), made.eq(~self.abort)]
+                m.d.comb += [chosen.eq(_beat(header, beat_index, beat_bits)), made.eq(~self.abort)]
                 with m.If(made & room):
                     m.d.sync += beat_index.eq(beat_index + 1)
                     with m.If(beat_index == header_beats - 1):
@@ -177,7 +177,7 @@ class OutputFormatter(wiring.Component):
                         ]
             with m.Case(_State.PAYLOAD):
                 m.d.comb += [
-                    chosen.eq(words.r_data.word_select(beat_index, beat_bits)),
+                    chosen.eq(_beat(words.r_data, beat_index, beat_bits)),
                     made.eq(words.r_rdy & ~self.abort),
                 ]
                 with m.If(made & room):
@@ -242,3 +242,8 @@ class OutputFormatter(wiring.Component):
         m.d.comb += self.busy.eq((state != _State.IDLE) | beat_valid | self.o.valid)
         m.d.sync += self.done.eq(self.o.valid & self.o.ready & self.o.payload.last & ~spoiled)
         return m
+
+
+def _beat(word, index, bits):
+    """Part ``index`` of a word, as a multiplexer."""
+    return Array(word[position:][:bits] for position in range(0, len(word), bits))[index]

@@ -7,9 +7,14 @@ from amaranth.lib.wiring import In, Out
 from ..lib.layout import table_layout
 from ..spec.instructions import INSTRUCTIONS, LOOP_LEVELS, Opcode
 
-__all__ = ["FeatureReader", "ReaderAddress"]
+__all__ = ["FeatureReader", "ReaderAddress", "multiple"]
 
 _LEVELS = range(LOOP_LEVELS)
+
+
+def multiple(value, count):
+    """``count`` times a value, as a sum of shifted copies: no multiplication is left to synthesis."""
+    return sum((value << bit for bit in range(count.bit_length()) if count >> bit & 1), Const(0, 1))
 
 
 class ReaderAddress(data.StructLayout):
@@ -110,7 +115,7 @@ class FeatureReader(wiring.Component):
         m.d.sync += column_inside.eq((x[-1] >= 0) & (x[-1] < instruction.width))
         for p in range(self._plane_count):
             plane_y = Signal(signed(17), name=f"plane{p}_y")
-            m.d.sync += self.planes[p].address.eq(address[-1] + p * instruction.plane_step)
-            m.d.sync += plane_y.eq(y[-1] + p * instruction.plane_ystep)
+            m.d.sync += self.planes[p].address.eq(address[-1] + multiple(instruction.plane_step, p))
+            m.d.sync += plane_y.eq(y[-1] + multiple(instruction.plane_ystep, p))
             m.d.sync += self.planes[p].inside.eq(column_inside & (plane_y >= 0) & (plane_y < instruction.height))
         return m

@@ -25,6 +25,8 @@ __all__ = [
 CONTRACT_VERSION = 3
 #: Kinds of cells a grid is built of.
 CELLS = ("logic", "table", "subset", "masked")
+#: How results are scaled.
+REQUANTIZERS = ("multiplier", "shift")
 #: Longest codes of the table cell.
 TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
 #: Weights that share a table of the subset-sum cell, and the largest magnitude of one.
@@ -108,6 +110,8 @@ class AcceleratorConfig:
         Words of the memory for level tables, 16 per table; a power of two. Of no effect without tables.
     token_lanes : int
         Nibbles that a masked cell multiplies per cycle: 1, 2 or 4; of no effect on other cells.
+    requantizer : str
+        ``"multiplier"``: any scale. ``"shift"``: powers of two only, less logic (numerics 6.2).
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -139,6 +143,7 @@ class AcceleratorConfig:
     table_product_bits: int = 8
     level_depth: int = 512
     token_lanes: int = 1
+    requantizer: str = "multiplier"
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -156,6 +161,9 @@ class AcceleratorConfig:
             elif field.name == "cell":
                 if value not in CELLS:
                     raise ConfigError(f"cell must be {', '.join(CELLS[:-1])} or {CELLS[-1]}, not {value!r}")
+            elif field.name == "requantizer":
+                if value not in REQUANTIZERS:
+                    raise ConfigError(f"requantizer must be {' or '.join(REQUANTIZERS)}, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:

@@ -203,6 +203,9 @@ class Format:
         """Whether negative levels exist, or may exist in a codebook."""
         return self.kind in ("int", "esb", "ausn-a", "ausn-g", "nuuq")
 
+    #: Whether a split is still to be chosen.
+    adaptive = False
+
     @property
     def ausn(self):
         """Whether the format is AUSN: units are powers of two."""

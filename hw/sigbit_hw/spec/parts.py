@@ -19,6 +19,7 @@ __all__ = [
     "code_distances",
     "codebook_parts",
     "fill_steps",
+    "has_digits",
     "part_shift_bits",
     "weight_parts",
 ]
@@ -28,10 +29,23 @@ RAW_BITS = 32
 
 
 def part_shift_bits(activation):
-    """Step between the shifts of parts: bits of the longest run ``0 .. 2**r - 1`` of levels that are their codes."""
+    """Step between the shifts of parts: bits of the longest run ``0 .. 2**r - 1`` of levels that are their codes.
+
+    1 where there is no such run, which is AUSN's type A: its activations have one part each, its weights any number.
+    """
+    if not activation.gradual:
+        return 1
     if activation.uniform:
         return activation.magnitude_code_bits
     return activation.fraction_bits + 1
+
+
+def has_digits(native, step=None):
+    """Whether codes can be digits of evenly spaced levels: not those of AUSN's type A, unless tables give them levels.
+
+    ``step`` as for :func:`activation_parts`.
+    """
+    return native.gradual or (step or 1) > 1
 
 
 def code_distances(form):
@@ -95,7 +109,12 @@ def activation_parts(native, stored, step=None):
     step = step or part_shift_bits(native)
     if stored.levels == native.levels:
         return ActivationParts(native, 1, 0, step)
-    if stored.exponent_bits > 1 or stored.indexed:
+    if not has_digits(native, step):
+        raise FormatError(
+            f"Activations {stored} do not run on an array built for {native}, which has no level 1; use {native} for "
+            f"all tensors, the input included, table cells, or an array built for type G (ausn-g, ausn-gu)"
+        )
+    if stored.exponent_bits > 1 or not stored.gradual or stored.indexed:
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
             f"or configure the accelerator with activation format {stored}"
