@@ -31,6 +31,8 @@ CHANGES = {
     "table_product_bits": 10,
     "level_depth": 256,
     "token_lanes": 2,
+    "threshold_count": 3,
+    "packing": "radix",
     "instruction_depth": 32,
     "stream_bits": 128,
 }

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
-from .instructions import LEVEL, LEVEL_CODES, PARAMETER
+from .instructions import CODEBOOK_LEVELS, LEVEL, LEVEL_CODES, PARAMETER
+from .layout import BitTable
 from .masks import GROUPS, TOKEN_LANES
 from .parts import RAW_BITS, code_distances, part_shift_bits
 
@@ -16,6 +17,8 @@ __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigE
 CONTRACT_VERSION = 3
 #: Kinds of cells a grid is built of.
 CELLS = ("logic", "table", "masked")
+#: Whether the stream may carry weights as packed indices into a few codes.
+PACKING_OPTIONS = ("none", "radix")
 #: Longest codes of the table cell.
 TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
 #: Look-up tables of the ZU9EG that can be memory.
@@ -82,6 +85,11 @@ class AcceleratorConfig:
         Words of the memory for level tables, 16 per table; a power of two. Of no effect without tables.
     token_lanes : int
         Nibbles that a masked cell multiplies per cycle: 1, 2 or 4; of no effect on other cells.
+    threshold_count : int
+        Comparisons per result: activations may have codebooks of one level more, up to 16. 0: none.
+    packing : str
+        ``"radix"``: weights that have up to 8 different codes in a layer may come packed, 5 of 3 codes in a byte.
+        ``"none"``: only as they are.
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -113,6 +121,8 @@ class AcceleratorConfig:
     table_product_bits: int = 8
     level_depth: int = 512
     token_lanes: int = 1
+    threshold_count: int = 0
+    packing: str = "none"
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -130,6 +140,12 @@ class AcceleratorConfig:
             elif field.name == "cell":
                 if value not in CELLS:
                     raise ConfigError(f"cell must be {', '.join(CELLS[:-1])} or {CELLS[-1]}, not {value!r}")
+            elif field.name == "threshold_count":
+                if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < CODEBOOK_LEVELS:
+                    raise ConfigError(f"threshold_count must be 0 to {CODEBOOK_LEVELS - 1}, not {value!r}")
+            elif field.name == "packing":
+                if value not in PACKING_OPTIONS:
+                    raise ConfigError(f"packing must be {' or '.join(PACKING_OPTIONS)}, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
@@ -315,8 +331,21 @@ class AcceleratorConfig:
 
     @property
     def parameter_word_bits(self):
-        """One parameter memory word: ``post_lanes`` entries of :data:`~.instructions.PARAMETER`."""
-        return self.post_lanes * PARAMETER.width
+        """One parameter memory word: ``post_lanes`` entries of :attr:`parameter`."""
+        return self.post_lanes * self.parameter.width
+
+    @property
+    def parameter(self):
+        """One entry of parameter memory: :data:`~.instructions.PARAMETER`, and thresholds if there are any.
+
+        A threshold has one bit more than an accumulator, so that some are always and some never reached.
+        """
+        if not self.threshold_count:
+            return PARAMETER
+        bits = self.accumulator_bits + 1
+        own = [(field.name, field.bits, field.signed) for field in PARAMETER.fields]
+        own += [(f"threshold{j}", bits, True) for j in range(self.threshold_count)]
+        return BitTable("PARAMETER", sum(width for _, width, _ in own), *own)
 
     def beats_per_word(self, word_bits):
         """Stream beats that carry one memory word; every word starts on a beat."""
