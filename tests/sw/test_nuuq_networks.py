@@ -9,13 +9,13 @@ import pytest
 import sigbit
 from networks import codebook_network, roomy
 from sigbit import cli, evaluation
-from sigbit.compiler import compile
+from sigbit.compiler import CompileError, compile
 from sigbit.device import open_device
 from sigbit.evaluation import native_formats
 from sigbit.quantize import QuantizationError, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, UINT
+from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, NUUQU, UINT
 from sigbit_sim.golden.network import IntegerNetwork, NetworkError, run
 
 TINY = PRESETS["tiny"]
@@ -130,3 +130,12 @@ def test_the_command_line_searches_codebooks_and_runs_them(capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["mismatches_against_golden"] == 0
     assert [row["weight_format"] for row in result["layers"] if row["weight_format"]][1] == "nuuq:4,5"
+
+
+def test_activations_need_enough_comparisons():
+    builder = codebook_network(0, NUUQU(5, 4, (0, 1, 3, 7, 15)))
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), threshold_count=3)
+    with pytest.raises(
+        CompileError, match=r"layer0 writes nuuqu:5,4, 5 levels; .* configure it with threshold_count 4"
+    ):
+        compile(builder.network(), config)
