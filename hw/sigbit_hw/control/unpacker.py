@@ -22,19 +22,14 @@ def divide(m, word, base, name):
     """
     remainder_bits = (base - 1).bit_length()
     step = 6 - remainder_bits
-    quotient, remainder = [], Const(0, remainder_bits)
+    quotient, remainder, remainders = [], Const(0, 0), 1
     for stage, low in enumerate(reversed(range(0, len(word), step))):
         chunk = word[low : low + step]
-        dividend = Cat(chunk, remainder)
         entry = Signal(len(chunk) + remainder_bits, name=f"{name}_{stage}")
-        with m.Switch(dividend):
-            for value in range(base << len(chunk)):
-                with m.Case(value):
-                    m.d.comb += entry.eq(value // base | value % base << len(chunk))
-            with m.Default():
-                pass
+        results = [value // base | value % base << len(chunk) for value in range(remainders << len(chunk))]
+        m.d.comb += entry.eq(Array(Const(result, len(entry)) for result in results)[Cat(chunk, remainder)])
         quotient.insert(0, entry[: len(chunk)])
-        remainder = entry[len(chunk) :]
+        remainder, remainders = entry[len(chunk) :], base
     return Cat(*quotient), remainder
 
 
