@@ -36,6 +36,7 @@ CHANGES = {
     "instruction_depth": 32,
     "stream_bits": 128,
 }
+_BYTES = {"cell": "masked", "weight_format": INT(8), "activation_format": UINT(8)}
 OTHERS = ("cell", "packing", "threshold_count")
 NUMBERS = [name for name in CHANGES if "format" not in name and name not in OTHERS]
 
