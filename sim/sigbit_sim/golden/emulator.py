@@ -233,14 +233,15 @@ class Emulator:
             return Fault.VERSION
         if fold != HEADER_FOLD:
             return Fault.CRC
-        if kind not in list(Kind) or (kind in (Kind.PACKING, Kind.PACKED) and self.config.packing == "none"):
+        unknown = {Kind.LEVELS} if self.config.cell != "table" else set()
+        if self.config.packing == "none":
+            unknown |= {Kind.PACKING, Kind.PACKED}
+        if kind not in list(Kind) or kind in unknown:
             return Fault.KIND
         if self._draining:
             return Fault.NONE if kind == Kind.END and not count and not destination else Fault.STATE
         if not self._session and kind != Kind.CONFIGURE:
             return Fault.STATE
-        if kind == Kind.LEVELS and self.config.cell != "table":
-            return Fault.KIND
         if kind == Kind.PACKING:
             return Fault.BOUNDS if count + destination > 1 else Fault.NONE
         if kind in _DEPTHS:
