@@ -17,6 +17,7 @@ from .control.level_loader import LevelLoader
 from .control.parser import PacketParser
 from .control.queue import InstructionQueue
 from .control.sequencer import PACKET_NUMBER_BITS, ComputeTag, PoolTag, Sequencer
+from .control.unpacker import WeightUnpacker
 from .lib.delay import delayed
 from .lib.shared import instantiate
 from .lib.stream import StreamRegister
@@ -212,9 +213,6 @@ class Accelerator(wiring.Component):
         weight_memory = WordMemory(config.weight_word_bits, config.weight_depth)
         instantiate(m, platform, "weight_memory", weight_memory)
         m.d.comb += [
-            weight_memory.write_enable.eq(parser.weights.en),
-            weight_memory.write_address.eq(parser.weights.address),
-            weight_memory.write_data.eq(parser.weights.data),
             weight_memory.read_address.eq(sequencer.weight_address),
             array.weight.valid.eq(
                 delayed(m, sequencer.weight_read, WordMemory.read_latency_cycles, name="weight_read", clear=True)
@@ -224,6 +222,28 @@ class Accelerator(wiring.Component):
             ),
             array.weight.word.eq(weight_memory.read_data),
         ]
+
+        m.d.comb += [
+            weight_memory.write_enable.eq(parser.weights.en),
+            weight_memory.write_address.eq(parser.weights.address),
+            weight_memory.write_data.eq(parser.weights.data),
+        ]
+        if config.packing == "radix":
+            m.submodules.unpacker = unpacker = ResetInserter(clear)(WeightUnpacker(config))
+            connect(m, parser.packed, unpacker.i)
+            m.d.comb += [
+                unpacker.packing.en.eq(parser.packing.en),
+                unpacker.packing.data.eq(parser.packing.data),
+                parser.packed_count.eq(unpacker.count),
+                parser.packed_last_beat.eq(unpacker.last_beat),
+                parser.unpacking.eq(unpacker.busy),
+            ]
+            with m.If(unpacker.write.en):
+                m.d.comb += [
+                    weight_memory.write_enable.eq(1),
+                    weight_memory.write_address.eq(unpacker.write.address),
+                    weight_memory.write_data.eq(unpacker.write.data),
+                ]
 
         # Level tables.
         if has_tables:

@@ -14,8 +14,9 @@ from itertools import cycle
 import numpy as np
 from sigbit_hw.control.queue import InstructionQueue
 from sigbit_hw.core import Timing
+from sigbit_hw.spec.codebooks import STREAM_PACKINGS
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, MIN_TILE_CYCLES, Opcode
-from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, Kind
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, PACKING, Kind
 from sigbit_hw.spec.parts import fill_steps
 from sigbit_hw.spec.registers import COUNTERS
 
@@ -152,6 +153,7 @@ class _Timeline:
         self.retired = []  # cycles of retirement, ascending
         # Stream.
         self._beat = 0  # next beat may be taken
+        self._packing = STREAM_PACKINGS[0]
         self._committed = 0
         self._popped = []  # per instruction: cycle in which the sequencer took it out of the queue
         # Sequencer: first cycle in which it looks for the next instruction.
@@ -192,6 +194,8 @@ class _Timeline:
             instructions = _decode(packet, config)
         else:
             width = {
+                Kind.PACKING: PACKING.width,
+                Kind.PACKED: 0,
                 Kind.WEIGHTS: config.weight_word_bits,
                 Kind.PARAMETERS: config.parameter_word_bits,
                 Kind.INPUT: config.feature_word_bits,
@@ -203,7 +207,12 @@ class _Timeline:
                 while words and not self._feature_writes.is_free_from(beat):
                     beat = self._feature_writes.after(beat + beats, 1) - 1
                     words -= 1
-            beat += beats * words
+            if packet.kind == Kind.PACKING:
+                self._packing = STREAM_PACKINGS[packet.payload[0]]
+            if packet.kind == Kind.PACKED:
+                beat = self._packed(packet.count, beat)
+            else:
+                beat += beats * words
             instructions = []
             if packet.kind == Kind.LEVELS:
                 self._store_levels(packet.destination, packet.payload)
@@ -219,6 +228,17 @@ class _Timeline:
         """First cycle in which at most ``fence`` instructions are outstanding."""
         behind = self._committed - fence
         return self.retired[behind - 1] + 1 if behind > 0 else 0
+
+    def _packed(self, count, beat):
+        """Groups of packed weights: the next one comes in while the words of one are written, one per cycle."""
+        form, config = self._packing, self._config
+        beats = config.beats_per_word(config.weight_columns * config.vector * form.word_bits)
+        written = 0
+        for start in range(0, count, form.count):
+            # Complete in the cycle before `beat`; the words are written behind the cycle that hands the group over.
+            beat = max(beat + beats, written)
+            written = beat + min(form.count, count - start)
+        return written + 1
 
     def _instructions(self, packet, beat):
         """Beats of instructions; each is in the queue one cycle behind its last beat, if there is a place."""

@@ -21,6 +21,7 @@ from . import evaluation
 from .architectures import ARCHITECTURES, write_architecture
 from .bench import BENCHES
 from .progress import Progress
+from .storage import weight_storage
 
 __all__ = ["main"]
 
@@ -196,6 +197,15 @@ def _network_and_configuration(arguments):
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
+def _storage(total):
+    """Sentence about the memory for weights, packed as densely as their numbers of levels allow."""
+    return (
+        f"weights: {total['packed_bytes']} bytes packed, {total['stored_bits']:.3f} bits each "
+        f"(log2 of the levels {total['information_bits']:.3f}), codebooks {total['codebook_bytes']} bytes; "
+        f"INT(8) {total['int8_bytes']}, INT(4) {total['int4_bytes']} bytes"
+    )
+
+
 def _quantize(arguments):
     from .onnx_reader import read_onnx
     from .quantize import summary
@@ -217,7 +227,9 @@ def _quantize(arguments):
     text = "\n".join([_table(rows, _FORMATS | _ERROR), *lines, f"wrote {arguments.output}"])
     if model.dropped:
         text += f"\nleft to the host: {', '.join(model.dropped)}"
-    result = {"network": arguments.output, "layers": rows, "left_to_host": model.dropped}
+    storage = weight_storage(network)["total"]
+    text += f"\n{_storage(storage)}"
+    result = {"network": arguments.output, "layers": rows, "left_to_host": model.dropped, "storage": storage}
     if chosen is not None:
         result["budgets"] = chosen.budgets
         result |= {name: asdict(getattr(chosen, name)) for name in ("exact", "masked")}
@@ -659,6 +671,8 @@ def _report(arguments):
             f"{result['mismatches']} of {result['images']} images differ from the golden model; the prediction is "
             f"{100 * predicted:+.2f} % off"
         )
+    result["storage"] = weight_storage(network)
+    lines.append(_storage(result["storage"]["total"]))
     _print(arguments, result, "\n\n".join(lines))
     return 1 if result["mismatches"] else 0
 

@@ -1,12 +1,14 @@
 """Instructions and packets of a program, in the order of a memory plan; words are fenced until their users are done."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
-from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, PARAMETER, Opcode
+from sigbit_hw.spec.codebooks import Packing, stream_packing
+from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, Opcode
 from sigbit_hw.spec.masks import Policy
-from sigbit_hw.spec.packets import Kind
-from sigbit_sim.golden.program import OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
+from sigbit_hw.spec.packets import PACKING, Kind
+from sigbit_sim.golden.program import OutputLayout, Packet, Program, build_packet, pack_codes, pack_groups, word_bytes
 
 from .lowering import CompileError, Maximum, Reduction, Repetition, cut_strips, extent, pool_rows
 from .memory_plan import Move, Output, Send
@@ -48,6 +50,27 @@ class _Ring:
         return base
 
 
+@dataclass(frozen=True)
+class _Packing:
+    """Weights of a few codes as packed indices, and the packet that says so."""
+
+    form: Packing
+    codes: tuple
+    packet: Packet
+
+    @classmethod
+    def of(cls, config, codes):
+        """The packing of weights that have these codes, or None if it would not be shorter."""
+        found = stream_packing(len(codes))
+        if found is None or found[1].word_bits >= config.weight_format.bits * found[1].count:
+            return None
+        number, form = found
+        codes = tuple(codes.tolist())
+        entry = PACKING.pack(form=number, **{f"code{i}": code for i, code in enumerate(codes)})
+        payload = entry.to_bytes(word_bytes(config, PACKING.width), "little")
+        return cls(form, codes, Packet(Kind.PACKING, 1, fence=_NO_FENCE, payload=payload))
+
+
 class Emitter:
     """Writes instructions and the packets around them, and knows which instruction uses which words."""
 
@@ -62,6 +85,8 @@ class Emitter:
         self._feature_posts = np.full(config.feature_depth, -1, dtype=np.int64)
         self._feature_users = np.full(config.feature_depth, -1, dtype=np.int64)
         self._payloads = {}
+        self._packings = {}
+        self._announced = None  # the packing in force
         self._fresh: tuple = ()  # spans that the latest POST writes, if nothing has waited for it since
         self._fresh_layer = None  # of that POST
 
@@ -114,13 +139,29 @@ class Emitter:
     def _setup_packets(self, kind, pieces, ring):
         config = self._config
         limit = ring.depth // 2
-        payload = b"".join(make() for _, _, make in pieces)
-        words = sum(size for _, size, _ in pieces)
-        stride = len(payload) // words if words else 0
-        for start in range(0, words, limit):
-            count = min(limit, words - start)
-            chunk = payload[start * stride : (start + count) * stride]
-            yield build_packet(config, kind, chunk, count=count, destination=start)
+        address = 0
+        for packing, group in groupby(pieces, lambda piece: self._packing(piece[0]) if kind == Kind.WEIGHTS else None):
+            run = list(group)
+            words = sum(size for _, size, _ in run)
+            rows = [make() for _, _, make in run]
+            if kind == Kind.WEIGHTS:
+                codes = np.concatenate(rows)
+            else:
+                payload = b"".join(rows)
+                stride = len(payload) // words
+            step = limit
+            if packing is not None:
+                yield packing.packet.build(config, packing.packet.payload)
+                step -= limit % packing.form.count
+            for start in range(0, words, step):
+                count = min(step, words - start)
+                used = kind if packing is None else Kind.PACKED
+                if kind == Kind.WEIGHTS:
+                    chunk = self._weight_payload(codes[start : start + count], packing)
+                else:
+                    chunk = payload[start * stride : (start + count) * stride]
+                yield build_packet(config, used, chunk, count=count, destination=address + start)
+            address += words
 
     def _all_weights(self):
         """Every distinct piece of weights, unsplit: ``(key, words, function that makes the payload)``."""
@@ -153,6 +194,7 @@ class Emitter:
 
     def _start_group(self):
         self._packets = []
+        self._announced = None
         if self._stream_weights:
             self._weights.start_group()
         if self._stream_parameters:
@@ -532,6 +574,9 @@ class Emitter:
             encoding=encoding,
             bits=bits,
             relu=layer.relu,
+            level_count=len(layer.codebook),
+            thresholds=layer.by_threshold,
+            **{f"level{i}": level for i, level in enumerate(layer.codebook)},
             **residual,
         )
         starts = [
@@ -596,11 +641,40 @@ class Emitter:
             key = (index, tile.start, part, ranges)
 
         def make():
-            return self._weight_payload(layer, tile, part, ranges)
+            return self._weight_words(layer, tile, part, ranges)
 
         return key, count, make
 
-    def _weight_payload(self, layer, tile, part, ranges):
+    def _packing(self, key):
+        """How the weights of a piece are packed; None: as they are."""
+        index, *_ = key
+        if self._config.packing == "none" or index == "zero":
+            return None
+        _, _, part, _ = key
+        if (index, part) not in self._packings:
+            self._packings[index, part] = _Packing.of(self._config, self._codes_of(self._layers[index], part))
+        return self._packings[index, part]
+
+    def _codes_of(self, layer, part):
+        """Different weight codes of a part of a layer, with the one that fills up."""
+        levels = np.append(np.unique(layer.digits[part]), 0)
+        return np.unique(self._codes(layer, part, levels))
+
+    def _codes(self, layer, part, levels):
+        """Weight codes of native levels of a part; those of masked cells are in two's complement."""
+        if self._config.masked:
+            return levels & (1 << self._config.weight_format.bits) - 1
+        if layer.tables:
+            return self._table(layer, part).codes(levels)
+        return self._weight_codes[levels + self._config.weight_format.magnitude_max]
+
+    def _weight_payload(self, codes, packing):
+        """Words of weights ``(words, codes)`` as the stream has them."""
+        if packing is None:
+            return pack_codes(self._config, codes, self._config.weight_format.bits)
+        return pack_groups(self._config, np.searchsorted(packing.codes, codes), packing.form)
+
+    def _weight_words(self, layer, tile, part, ranges):
         config = self._config
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         vector = config.vector
@@ -611,23 +685,17 @@ class Emitter:
             outputs, inputs = np.nonzero((channels >= 0) & (channels < levels.shape[1]))
             levels[outputs, channels[outputs, inputs]] = piece[outputs, inputs]
         if config.masked:
-            return self._masked_payload(levels, b1 - b0)
+            return self._codes(layer, part, self._masked_words(levels, b1 - b0))
         words = levels.reshape(tile.columns, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
         words = words.transpose(1, 3, 4, 0, 2).reshape(-1, config.weight_columns * vector)
-        if layer.tables:
-            codes = self._table(layer, part).codes(words)
-        else:
-            codes = self._weight_codes[words + config.weight_format.magnitude_max]
-        return pack_codes(config, codes, config.weight_format.bits)
+        return self._codes(layer, part, words)
 
-    def _masked_payload(self, levels, blocks):
-        """Words of one position in every group each, in two's complement."""
+    def _masked_words(self, levels, blocks):
+        """Levels of words of one position in every group each."""
         config = self._config
         columns = config.weight_columns * config.lanes
         words = levels.reshape(-1, columns, blocks, config.rows, config.lanes, *levels.shape[2:])
-        words = words.transpose(2, 5, 6, 0, 4, 1, 3).reshape(-1, config.weight_columns * config.vector)
-        bits = config.weight_format.bits
-        return pack_codes(config, words & (1 << bits) - 1, bits)
+        return words.transpose(2, 5, 6, 0, 4, 1, 3).reshape(-1, config.weight_columns * config.vector)
 
     @property
     def _weight_codes(self):
@@ -654,14 +722,16 @@ class Emitter:
                     channel = tile.start + group * config.post_lanes + lane
                     # Channels that fill up a group: multiplier 0 stores code 0.
                     if channel < tile.start + tile.used:
-                        entry = PARAMETER.pack(
+                        thresholds = {f"threshold{j}": t for j, t in enumerate(layer.thresholds[channel].tolist())}
+                        entry = config.parameter.pack(
+                            **thresholds,
                             bias=layer.bias[channel],
                             multiplier=layer.multiplier[channel],
                             shift=layer.shift[channel],
                             residual_multiplier=layer.residual_multiplier[channel],
                             negative_multiplier=layer.negative_multiplier[channel],
                         )
-                        word |= entry << (PARAMETER.width * lane)
+                        word |= entry << (config.parameter.width * lane)
                 payload += word.to_bytes(stride, "little")
             return payload
 
@@ -703,11 +773,16 @@ class Emitter:
             self._flush()
             address = ring.place(key, size)
             readers = ring.readers[address : address + size]
+            packing = None
+            if kind == Kind.WEIGHTS and (packing := self._packing(key)) is not None and packing != self._announced:
+                self._packets.append(packing.packet)
+                self._announced = packing
             if (kind, key) not in self._payloads:
-                self._payloads[kind, key] = make()
+                self._payloads[kind, key] = self._weight_payload(make(), packing) if kind == Kind.WEIGHTS else make()
             none = np.empty(0, dtype=np.int64)
             fence = self._fence(readers, none) if kind == Kind.PARAMETERS else self._fence(none, readers)
-            self._packets.append(Packet(kind, size, address, fence, self._payloads[kind, key]))
+            payload = self._payloads[kind, key]
+            self._packets.append(Packet(kind if packing is None else Kind.PACKED, size, address, fence, payload))
         return address
 
     # -- instructions --------------------------------------------------------------------------------------------------

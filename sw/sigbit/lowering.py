@@ -15,7 +15,7 @@ from sigbit_hw.spec.instructions import LEVEL, Encoding
 from sigbit_hw.spec.masks import Policy, TermMask
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, code_distances, codebook_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
-from sigbit_sim.golden.numerics import SHIFT_MAX
+from sigbit_sim.golden.numerics import SHIFT_MAX, thresholds
 from sigbit_sim.golden.program import InputLayout
 
 from .level_tables import LevelTable
@@ -115,6 +115,9 @@ class Reduction:
     shift: np.ndarray
     residual_multiplier: np.ndarray
     negative_multiplier: np.ndarray
+    codebook: tuple  # levels that POST projects to; none: all of the encoding
+    by_threshold: bool  # thresholds of the accumulator choose between them
+    thresholds: np.ndarray
     encoding: tuple  # and bits, as POST has them
     residual_encoding: tuple
     relu: bool
@@ -243,12 +246,33 @@ def _encoding(tensor, config):
     """Encoding and bits by which the post-processor stores or adds a tensor."""
     if tensor.format is None:
         return Encoding.RAW, 0
-    if (
-        activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored
-        == config.activation_format
-    ):
+    stored = activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored
+    if stored == config.activation_format:
         return Encoding.NATIVE, 0
-    return (Encoding.INT if tensor.format.signed else Encoding.UINT), tensor.format.bits
+    return (Encoding.INT if stored.signed else Encoding.UINT), stored.bits
+
+
+def _codebook(layer, target, config):
+    """Levels of the target's codebook, none if it has no codebook."""
+    if target.format is None or not target.format.indexed:
+        return ()
+    levels = target.format.levels
+    if len(levels) > config.threshold_count + 1:
+        raise CompileError(
+            f"Layer {layer.name} writes {target.format.label}, {len(levels)} levels; the accelerator compares each "
+            f"result {config.threshold_count} times: configure it with threshold_count {len(levels) - 1}"
+        )
+    return levels
+
+
+def _thresholds(bias, multiplier, shift, format, config):
+    """Least accumulators of every rank but 0, ``(channels, threshold_count)``; out of reach is as far as words go."""
+    limit = 1 << (config.accumulator_bits - 1)
+    result = np.full((len(bias), config.threshold_count), limit, dtype=np.int64)
+    if format is not None:
+        found = thresholds(bias, multiplier, shift, format.midpoints)
+        result[:, : found.shape[1]] = np.clip(found, -limit, limit)
+    return result
 
 
 def input_layouts(network, config):
@@ -578,7 +602,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     )
     offset = 0 if config.masked else activations.offset
     if offset or (activations.stored != config.activation_format and not config.masked):
-        smallest, largest = 0, (1 << source.format.bits) - 1
+        smallest, largest = 0, (1 << activations.stored.bits) - 1
     elif config.cell != "table":
         smallest, largest = source.format.levels[0], source.format.levels[-1]
     else:
@@ -606,6 +630,10 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         distances = _distances(source.format, config)
         tables = tuple(LevelTable.of(np.unique(digit).tolist(), distances) for digit in digits)
         no_weights = LevelTable.of((), distances)
+    codebook = _codebook(layer, target, config)
+    # What is added or leaks is not known to a threshold.
+    by_threshold = bool(codebook) and residual is None and getattr(layer, "negative_multiplier", None) is None
+    compared = _thresholds(bias, multiplier, shift, target.format if by_threshold else None, config)
     inputs = _inputs(maps[layer.input], groups, digits[0].shape, config)
     positions = maps[layer.output].positions
     if (np.diff(positions) != 1).any():
@@ -621,6 +649,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         low, high, bias, multiplier, shift, residual_multiplier, negative_multiplier = map(
             spread, (low, high, bias, multiplier, shift, residual_multiplier, negative_multiplier)
         )
+        compared = spread(compared)
     return Reduction(
         name=layer.name,
         source=maps[layer.input],
@@ -643,6 +672,9 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         shift=shift,
         residual_multiplier=residual_multiplier,
         negative_multiplier=negative_multiplier,
+        codebook=codebook,
+        by_threshold=by_threshold,
+        thresholds=compared,
         encoding=_encoding(target, config),
         residual_encoding=(Encoding.NATIVE, 0) if residual is None else _encoding(tensors[residual], config),
         relu=layer.relu,

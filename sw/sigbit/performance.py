@@ -209,6 +209,7 @@ def _bytes(program):
     names = {Kind.WEIGHTS: "weights", Kind.PARAMETERS: "parameters", Kind.INPUT: "input"}
     if config.cell == "table":
         names[Kind.LEVELS] = "levels"
+    names |= {Kind.PACKING: "weights", Kind.PACKED: "weights"}
     sums = {**dict.fromkeys(names.values(), 0), "instructions": 0}
     for packet in program.image[0]:
         size = len(packet.payload)

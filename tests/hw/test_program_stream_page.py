@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from sigbit_hw.spec.codebooks import STREAM_PACKINGS
 from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.instructions import INSTRUCTIONS, LEVEL, MIN_TILE_CYCLES, PARAMETER, Encoding, Opcode
-from sigbit_hw.spec.packets import HEADER, MAGIC, Fault, Kind
+from sigbit_hw.spec.packets import HEADER, MAGIC, PACKING, Fault, Kind
 from sigbit_hw.spec.registers import COUNTERS, IDENTITY, Control, Interrupt, Register, Status
 
 PAGE = (Path(__file__).parents[2] / "docs" / "program-stream.md").read_text(encoding="utf-8")
@@ -92,3 +93,17 @@ def test_the_table_of_level_entries_is_exact():
     rows = _table("level entry")
     listed = [(name.strip("`"), int(bits.split()[0]), bits.endswith("s")) for name, (bits, _) in rows.items() if name]
     assert listed[: len(LEVEL.fields)] == [(field.name, field.bits, field.signed) for field in LEVEL.fields]
+
+
+def test_the_tables_of_packings_are_exact():
+    rows = _table("packing entry")
+    listed = [
+        (name, int(bits.split()[0])) for names, (bits, *_) in rows.items() for name in re.findall(r"`(\w+)`", names)
+    ]
+    assert listed[: len(PACKING.fields)] == [(field.name, field.bits) for field in PACKING.fields]
+    rows = _table("form")
+    for number, form in enumerate(STREAM_PACKINGS):
+        base, count, bits, density = rows[str(number)]
+        assert (int(base), int(count), int(bits)) == (form.base, form.count, form.word_bits)
+        assert form.levels == form.base
+        assert float(density) == round(form.word_bits / form.count, 3)

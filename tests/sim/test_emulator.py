@@ -132,7 +132,20 @@ def test_legal_packets_give_no_fault():
     assert emulator.read(Register.IRQ_PENDING) == Interrupt.END
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind != Kind.CONFIGURE])
+#: Kinds that an accelerator of logic cells without packed weights does not know.
+UNKNOWN = (Kind.LEVELS, Kind.PACKING, Kind.PACKED)
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_a_kind_that_the_accelerator_is_not_built_for_is_a_kind_fault(kind):
+    for before in ((), (CONFIGURE,)):
+        emulator = Emulator(TINY)
+        for packet in (*before, header(kind=kind)):
+            emulator.send(packet)
+        assert emulator.read(Register.FAULT) == Fault.KIND
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.CONFIGURE, *UNKNOWN)])
 def test_a_packet_before_configure_is_a_state_fault(kind):
     emulator = Emulator(TINY)
     emulator.send(header(kind=kind))

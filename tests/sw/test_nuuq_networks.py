@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sigbit
-from networks import codebook_network, roomy
+from networks import Builder, codebook_network, roomy
 from sigbit import cli, evaluation
-from sigbit.compiler import compile
+from sigbit.compiler import CompileError, compile
 from sigbit.device import open_device
 from sigbit.evaluation import native_formats
 from sigbit.quantize import QuantizationError, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, UINT
+from sigbit_hw.spec.formats import ESB, ESBU, INT, NUUQ, NUUQU, UINT
 from sigbit_sim.golden.network import IntegerNetwork, NetworkError, run
 
 TINY = PRESETS["tiny"]
@@ -130,3 +130,34 @@ def test_the_command_line_searches_codebooks_and_runs_them(capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["mismatches_against_golden"] == 0
     assert [row["weight_format"] for row in result["layers"] if row["weight_format"]][1] == "nuuq:4,5"
+
+
+def test_activations_need_enough_comparisons():
+    builder = codebook_network(0, NUUQU(5, 4, (0, 1, 3, 7, 15)))
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), threshold_count=3)
+    with pytest.raises(
+        CompileError, match=r"layer0 writes nuuqu:5,4, 5 levels; .* configure it with threshold_count 4"
+    ):
+        compile(builder.network(), config)
+
+
+def test_every_accumulator_meets_its_thresholds_as_the_multiplier_would():
+    """All sums of one channel, those on a threshold and beside it among them, in channels of different constants."""
+    form = NUUQU(5, 6, (0, 3, 9, 31, 60))
+    builder = Builder(3, 1, 16, 16, UINT(8))
+    builder.conv(6, (1, 1), INT(3), form)
+    layer = builder.layers[0]
+    constants = {
+        "bias": [-100, 0, 7, 50, 200, 3],
+        "multiplier": [52429, 1, 3, 40000, 65535, 1],
+        "shift": [18, 1, 4, 17, 18, 0],
+    }
+    weights = np.array([1, 1, 1, 2, -1, 3]).reshape(-1, 1, 1, 1)
+    builder.layers[0] = replace(layer, weights=weights, **{key: np.array(value) for key, value in constants.items()})
+    network = builder.network()
+    images = np.arange(256).reshape(1, 1, 16, 16)
+    config = roomy(TINY, ESB(4, 2), ESBU(4, 2), threshold_count=4)
+    expected = run(network, images)
+    assert all(len(np.unique(channel)) > 1 for channel in expected[0])
+    with Session(open_device("emulator", config), compile(network, config)) as session:
+        np.testing.assert_array_equal(session.run(images), expected)

@@ -9,10 +9,11 @@ from amaranth.utils import ceil_log2, exact_log2
 from ..arith.encode import UNIFORM_BITS, Encoder, part_count, part_index_bits, uniform_range
 from ..arith.requantize import SHIFT_MAX, requantizer_class
 from ..arith.residual import ResidualDecoder
+from ..arith.threshold import LevelSelector, middles
 from ..lib.delay import delayed
 from ..lib.layout import post_job_layout, table_layout
 from ..lib.shared import instantiate
-from ..spec.instructions import PARAMETER, Encoding
+from ..spec.instructions import Encoding
 
 __all__ = ["AccumulatorRead", "FeatureWrite", "ParameterRead", "PostProcessor", "ResidualRead"]
 
@@ -52,7 +53,7 @@ class ParameterRead(wiring.Signature):
             {
                 "en": Out(1),
                 "address": Out(_index(config.parameter_depth)),
-                "data": In(data.ArrayLayout(table_layout(PARAMETER), config.post_lanes)),
+                "data": In(data.ArrayLayout(table_layout(config.parameter), config.post_lanes)),
             }
         )
 
@@ -153,6 +154,10 @@ class PostProcessor(wiring.Component):
         # Address, memory, the word's register, decoder.
         self._residual_cycles = _RESIDUAL_ADDRESS_CYCLES + feature_latency_cycles + 1 + ResidualDecoder.latency_cycles
         self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles, self._residual_cycles)
+        # From operands to what is encoded.
+        self._level_cycles = self._requantizer.latency_cycles
+        if config.threshold_count:
+            self._level_cycles += LevelSelector.latency_cycles
         super().__init__(
             {
                 "job": In(stream.Signature(post_job_layout())),
@@ -168,7 +173,7 @@ class PostProcessor(wiring.Component):
     @property
     def latency_cycles(self):
         """Cycles from a token to its write."""
-        return self._operand_cycles + self._requantizer.latency_cycles + Encoder.latency_cycles
+        return self._operand_cycles + self._level_cycles + Encoder.latency_cycles
 
     @property
     def start_cycles(self):
@@ -405,15 +410,24 @@ class PostProcessor(wiring.Component):
 
         # Lanes. A raw field is the sum times 1, shifted by its position (and by 1, as half units are).
         encoding = delayed(m, current.encoding, self._operand_cycles, name="encoding")
-        relu = delayed(m, current.relu, self._operand_cycles + self._requantizer.latency_cycles, name="relu")
-        bits = delayed(m, current.bits, self._operand_cycles + self._requantizer.latency_cycles - 1, name="bits")
-        part = delayed(m, part, self._operand_cycles + self._requantizer.latency_cycles, name="part")
+        relu = delayed(m, current.relu, self._operand_cycles + self._level_cycles, name="relu")
+        bits = delayed(m, current.bits, self._operand_cycles + self._level_cycles - 1, name="bits")
+        part = delayed(m, part, self._operand_cycles + self._level_cycles, name="part")
         field_shift = delayed(m, field_shift, self._operand_cycles, name="field_shift")
         raw = encoding == Encoding.RAW
-        encoding = delayed(m, encoding, self._requantizer.latency_cycles - 1, name="requantized_encoding")
+        encoding = delayed(m, encoding, self._level_cycles - 1, name="requantized_encoding")
         uniform = Signal(2 * UNIFORM_BITS, reset_less=True)
         m.d.sync += uniform.eq(Cat(uniform_range(config.activation_format, encoding, bits)))
         encoding = delayed(m, encoding, 1, name="encoder_encoding")
+        if config.threshold_count:
+            # The codebook is the job's, which may be over: levels wait until their results are there.
+            arrives = self._operand_cycles + self._requantizer.latency_cycles
+            levels = [current[f"level{j}"] for j in range(config.threshold_count + 1)]
+            sums, known = middles(m, levels, current.level_count)
+            sums = delayed(m, Cat(sums.as_value(), known), arrives - 1, name="codebook_middles")
+            levels = delayed(m, Cat(levels), arrives + 1, name="codebook_levels")
+            by_threshold = delayed(m, current.thresholds, arrives, name="by_threshold")
+            has_levels = delayed(m, current.level_count != 0, arrives + LevelSelector.latency_cycles, name="has_levels")
         for lane in range(config.post_lanes):
             requantizer = self._requantizer(config.activation_format, config.accumulator_bits)
             encoder = Encoder(config.activation_format, config.part_shift_bits)
@@ -422,6 +436,25 @@ class PostProcessor(wiring.Component):
             instantiate(m, platform, f"requantizer_{lane}", requantizer)
             instantiate(m, platform, f"encoder_{lane}", encoder)
             entry = self.parameter.data[lane]
+            half_units, field = requantizer.half_units, requantizer.field
+            if config.threshold_count:
+                selector = LevelSelector(
+                    config.threshold_count, config.accumulator_bits, len(half_units), self._requantizer.latency_cycles
+                )
+                instantiate(m, platform, f"levels_{lane}", selector)
+                thresholds = Cat(entry[f"threshold{j}"] for j in range(config.threshold_count))
+                m.d.comb += [
+                    selector.accumulator.eq(self.accumulator.data[lane]),
+                    selector.thresholds.eq(thresholds),
+                    selector.half_units.eq(half_units),
+                    Cat(selector.middles.as_value(), selector.known).eq(sums),
+                    selector.by_threshold.eq(by_threshold),
+                    selector.levels.eq(levels),
+                ]
+                waits = LevelSelector.latency_cycles
+                plain = delayed(m, half_units, waits, name=f"half_units_{lane}").as_signed()
+                field = delayed(m, field, waits, name=f"field_{lane}")
+                half_units = Mux(has_levels, selector.level << 1, plain)
             m.d.comb += [
                 residual.code.eq(residual_codes.word_select(lane, code_bits)),
                 Cat(residual.first, residual.part, residual.enable, residual.native).eq(control),
@@ -436,8 +469,8 @@ class PostProcessor(wiring.Component):
                 requantizer.negative_multiplier.eq(entry.negative_multiplier),
                 requantizer.unscaled.eq(raw),
                 requantizer.shift.eq(Mux(raw, field_shift, entry.shift)),
-                encoder.half_units.eq(requantizer.half_units),
-                encoder.field.eq(requantizer.field),
+                encoder.half_units.eq(half_units),
+                encoder.field.eq(field),
                 encoder.encoding.eq(encoding),
                 Cat(encoder.limit, encoder.excess).eq(uniform),
                 encoder.relu.eq(relu),

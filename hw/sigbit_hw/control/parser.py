@@ -1,7 +1,7 @@
 """Packet parser: checks the program stream and hands its payload to the memories and the instruction queue."""
 
 from functools import reduce
-from operator import xor
+from operator import and_, xor
 
 from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
@@ -13,8 +13,9 @@ from ..lib.crc import CRC32_INIT, crc32_advance, crc32_contribution, crc32_value
 from ..lib.layout import table_layout
 from ..spec.config import CONTRACT_VERSION
 from ..spec.instructions import INSTRUCTION_BITS
-from ..spec.packets import HEADER, HEADER_FOLD, MAGIC, Fault, Kind
+from ..spec.packets import HEADER, HEADER_FOLD, MAGIC, PACKING, Fault, Kind
 from .queue import OUTSTANDING_BITS
+from .unpacker import WORDS_MAX, PackedGroup, PackingSignature, group_beats
 
 __all__ = ["MemoryWriteSignature", "PacketParser"]
 
@@ -56,6 +57,8 @@ class PacketParser(wiring.Component):
         Program stream.
     weights, parameters, levels : ``Out(MemoryWriteSignature)``
         Payload words of WEIGHTS, PARAMETERS and LEVELS packets; ``levels`` with table cells only.
+    packing, packed, packed_count, packed_last_beat, unpacking
+        The other side of a :class:`~.unpacker.WeightUnpacker`; only if weights can be packed.
     features : ``Out(stream.Signature({address, data}))``
         Payload words of INPUT packets. ``valid`` may fall without a transfer on ``halt`` and ``clear`` only.
     instructions : ``Out(stream.Signature(512))``
@@ -82,12 +85,22 @@ class PacketParser(wiring.Component):
     def __init__(self, config):
         self._config = config
         levels = {"levels": Out(MemoryWriteSignature(config.level_depth, config.level_word_bits))}
+        unpacking = {}
+        if config.packing == "radix":
+            unpacking = {
+                "packing": Out(PackingSignature()),
+                "packed": Out(stream.Signature(PackedGroup(config))),
+                "packed_count": In(range(WORDS_MAX + 1)),
+                "packed_last_beat": In(range(max(group_beats(config)))),
+                "unpacking": In(1),
+            }
         super().__init__(
             {
                 **(levels if config.cell == "table" else {}),
                 "i": In(axi_stream_signature(config.stream_bits)),
                 "weights": Out(MemoryWriteSignature(config.weight_depth, config.weight_word_bits)),
                 "parameters": Out(MemoryWriteSignature(config.parameter_depth, config.parameter_word_bits)),
+                **unpacking,
                 "features": Out(
                     stream.Signature(
                         data.StructLayout({"address": range(config.feature_depth), "data": config.feature_word_bits})
@@ -152,6 +165,11 @@ class PacketParser(wiring.Component):
         if config.cell == "table":
             writes[Kind.LEVELS] = self.levels
             targets[Kind.LEVELS] = (self.levels.en, config.level_depth, config.level_word_bits)
+        packs = config.packing == "radix"
+        step = Signal(range(WORDS_MAX + 1))  # memory words per payload word
+        if packs:
+            targets[Kind.PACKING] = (self.packing.en, 1, PACKING.width)
+            targets[Kind.PACKED] = (self.packed.valid, config.weight_depth, len(self.packed.payload.data))
         most_beats = max(config.beats_per_word(width) for _, _, width in targets.values())
         most_words = max(depth for _, depth, _ in targets.values())
         word = Signal(most_beats * beat_bits)  # shifts by one beat, so the last beats are at the top
@@ -169,11 +187,20 @@ class PacketParser(wiring.Component):
         for target, port in {**writes, Kind.INPUT: self.features.payload}.items():
             m.d.comb += [port.data.eq(top_bits(targets[target][2])), port.address.eq(address)]
         m.d.comb += self.instructions.payload.eq(top_bits(INSTRUCTION_BITS))
+        if packs:
+            m.d.comb += [
+                self.packing.data.eq(top_bits(PACKING.width)),
+                self.packed.payload.data.eq(word[-len(self.packed.payload.data) :]),
+                self.packed.payload.address.eq(address),
+            ]
 
         # A word stays at its port until it is taken; then a packet is accepted only when all its words have landed.
         stop = Signal()
         m.d.comb += stop.eq((self.halt & ~self.draining) | self.clear)
         blocked = (self.features.valid & ~self.features.ready) | (self.instructions.valid & ~self.instructions.ready)
+        if packs:
+            blocked |= self.packed.valid & ~self.packed.ready
+            blocked |= (state == _State.CRC) & (self.packed.valid | self.unpacking)
         with m.Switch(state):
             with m.Case(_State.CHECK):
                 m.d.comb += take.eq(0)
@@ -191,6 +218,10 @@ class PacketParser(wiring.Component):
             self.fault.valid.eq(0),
             *(port.en.eq(0) for port in writes.values()),
         ]
+        if packs:
+            m.d.sync += self.packing.en.eq(0)
+            with m.If(self.packed.ready):
+                m.d.sync += self.packed.valid.eq(0)
         with m.If(self.features.ready):
             m.d.sync += self.features.valid.eq(0)
         with m.If(self.instructions.ready):
@@ -223,6 +254,7 @@ class PacketParser(wiring.Component):
                         remaining.eq(header.count),
                         word_beat.eq(0),
                         word_last_beat.eq(0),
+                        step.eq(1),
                         hash_equal.eq(1),
                         fence_open.eq(self.draining | (self.outstanding <= header.fence)),
                         state.eq(Mux(header.count == 0, _State.CRC, _State.PAYLOAD)),
@@ -231,6 +263,8 @@ class PacketParser(wiring.Component):
                         for target, (_, _, width) in targets.items():
                             with m.Case(target):
                                 m.d.sync += word_last_beat.eq(config.beats_per_word(width) - 1)
+                                if target == Kind.PACKED:
+                                    m.d.sync += [word_last_beat.eq(self.packed_last_beat), step.eq(self.packed_count)]
 
             with m.Case(_State.PAYLOAD):
                 with m.If(take):
@@ -244,14 +278,16 @@ class PacketParser(wiring.Component):
                             m.d.sync += [
                                 word_beat.eq(0),
                                 address.eq(next_address),
-                                next_address.eq(next_address + 1),
-                                remaining.eq(remaining - 1),
+                                next_address.eq(next_address + step),
+                                remaining.eq(Mux(remaining <= step, 0, remaining - step)),
                             ]
+                            if packs:
+                                m.d.sync += self.packed.payload.words.eq(Mux(remaining <= step, remaining, step))
                             with m.Switch(kind):
                                 for target, (enable, _, _) in targets.items():
                                     with m.Case(target):
                                         m.d.sync += enable.eq(1)
-                            with m.If(remaining == 1):
+                            with m.If(remaining <= step):
                                 m.d.sync += state.eq(_State.CRC)
 
             with m.Case(_State.CRC):
@@ -307,6 +343,8 @@ class PacketParser(wiring.Component):
             ]
         with m.If(stop):
             m.d.sync += [self.features.valid.eq(0), self.instructions.valid.eq(0)]
+            if packs:
+                m.d.sync += self.packed.valid.eq(0)
         return m
 
     def _check_header(self, m, header, targets, closed, fault):
@@ -319,7 +357,7 @@ class PacketParser(wiring.Component):
             m.d.comb += fault.eq(Fault.VERSION)
         with m.Elif(fold != HEADER_FOLD):
             m.d.comb += fault.eq(Fault.CRC)
-        with m.Elif((header.kind == 0) | (header.kind > max(*targets, Kind.END))):
+        with m.Elif(reduce(and_, (header.kind != kind for kind in (*targets, Kind.CONFIGURE, Kind.END)))):
             m.d.comb += fault.eq(Fault.KIND)
         with m.Elif(self.draining):
             # Only a correct END counts; the code itself is not reported.

@@ -5,7 +5,17 @@ from functools import cache
 
 from .formats import FormatError
 
-__all__ = ["PACKINGS", "DigitPlan", "Packing", "digit_plan", "engine_cycles", "magnitudes", "packing"]
+__all__ = [
+    "PACKINGS",
+    "STREAM_PACKINGS",
+    "DigitPlan",
+    "Packing",
+    "digit_plan",
+    "engine_cycles",
+    "magnitudes",
+    "packing",
+    "stream_packing",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,23 @@ def packing(levels):
 
 #: Packings that are not plain, by their number of levels.
 PACKINGS = {levels: packing(levels) for levels in _RADIX}
+
+
+#: How a stream carries indices into up to 8 codes, by the form in force: plain ones fill a word of a lane, too.
+STREAM_PACKINGS = (
+    Packing(2, 2, 8, 8),
+    PACKINGS[3],
+    Packing(4, 4, 4, 8),
+    PACKINGS[5],
+    PACKINGS[6],
+    Packing(8, 8, 4, 12),
+)
+
+
+def stream_packing(codes):
+    """Form and :class:`Packing` of the fewest bits for so many different codes; None for more than 8."""
+    fitting = [(form, packing) for form, packing in enumerate(STREAM_PACKINGS) if packing.levels >= codes]
+    return min(fitting, key=lambda found: found[1].word_bits / found[1].count, default=None)
 
 
 def magnitudes(codebook):

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
-from .instructions import LEVEL, LEVEL_CODES, PARAMETER
+from .instructions import CODEBOOK_LEVELS, LEVEL, LEVEL_CODES, PARAMETER
+from .layout import BitTable
 from .masks import GROUPS, TOKEN_LANES
 from .parts import RAW_BITS, code_distances, part_shift_bits
 
@@ -27,6 +28,8 @@ CONTRACT_VERSION = 3
 CELLS = ("logic", "table", "subset", "masked")
 #: How results are scaled.
 REQUANTIZERS = ("multiplier", "shift")
+#: Whether the stream may carry weights as packed indices into a few codes.
+PACKING_OPTIONS = ("none", "radix")
 #: Longest codes of the table cell.
 TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
 #: Weights that share a table of the subset-sum cell, and the largest magnitude of one.
@@ -112,6 +115,11 @@ class AcceleratorConfig:
         Nibbles that a masked cell multiplies per cycle: 1, 2 or 4; of no effect on other cells.
     requantizer : str
         ``"multiplier"``: any scale. ``"shift"``: powers of two only, less logic (numerics 6.2).
+    threshold_count : int
+        Comparisons per result: activations may have codebooks of one level more, up to 16. 0: none.
+    packing : str
+        ``"radix"``: weights that have up to 8 different codes in a layer may come packed, 5 of 3 codes in a byte.
+        ``"none"``: only as they are.
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -144,6 +152,8 @@ class AcceleratorConfig:
     level_depth: int = 512
     token_lanes: int = 1
     requantizer: str = "multiplier"
+    threshold_count: int = 0
+    packing: str = "none"
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -164,6 +174,12 @@ class AcceleratorConfig:
             elif field.name == "requantizer":
                 if value not in REQUANTIZERS:
                     raise ConfigError(f"requantizer must be {' or '.join(REQUANTIZERS)}, not {value!r}")
+            elif field.name == "threshold_count":
+                if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < CODEBOOK_LEVELS:
+                    raise ConfigError(f"threshold_count must be 0 to {CODEBOOK_LEVELS - 1}, not {value!r}")
+            elif field.name == "packing":
+                if value not in PACKING_OPTIONS:
+                    raise ConfigError(f"packing must be {' or '.join(PACKING_OPTIONS)}, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
@@ -366,8 +382,21 @@ class AcceleratorConfig:
 
     @property
     def parameter_word_bits(self):
-        """One parameter memory word: ``post_lanes`` entries of :data:`~.instructions.PARAMETER`."""
-        return self.post_lanes * PARAMETER.width
+        """One parameter memory word: ``post_lanes`` entries of :attr:`parameter`."""
+        return self.post_lanes * self.parameter.width
+
+    @property
+    def parameter(self):
+        """One entry of parameter memory: :data:`~.instructions.PARAMETER`, and thresholds if there are any.
+
+        A threshold has one bit more than an accumulator, so that some are always and some never reached.
+        """
+        if not self.threshold_count:
+            return PARAMETER
+        bits = self.accumulator_bits + 1
+        own = [(field.name, field.bits, field.signed) for field in PARAMETER.fields]
+        own += [(f"threshold{j}", bits, True) for j in range(self.threshold_count)]
+        return BitTable("PARAMETER", sum(width for _, width, _ in own), *own)
 
     def beats_per_word(self, word_bits):
         """Stream beats that carry one memory word; every word starts on a beat."""

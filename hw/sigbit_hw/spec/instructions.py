@@ -12,6 +12,8 @@ from enum import IntEnum
 from .layout import BitTable
 
 __all__ = [
+    "CODEBOOK_LEVELS",
+    "CODEBOOK_LEVEL_BITS",
     "INSTRUCTIONS",
     "INSTRUCTION_BITS",
     "LEVEL",
@@ -28,6 +30,11 @@ LOOP_LEVELS = 5
 
 #: A tile takes at least this many cycles, so that a sum is stored before it is read again.
 MIN_TILE_CYCLES = 6
+
+
+#: Levels of a codebook that POST can write, and their bits.
+CODEBOOK_LEVELS = 16
+CODEBOOK_LEVEL_BITS = 9
 
 
 class Opcode(IntEnum):
@@ -102,6 +109,9 @@ INSTRUCTIONS = {
         ("residual_parts", 6),  # native codes per value of that tensor; 0: nothing is added
         ("residual_encoding", 2),  # of that tensor; not RAW
         ("residual_bits", 4),  # as `bits`
+        ("level_count", 5),  # levels of the codebook that results are projected to; 0: all integers of the encoding
+        ("thresholds", 1),  # the parameters' thresholds decide between them, not multiplier and shift
+        *((f"level{i}", CODEBOOK_LEVEL_BITS, True) for i in range(CODEBOOK_LEVELS)),
     ),
     Opcode.POOL: BitTable(
         "POOL",

@@ -10,7 +10,7 @@ from enum import IntEnum
 from .config import CONTRACT_VERSION
 from .layout import BitTable
 
-__all__ = ["HEADER", "HEADER_BYTES", "HEADER_FOLD", "MAGIC", "Fault", "Kind", "pack_header"]
+__all__ = ["HEADER", "HEADER_BYTES", "HEADER_FOLD", "MAGIC", "PACKING", "PACKING_CODES", "Fault", "Kind", "pack_header"]
 
 MAGIC = 0x5342  # "BS" on the wire: significant bits, little-endian
 HEADER_BYTES = 16
@@ -54,6 +54,15 @@ class Kind(IntEnum):
     OUTPUT = 6  #: to the accelerator: OUTPUT instructions; from it: feature memory words
     END = 7  #: no payload; closes the session
     LEVELS = 8  #: entries of level tables; table cells only
+    PACKING = 9  #: one entry of :data:`PACKING`, in force until the next one; only where weights can be packed
+    PACKED = 10  #: weight memory words as groups of packed indices; likewise
+
+
+#: Codes that packed weights can have.
+PACKING_CODES = 8
+
+#: How PACKED carries weights: a position in :data:`~.codebooks.STREAM_PACKINGS`, and the weight code of every index.
+PACKING = BitTable("PACKING", 72, ("form", 8), *((f"code{i}", 8) for i in range(PACKING_CODES)))
 
 
 class Fault(IntEnum):

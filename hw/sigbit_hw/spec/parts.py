@@ -98,8 +98,8 @@ def activation_parts(native, stored, step=None):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
     ``stored`` has the levels of the native format, which then stands for it, or evenly spaced ones: a uniform format of
-    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``, of
-    ``step`` bits: :func:`part_shift_bits` unless it is given.
+    any width, an ESB kind with one exponent bit, or a codebook, whose levels are then stored as those integers. Signed
+    digits are those of the level in excess ``2**(b-1)``, of ``step`` bits: :func:`part_shift_bits` unless it is given.
 
     Raises
     ------
@@ -114,7 +114,11 @@ def activation_parts(native, stored, step=None):
             f"Activations {stored} do not run on an array built for {native}, which has no level 1; use {native} for "
             f"all tensors, the input included, table cells, or an array built for type G (ausn-g, ausn-gu)"
         )
-    if stored.exponent_bits > 1 or not stored.gradual or stored.indexed:
+    if stored.indexed:
+        # Levels are stored, not indices: what they are multiplied with sees integers.
+        bits = max(stored.level_bits, 2)
+        return activation_parts(native, INT(bits) if stored.signed else UINT(bits), step)
+    if stored.exponent_bits > 1 or not stored.gradual:
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
             f"or configure the accelerator with activation format {stored}"

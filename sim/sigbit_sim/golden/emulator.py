@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from sigbit_hw.spec.codebooks import STREAM_PACKINGS
 from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import INT, UINT, FormatError
@@ -24,11 +25,11 @@ from sigbit_hw.spec.instructions import (
     Opcode,
 )
 from sigbit_hw.spec.masks import Policy
-from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, Fault, Kind
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, PACKING, PACKING_CODES, Fault, Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
 
-from .program import build_packet, pack_codes, unpack_codes, word_bytes
+from .program import build_packet, group_bytes, pack_codes, unpack_codes, unpack_groups, word_bytes
 from .sdp import keep_masked, select
 
 __all__ = ["SCHEDULES", "Emulator", "EmulatorError"]
@@ -96,7 +97,8 @@ class Emulator:
         self._levels = np.zeros(self._codes.shape, dtype=np.float32)
         self._weights = np.zeros((config.weight_depth, config.weight_columns * config.vector), dtype=np.uint8)
         self._parameters = {
-            name: np.zeros((config.parameter_depth, config.post_lanes), np.int64) for name in _PARAMETERS
+            field.name: np.zeros((config.parameter_depth, config.post_lanes), np.int64)
+            for field in config.parameter.fields
         }
         self._level_table = {field.name: np.zeros(config.level_depth, np.int64) for field in LEVEL.fields}
         self._accumulators = np.zeros((2, config.planes, config.strip_depth, config.columns), dtype=np.int64)
@@ -113,6 +115,7 @@ class Emulator:
         self._packets = self._retired = 0
         self._fault, self._fault_packet = Fault.NONE, 0
         self._irq_pending = 0
+        self._packing = PACKING.unpack(0)
         self._counters = dict.fromkeys(self._counters, 0)
         self._stop()
 
@@ -199,7 +202,10 @@ class Emulator:
         if fault := self._judge(header, fold):
             return self._broken(fault, last)
         kind, count = Kind(header["kind"]), header["count"]
-        payload_bytes = count * word_bytes(config, self._word_bits(kind))
+        if kind == Kind.PACKED:
+            payload_bytes = group_bytes(config, self._stream_packing, count)
+        else:
+            payload_bytes = count * word_bytes(config, self._word_bits(kind))
         end = header_bytes + payload_bytes + beat
         if len(data) < end:
             return self._broken(Fault.FRAMING, last) if last else False
@@ -227,14 +233,17 @@ class Emulator:
             return Fault.VERSION
         if fold != HEADER_FOLD:
             return Fault.CRC
-        if kind not in list(Kind):
+        unknown = {Kind.LEVELS} if self.config.cell != "table" else set()
+        if self.config.packing == "none":
+            unknown |= {Kind.PACKING, Kind.PACKED}
+        if kind not in list(Kind) or kind in unknown:
             return Fault.KIND
         if self._draining:
             return Fault.NONE if kind == Kind.END and not count and not destination else Fault.STATE
         if not self._session and kind != Kind.CONFIGURE:
             return Fault.STATE
-        if kind == Kind.LEVELS and self.config.cell != "table":
-            return Fault.KIND
+        if kind == Kind.PACKING:
+            return Fault.BOUNDS if count + destination > 1 else Fault.NONE
         if kind in _DEPTHS:
             return Fault.BOUNDS if count + destination > getattr(self.config, _DEPTHS[kind]) else Fault.NONE
         if kind in (Kind.RUN, Kind.OUTPUT):
@@ -258,7 +267,13 @@ class Emulator:
             Kind.OUTPUT: INSTRUCTION_BITS,
             Kind.END: 0,
             Kind.LEVELS: config.level_word_bits,
+            Kind.PACKING: PACKING.width,
         }[kind]
+
+    @property
+    def _stream_packing(self):
+        form = self._packing["form"]
+        return STREAM_PACKINGS[form if form < len(STREAM_PACKINGS) else 0]
 
     def _broken(self, fault, last):
         """Drop the rest of the transfer; report the fault unless one is being drained already."""
@@ -294,12 +309,20 @@ class Emulator:
                 config, payload, config.weight_columns * config.vector, config.weight_format.bits
             )
             self._weight_cache = {}
+        elif kind == Kind.PACKING:
+            if count:
+                self._packing = PACKING.unpack(int.from_bytes(payload[: PACKING.width // 8], "little"))
+        elif kind == Kind.PACKED:
+            codes = np.array([self._packing[f"code{i}"] for i in range(PACKING_CODES)], dtype=np.uint8)
+            indices = unpack_groups(config, payload, self._stream_packing, count)
+            self._weights[start : start + count] = codes[indices] & ((1 << config.weight_format.bits) - 1)
+            self._weight_cache = {}
         elif kind == Kind.INPUT:
             codes = unpack_codes(config, payload, config.vector, config.activation_format.bits)
             self._codes[start : start + count] = codes
             self._levels[start : start + count] = self._code_levels[codes]
         elif kind == Kind.PARAMETERS:
-            for name, values in self._entries(PARAMETER, payload, count, config.post_lanes).items():
+            for name, values in self._entries(config.parameter, payload, count, config.post_lanes).items():
                 self._parameters[name][start : start + count] = values
         elif kind == Kind.LEVELS:
             for name, values in self._entries(LEVEL, payload, count, 1).items():
@@ -563,7 +586,8 @@ class Emulator:
             return np.where(stored, address, config.feature_depth)
 
         target = addresses("base", parts)
-        biased = self._accumulators[bank][:, : rows * pixels, : groups * lanes] + bias
+        accumulators = self._accumulators[bank][:, : rows * pixels, : groups * lanes]
+        biased = accumulators + bias
         product = biased * np.where(biased < 0, negative_multiplier, multiplier)
         if fields["residual_parts"]:
             source = addresses("residual_base", fields["residual_parts"])
@@ -572,7 +596,14 @@ class Emulator:
                 raise EmulatorError("POST adds values that it writes; what it reads there depends on its timing")
             codes = self._codes.reshape(-1, granules, lanes)[source, granule]
             product += self._residual(codes, fields).reshape(biased.shape) * residual_multiplier
-        codes = self._encode(biased, product, shift, fields).astype(np.uint8)
+        ranks = None
+        if fields["thresholds"]:
+            given = [
+                self._parameters[f"threshold{j}"][start : start + groups].reshape(-1)
+                for j in range(config.threshold_count)
+            ]
+            ranks = sum((accumulators >= threshold).astype(np.int64) for threshold in given)
+        codes = self._encode(biased, product, shift, fields, ranks).astype(np.uint8)
         # (part, plane, row, pixel, group, lane)
         codes = codes.reshape(parts, planes, rows, pixels, groups, lanes)
         where = target[:, stored], np.broadcast_to(granule, target.shape)[:, stored]
@@ -606,14 +637,23 @@ class Emulator:
             return self._code_levels[codes[0]].astype(np.int64)
         return np.tensordot(1 << parts.step * np.arange(parts.count), codes.astype(np.int64), 1) - parts.offset
 
-    def _encode(self, biased, product, shift, fields):
-        """Native codes of all parts, parts first (numerics 6.3, 6.4)."""
+    def _encode(self, biased, product, shift, fields, ranks=None):
+        """Native codes of all parts, parts first (numerics 6.2 to 6.4); ``ranks`` are those of the thresholds."""
         native = self.config.activation_format
         encoding, parts = Encoding(fields["encoding"]), np.arange(fields["parts"]).reshape(-1, 1, 1, 1)
         if encoding == Encoding.RAW:
             raw = _signed(biased, RAW_BITS)
             return (raw >> np.minimum(native.bits * parts, RAW_BITS - 1)) & ((1 << native.bits) - 1)
         half_units = (product << 1) >> shift
+        if count := fields["level_count"]:
+            if count > self.config.threshold_count + 1:
+                raise EmulatorError(f"POST projects to {count} levels with {self.config.threshold_count} comparisons")
+            # Channels that fill up a group may pass more thresholds than there are.
+            levels = np.array([fields[f"level{i}"] for i in range(self.config.threshold_count + 1)])
+            if ranks is None:
+                middles = levels[1:count] + levels[: count - 1]
+                ranks = np.searchsorted(middles, half_units, side="right")
+            half_units = 2 * levels[ranks]
         if fields["relu"]:
             half_units = np.maximum(half_units, 0)
         stored = self._stored_format(encoding, fields["bits"])
@@ -657,6 +697,7 @@ class Emulator:
 _PARAMETERS = tuple(field.name for field in PARAMETER.fields)
 _DEPTHS = {
     Kind.WEIGHTS: "weight_depth",
+    Kind.PACKED: "weight_depth",
     Kind.PARAMETERS: "parameter_depth",
     Kind.INPUT: "feature_depth",
     Kind.LEVELS: "level_depth",

@@ -59,6 +59,47 @@ def unpack_codes(config, payload, lanes, code_bits):
     return np.packbits(bits.reshape(len(data), lanes, code_bits), axis=-1, bitorder="little")[..., 0]
 
 
+def _lane_words(form, count, lanes):
+    return -(-count // form.count), lanes * form.word_bits
+
+
+def pack_groups(config, indices, form):
+    """Payload of weight memory words whose codes are given by indices ``(words, lanes)``, ``form.count`` words a group.
+
+    A group is padded to beats; lane ``j`` of it holds the indices of code ``j`` of its words, the first one lowest.
+    """
+    count, lanes = indices.shape
+    groups, bits = _lane_words(form, count, lanes)
+    padded = np.zeros((groups * form.count, lanes), dtype=np.int64)
+    padded[:count] = indices
+    weights = form.base ** np.arange(form.count)
+    words = np.tensordot(padded.reshape(groups, form.count, lanes), weights, (1, 0))
+    digits = (words[..., np.newaxis] >> np.arange(form.word_bits)) & 1
+    stored = np.zeros((groups, word_bytes(config, bits) * 8), dtype=np.uint8)
+    stored[:, :bits] = digits.reshape(groups, bits)
+    return np.packbits(stored, axis=-1, bitorder="little").tobytes()
+
+
+def group_bytes(config, form, count):
+    """Bytes of the payload of ``count`` packed weight memory words."""
+    groups, bits = _lane_words(form, count, config.weight_columns * config.vector)
+    return groups * word_bytes(config, bits)
+
+
+def unpack_groups(config, payload, form, count):
+    """Indices ``(count, lanes)`` of a payload of packed weights: by division, digit by digit."""
+    lanes = config.weight_columns * config.vector
+    groups, bits = _lane_words(form, count, lanes)
+    data = np.frombuffer(payload, dtype=np.uint8).reshape(groups, -1)
+    digits = np.unpackbits(data, axis=-1, bitorder="little", count=bits).reshape(groups, lanes, form.word_bits)
+    rest = digits.astype(np.int64) @ (1 << np.arange(form.word_bits))
+    words = []
+    for _ in range(form.count):
+        words.append(rest % form.base)
+        rest //= form.base
+    return np.stack(words, axis=1).reshape(-1, lanes)[:count]
+
+
 def build_packet(config, kind, payload=b"", *, count, destination=0, fence=0):
     """One packet: header, payload (already padded to beats), CRC-32.
 

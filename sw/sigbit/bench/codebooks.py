@@ -11,7 +11,7 @@ from ..float_model import run_float
 from ..onnx_reader import read_onnx
 from ..quantize import quantize
 from ..storage import weight_storage
-from .picture import figure
+from .picture import check_pictures, figure
 from .table import markdown
 
 __all__ = ["LEVELS", "bench", "even_levels"]
@@ -54,6 +54,7 @@ def bench(
         raise SigbitError(
             "bench codebooks takes one ONNX model: --networks MODEL.onnx --data FILE.npz:X,Y --calibration FILE.npz:X"
         )
+    check_pictures(picture)
     graph = read_onnx(networks[0])
     pixels = {"scale": scale, "mean": mean, "std": std}
     images, labels = load_images(data, **pixels)

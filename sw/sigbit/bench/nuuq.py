@@ -7,7 +7,7 @@ from sigbit_hw.spec.codebooks import packing
 from sigbit_hw.spec.formats import NUUQ
 
 from ..codebooks import search_codebook
-from .picture import figure
+from .picture import check_pictures, figure
 from .table import markdown
 
 __all__ = ["LEVELS", "bench"]
@@ -31,6 +31,7 @@ def bench(progress, picture=None):
     from sigbit_sim.codebook_cost import lane_costs
     from sigbit_sim.synthesis import SYNTHESIS
 
+    check_pictures(picture)
     x = np.linspace(-10, 10, 20001)
     density = np.exp(-x * x / 2)
     rows, columns = [], []

@@ -1,10 +1,23 @@
 """Diagrams, with matplotlib if it is installed."""
 
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from sigbit_hw.spec.errors import SigbitError
 
-__all__ = ["figure"]
+__all__ = ["check_pictures", "figure"]
+
+
+def check_pictures(path):
+    """Complain before the work is done if there could be no picture; no ``path`` is none to be made.
+
+    Raises
+    ------
+    :exc:`~sigbit_hw.spec.errors.SigbitError`
+        If matplotlib is not installed.
+    """
+    if path is not None and find_spec("matplotlib") is None:
+        raise SigbitError("Pictures need matplotlib; run: pip install 'sigbit[plot]', or leave --picture out")
 
 
 @contextmanager
@@ -16,10 +29,9 @@ def figure(path):
     :exc:`~sigbit_hw.spec.errors.SigbitError`
         If matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SigbitError("Pictures need matplotlib; run: pip install 'sigbit[plot]', or leave --picture out") from None
+    check_pictures(path)
+    from matplotlib.figure import Figure
+
     drawing = Figure(figsize=(7, 4.5), layout="constrained")
     yield drawing.add_subplot()
     try:
