@@ -567,7 +567,8 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import bench_options, run_bench
 
-    options = {key: getattr(arguments, key) for key in ("networks", "config", "device", "data", "batch")}
+    names = ("networks", "config", "device", "data", "batch", "calibration", "mean", "std", "bits", "trained", "plain")
+    options = {key: getattr(arguments, key) for key in names}
     options = {key: value for key, value in options.items() if value is not None}
     known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
@@ -859,7 +860,14 @@ def _parser():
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
     _batch(group)
-    group.add_argument("--data", metavar="FILE.npz:X", help="images that calibrate ONNX models (random ones)")
+    group.add_argument("--data", metavar="FILE.npz:X[,Y]", help="images that calibrate ONNX models (random ones)")
+    group = sub.add_argument_group("accuracy", "of one ONNX model of --networks, on the images and labels of --data")
+    group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
+    group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="subtracted from images, divided by 255 (0)")
+    group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
+    group.add_argument("--bits", nargs="+", type=_positive, metavar="B", help="stored bits (2 to 8)")
+    group.add_argument("--trained", nargs="+", metavar="FOLDER", help="what sigbit train wrote")
+    group.add_argument("--plain", action="store_const", const=True, help="measure nearest levels, too")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

@@ -13,7 +13,7 @@ from sigbit_hw.spec.errors import SigbitError
 __all__ = ["BENCHES", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
-BENCHES = ("lut", "size", "sim", "networks")
+BENCHES = ("lut", "size", "sim", "networks", "accuracy")
 
 
 def _bench(what):
