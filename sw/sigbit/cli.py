@@ -567,8 +567,13 @@ def _demo(arguments):
 def _bench(arguments):
     from .bench import bench_options, run_bench
 
-    names = ("networks", "config", "device", "data", "batch", "calibration", "mean", "std", "bits", "trained", "plain")
-    options = {key: getattr(arguments, key) for key in names}
+    options = {
+        key: getattr(arguments, key)
+        for key in (
+            "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
+            "picture", "bits", "trained", "plain",
+        )
+    }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
@@ -634,8 +639,10 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    sub.add_argument("--weights", metavar="FORMAT", help=f"int:B, esb:B,K or nuuq:N,B[=LEVEL,...]; {what}")
-    sub.add_argument("--activations", metavar="FORMAT", help="uint:B, esbu:B,K, int:B or esb:B,K; likewise")
+    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S or nuuq:N,B[=LEVEL,...]"
+    sub.add_argument("--weights", metavar="FORMAT", help=f"{signed}; {what}")
+    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S or a signed one"
+    sub.add_argument("--activations", metavar="FORMAT", help=f"{unsigned}; likewise")
 
 
 def _quantization(sub, required=False):
@@ -848,7 +855,7 @@ def _parser():
     sub.add_argument("--images", type=_positive, default=250, metavar="N", help="test images, 400 at most (250)")
     sub.add_argument("-o", "--output", default="build/demo", metavar="FOLDER", help="for the Verilog (build/demo)")
 
-    help = "measure LUTs per MAC lane, of a whole accelerator, simulation speed, or the cycles of well-known networks"
+    help = "measure LUTs per MAC lane, of a whole accelerator, speed, cycles of networks, or codebooks"
     sub = command("bench", _bench, help, "sigbit bench networks --networks resnet20 --json")
     sub.add_argument("what", choices=BENCHES)
     sub.add_argument("--write", metavar="FILE.md", help="replace the bench's table in this file")
@@ -860,11 +867,16 @@ def _parser():
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
     _batch(group)
-    group.add_argument("--data", metavar="FILE.npz:X[,Y]", help="images that calibrate ONNX models (random ones)")
-    group = sub.add_argument_group("accuracy", "of one ONNX model of --networks, on the images and labels of --data")
+    help = "images that calibrate ONNX models (random ones), or images and labels of codebooks"
+    group.add_argument("--data", metavar="FILE.npz:X[,Y]", help=help)
+    group = sub.add_argument_group("codebooks and accuracy", "on the images and labels of --data")
     group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
-    group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="subtracted from images, divided by 255 (0)")
+    group.add_argument("--activations", metavar="FORMAT", help="of codebooks: of all layers (uint:8)")
+    group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
+    group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="then this is subtracted (0)")
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
+    group.add_argument("--picture", metavar="FILE", help="of nuuq and codebooks: also draw it (.svg, .png, .pdf)")
+    group = sub.add_argument_group("accuracy", "of one ONNX model of --networks")
     group.add_argument("--bits", nargs="+", type=_positive, metavar="B", help="stored bits (2 to 8)")
     group.add_argument("--trained", nargs="+", metavar="FOLDER", help="what sigbit train wrote")
     group.add_argument("--plain", action="store_const", const=True, help="measure nearest levels, too")

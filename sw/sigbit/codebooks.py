@@ -4,6 +4,7 @@ The search is our definition (``docs/nuuq.md``); the idea of few levels that are
 Electronics 13(10), 1923, 2024.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -175,8 +176,9 @@ def search_codebook(values, format, *, zero=False, symmetric=False, counts=None,
     """Levels and unit with the least squared error.
 
     The unit puts the largest integer of the format at 1.0 to 8.0 root mean squares of the values, in steps of 0.1, or
-    is a power of two in this range. Parameters and errors are those of :func:`search_levels`. For a million values, 16
-    levels and 8 bits it takes about a second.
+    is a power of two in this range. Then a common divisor of the levels goes into the unit (if it stays a power of
+    two), so three symmetric levels are -1, 0 and 1. Parameters and errors are those of :func:`search_levels`. For a
+    million values, 16 levels and 8 bits it takes half a second.
     """
 
     def units(samples, grid):
@@ -186,7 +188,12 @@ def search_codebook(values, format, *, zero=False, symmetric=False, counts=None,
         lowest, highest = np.log2(scale * FULL_SCALES[[0, -1]])
         return 2.0 ** np.arange(np.ceil(lowest), np.floor(highest) + 1)
 
-    return _search(values, format, zero, symmetric, counts, units)
+    found = _search(values, format, zero, symmetric, counts, units)
+    divisor = math.gcd(*found.format.levels)
+    if power_of_two:
+        divisor &= -divisor
+    levels = tuple(level // divisor for level in found.format.levels)
+    return Codebook(replace(format, codebook=levels), found.unit * divisor, found.error)
 
 
 def _search(values, format, zero, symmetric, counts, units):

@@ -14,6 +14,7 @@ from sigbit_hw.spec.formats import NUUQ, FormatError
 from sigbit_hw.spec.instructions import Encoding
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
+from sigbit_sim.golden.numerics import SHIFT_MAX
 from sigbit_sim.golden.program import InputLayout
 
 __all__ = [
@@ -333,9 +334,10 @@ def _identity(name, source, target, tensors, config):
     """A layer that copies levels."""
     channels = tensors[source].channels
     ones, zeros = np.ones(channels, dtype=np.int64), np.zeros(channels, dtype=np.int64)
+    power = config.weight_format.smallest_power
     return Convolution(
-        name, source, target, ones.reshape(-1, 1, 1, 1), config.weight_format, np.ones(channels), zeros, ones, zeros,
-        groups=channels,
+        name, source, target, (power * ones).reshape(-1, 1, 1, 1), config.weight_format, ones / power, zeros, ones,
+        (power.bit_length() - 1) * ones, groups=channels,
     )  # fmt: skip
 
 
@@ -481,10 +483,17 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     activations = activation_parts(config.activation_format, source.format)
     residual = getattr(layer, "residual", None)
     if isinstance(layer, AveragePool):
-        weights = np.ones((source.channels, 1, *layer.kernel), dtype=np.int64)
+        power = config.weight_format.smallest_power
+        weights = np.full((source.channels, 1, *layer.kernel), power, dtype=np.int64)
         digits, shifts, groups, dilation = (weights,), (0,), source.channels, (1, 1)
         bias = np.zeros(source.channels, dtype=np.int64)
-        multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, layer.shift))
+        shift = layer.shift + power.bit_length() - 1
+        if shift > SHIFT_MAX:
+            raise CompileError(
+                f"Layer {layer.name}: an average with the weight {power} of {config.weight_format} needs a shift by "
+                f"{shift}, the largest is {SHIFT_MAX}; give its result a smaller unit"
+            )
+        multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, shift))
     else:
         parts = _weight_parts(layer, config)
         weights, shifts, groups, dilation = layer.weights, parts.shifts, layer.groups, layer.dilation

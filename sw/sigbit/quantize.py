@@ -106,12 +106,16 @@ def _options(
         )
     weight_format = _format(weights, "weights")
     if not weight_format.signed:
-        raise QuantizationError(f"weights must have a signed format (int or esb), not {weight_format}")
+        raise QuantizationError(
+            f"weights must have a signed format (int, esb, ausn-a, ausn-g or nuuq), not {weight_format}"
+        )
     if (weight_format.indexed or _format(activations, "activations").indexed) and alpha_mode == "dda":
         raise QuantizationError("alpha_mode dda has no scale for codebooks (nuuq, nuuqu); choose mse or max")
     signed_format = _format(signed_activations, "signed_activations")
     if not signed_format.signed:
-        raise QuantizationError(f"signed_activations must be a signed format (int or esb), not {signed_format}")
+        raise QuantizationError(
+            f"signed_activations must be a signed format (int, esb, ausn-a or ausn-g), not {signed_format}"
+        )
     if edge_bits is not None and (not isinstance(edge_bits, int) or not 2 <= edge_bits <= 8):
         raise QuantizationError(f"edge_bits must be None or 2 to 8, not {edge_bits!r}")
     if alpha_mode not in ALPHA_MODES:
@@ -207,7 +211,9 @@ def _layer_formats(
             if key == "weights" and (not isinstance(node, Conv) or node.copy):
                 problems.append(f"{name!r}: {type(node).__name__} has no weights that are quantized")
             elif key == "weights" and not format.signed:
-                problems.append(f"{name!r}: weights must have a signed format (int or esb), not {format}")
+                problems.append(
+                    f"{name!r}: weights must have a signed format (int, esb, ausn-a, ausn-g or nuuq), not {format}"
+                )
             elif key == "activations" and leaves_raw(graph, node):
                 problems.append(f"{name!r}: the last layer leaves raw integers, which have no format")
             elif key == "activations" and keeps_levels(node):
@@ -408,8 +414,8 @@ def _convolution(
     raw = target.format is None
     books = None
     if node.copy:
-        # Every format has the level 1.
-        weights, units = node.weight.astype(np.int64), np.ones(len(node.weight))
+        power = weight_format.smallest_power
+        weights, units = node.weight.astype(np.int64) * power, np.full(len(node.weight), 1 / power)
     else:
         weight_format, units, books, least = _weight_units(
             node,

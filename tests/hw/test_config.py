@@ -122,7 +122,7 @@ def test_configuration_is_frozen():
     [
         ({"weight_format": "esb:4,2"}, "weight_format must be a Format, not 'esb:4,2'"),
         ({"activation_format": None}, "activation_format must be a Format, not None"),
-        ({"weight_format": UINT(4)}, r"weight_format must be signed \(int or esb\), not uint:4"),
+        ({"weight_format": UINT(4)}, r"weight_format must be signed \(int, esb, ausn-a or ausn-g\), not uint:4"),
         *(({name: 0}, f"{name} must be a positive integer, not 0") for name in NUMBERS),
         ({"cell": "dsp"}, "cell must be logic or table, not 'dsp'"),
         ({"fill_columns": 6}, "fill_columns must be 1, 2, 4, 8 or 16, not 6"),

@@ -1,22 +1,37 @@
 """Formats: level tables, every code of every legal format, and every error."""
 
 import pytest
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format, FormatError, magnitudes
+from sigbit_hw.spec.formats import (
+    AUSN_A,
+    AUSN_AU,
+    AUSN_G,
+    AUSN_GU,
+    ESB,
+    ESBU,
+    INT,
+    KINDS,
+    UINT,
+    Format,
+    FormatError,
+    magnitudes,
+    superposed_magnitudes,
+)
 
 
 def candidates():
-    for kind in ("int", "uint", "esb", "esbu"):
+    for kind in (kind for kind in KINDS if not kind.startswith("nuuq")):
         for bits in range(2, 9):
-            for fraction_bits in range(bits if kind.startswith("esb") else 1):
+            for fraction_bits in range(1 if kind.endswith("int") else bits):
                 yield kind, bits, fraction_bits
 
 
 def legal(kind, bits, fraction_bits):
     """The build limits, said another way: one to three exponent bits, magnitudes below 4096."""
-    if not kind.startswith("esb"):
+    if kind.endswith("int"):
         return True
-    exponent_bits = bits - fraction_bits - (kind == "esb")
-    largest = (2 ** (fraction_bits + 1) - 1) * 2 ** (2**exponent_bits - 2) if exponent_bits >= 1 else 0
+    exponent_bits = bits - fraction_bits - (not kind.endswith("u"))
+    octaves = 2**exponent_bits - (1 if "-a" in kind else 2)
+    largest = (2 ** (fraction_bits + 1) - 1) * 2**octaves if exponent_bits >= 1 else 0
     return 1 <= exponent_bits <= 3 and largest < 4096
 
 
@@ -46,6 +61,18 @@ def test_legal_formats_are_exactly_those_inside_the_build_limits():
         (ESBU(4, 2), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28]),
         (INT(4), list(range(8))),
         (UINT(4), list(range(16))),
+        (AUSN_A(2, 0), [0, 2, 4, 8]),
+        (AUSN_A(2, 1), [0, 3, 4, 6, 8, 12, 16, 24]),
+        (AUSN_A(2, 2), [0, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56]),
+        (AUSN_A(3, 0), [0, 2, 4, 8, 16, 32, 64, 128]),
+        (AUSN_A(3, 1), [0, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]),
+        (AUSN_A(2, 3), [0, *range(9, 16), *range(16, 32, 2), *range(32, 64, 4), *range(64, 128, 8)]),
+        (AUSN_G(2, 0), [0, 1, 2, 4]),
+        (AUSN_G(2, 1), [0, 1, 2, 3, 4, 6, 8, 12]),
+        (AUSN_G(2, 2), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28]),
+        (AUSN_G(3, 0), [0, 1, 2, 4, 8, 16, 32, 64]),
+        (AUSN_G(3, 1), [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192]),
+        (AUSN_G(2, 3), [*range(16), *range(16, 32, 2), *range(32, 64, 4)]),
     ],
     ids=str,
 )
@@ -61,6 +88,51 @@ def test_every_esb_table_up_to_nine_bits_has_all_its_values(exponent_bits):
         assert len({sign * m for m in table for sign in (1, -1)}) == 2**bits - 1
         assert list(table) == sorted(table)
         assert table[-1] == (2 ** (fraction_bits + 1) - 1) << (2**exponent_bits - 2)
+
+
+def reference_magnitudes(kind, e, s):
+    """Reference text of the specification."""
+    out = []
+    for exponent in range(1 << e):
+        for m in range(1 << s):
+            if kind == "G":
+                out.append(m if exponent == 0 else ((1 << s) + m) << (exponent - 1))
+            else:
+                out.append(0 if exponent == m == 0 else ((1 << s) + m) << exponent)
+    return tuple(out)
+
+
+@pytest.mark.parametrize("exponent_bits", [1, 2, 3])
+def test_both_types_of_ausn_follow_the_reference_text_and_type_g_is_esb(exponent_bits):
+    for s in range(5):
+        assert magnitudes(exponent_bits, s) == reference_magnitudes("G", exponent_bits, s)
+        assert superposed_magnitudes(exponent_bits, s) == reference_magnitudes("A", exponent_bits, s)
+        if exponent_bits + s >= 2:
+            signed, unsigned = AUSN_G(exponent_bits, s), AUSN_GU(exponent_bits, s)
+            for ausn, esb in (
+                (signed, ESB(1 + exponent_bits + s, s)),
+                (unsigned, ESBU(exponent_bits + s, s)),
+            ):
+                codes = range(1 << esb.bits)
+                assert (ausn.bits, ausn.levels) == (esb.bits, esb.levels)
+                assert [ausn.decode(code) for code in codes] == [esb.decode(code) for code in codes]
+
+
+@pytest.mark.parametrize(
+    ("format", "points"),
+    [
+        (AUSN_AU(2, 0), [2, 6, 12]),
+        (AUSN_AU(2, 1), [3, 7, 10, 14, 20, 28, 40]),
+        (AUSN_AU(2, 2), [5, 11, 13, 15, 18, 22, 26, 30, 36, 44, 52, 60, 72, 88, 104]),
+        (AUSN_GU(2, 0), [1, 3, 6]),
+        (AUSN_GU(2, 1), [1, 3, 5, 7, 10, 14, 20]),
+        (AUSN_GU(2, 2), [1, 3, 5, 7, 9, 11, 13, 15, 18, 22, 26, 30, 36, 44, 52]),
+        (AUSN_GU(3, 1), [1, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320]),
+    ],
+    ids=str,
+)
+def test_decision_points_of_ausn(format, points):
+    assert list(format.midpoints) == points
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
@@ -113,6 +185,9 @@ def test_uniform_members_of_the_esb_family():
         (ESB(2, 0), 2, 3, 1, 1), (ESB(3, 0), 3, 7, 4, 3), (ESB(3, 1), 3, 7, 3, 2), (ESB(4, 0), 4, 15, 64, 7),
         (ESB(4, 1), 4, 15, 12, 4), (ESB(4, 2), 4, 15, 7, 3), (ESB(5, 2), 5, 31, 28, 5), (ESB(6, 3), 6, 63, 60, 6),
         (ESB(8, 5), 8, 255, 252, 8), (ESBU(4, 2), 4, 16, 28, 5), (ESBU(8, 6), 8, 256, 508, 9),
+        (AUSN_A(2, 0), 3, 7, 8, 4), (AUSN_A(2, 1), 4, 15, 24, 5), (AUSN_A(2, 2), 5, 31, 56, 6),
+        (AUSN_A(3, 1), 5, 31, 384, 9), (AUSN_G(2, 1), 4, 15, 12, 4), (AUSN_G(2, 3), 6, 63, 60, 6),
+        (AUSN_GU(2, 2), 4, 16, 28, 5),
     ],
     ids=str,
 )  # fmt: skip
@@ -128,17 +203,34 @@ def test_text_form_reads_back(format):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "esb", "esb:4", "int:8,2", "uint:", "float:8", "esb:4,2,1", "esb:-4,2", "4,2", "esb: 4,2", "uint:8.0"]
+    "text",
+    [
+        "",
+        "esb",
+        "esb:4",
+        "int:8,2",
+        "uint:",
+        "float:8",
+        "esb:4,2,1",
+        "esb:-4,2",
+        "4,2",
+        "esb: 4,2",
+        "uint:8.0",
+        "ausn:2,1",
+        "ausn-g:3",
+        "ausn-b:2,1",
+        "ausn-g:2,1,1",
+    ],
 )
 def test_unknown_text_form_is_an_error(text):
-    with pytest.raises(FormatError, match=r"Unknown format .* expected int:B, uint:B, esb:B,K, esbu:B,K, nuuq:N,B"):
+    with pytest.raises(FormatError, match=r"Unknown format .* expected int:B, uint:B, esb:B,K, .* or nuuqu:N,B, such"):
         Format.parse(text)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("float", 8), "Format kind must be int, uint, esb, esbu, nuuq or nuuqu, not 'float'"),
+        (("float", 8), "Format kind must be int, uint, esb, .* or nuuqu, not 'float'"),
         (("int", 8.0), "Format bits must be an integer, not 8.0"),
         (("int", True), "Format bits must be an integer, not True"),
         (("esb", 4, "2"), "Format fraction_bits must be an integer, not '2'"),
@@ -148,6 +240,9 @@ def test_unknown_text_form_is_an_error(text):
         (("esb", 4, 3), "esb:4,3 leaves 0 exponent bits; expected 0 <= k <= 2"),
         (("esbu", 4, 4), "esbu:4,4 leaves 0 exponent bits; expected 0 <= k <= 3"),
         (("esb", 4, -1), "expected 0 <= k <= 2"),
+        (("ausn-g", 3, 2), "ausn-g:0,2 leaves 0 exponent bits; expected 0 <= s <= 1 with 3 stored bits"),
+        (("ausn-a", 5, 0), "ausn-a:4,0 has 4 exponent bits and 16-bit magnitudes; the limits are 3 and 12"),
+        (("ausn-au", 8, 5), "ausn-au:3,5 has 3 exponent bits and 13-bit magnitudes"),
         (("esb", 5, 0), "esb:5,0 has 4 exponent bits and 15-bit magnitudes; the limits are 3 and 12"),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_significand_and_a_shift_make_the_magnitude(text):
 
 
 def test_unsigned_weights_and_long_tables_are_refused():
-    with pytest.raises(ValueError, match=r"Weight format must be signed \(int or esb\), not esbu:4,2"):
+    with pytest.raises(ValueError, match=r"Weight format must be signed \(int, esb, ausn-a or ausn-g\), not esbu:4,2"):
         multiplier(ESBU(4, 2), ESBU(4, 2))
     with pytest.raises(ValueError, match="A table of int:8 x uint:8 has 15 inputs; expected at most 9"):
         TableMultiplier(INT(8), UINT(8))

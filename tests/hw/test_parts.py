@@ -3,7 +3,7 @@
 from itertools import combinations_with_replacement, product
 
 import pytest
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, FormatError
+from sigbit_hw.spec.formats import AUSN_A, AUSN_G, AUSN_GU, ESB, ESBU, INT, UINT, FormatError
 from sigbit_hw.spec.parts import activation_parts, part_shift_bits, weight_parts
 
 NATIVE_ACTIVATIONS = [ESBU(2, 0), ESBU(3, 1), ESBU(4, 2), ESBU(4, 1), ESBU(8, 6), UINT(2), UINT(4), UINT(8), ESB(4, 2),
@@ -36,6 +36,11 @@ def test_activation_digits_are_native_and_add_up(native, stored):
         assert parts.count * parts.step >= stored.bits > (parts.count - 1) * parts.step
 
 
+def test_activations_of_ausn_type_g_are_those_of_esb():
+    native = ESBU(4, 2)
+    assert activation_parts(native, AUSN_GU(2, 2)) == activation_parts(native, native)
+
+
 @pytest.mark.parametrize("native", NATIVE_ACTIVATIONS, ids=str)
 def test_native_activations_are_one_part_each(native):
     parts = activation_parts(native, native)
@@ -55,7 +60,9 @@ NATIVE_WEIGHTS = [ESB(2, 0), ESB(3, 0), ESB(3, 1), ESB(4, 0), ESB(4, 1), ESB(4, 
 
 
 @pytest.mark.parametrize("native", NATIVE_WEIGHTS, ids=str)
-@pytest.mark.parametrize("stored", [INT(8), INT(4), INT(2), ESB(4, 2), ESB(5, 2), ESB(3, 0)], ids=str)
+@pytest.mark.parametrize(
+    "stored", [INT(8), INT(4), INT(2), ESB(4, 2), ESB(5, 2), ESB(3, 0), AUSN_A(2, 1), AUSN_G(2, 2)], ids=str
+)
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_weight_parts_are_native_and_add_up(native, stored, step):
     if native == ESB(2, 0):
@@ -89,6 +96,9 @@ def writable(native, shifts, step):
         (ESB(5, 2), INT(8), 3, 2),
         (ESB(4, 1), INT(8), 2, 3),
         (ESB(3, 0), INT(4), 1, 2),
+        (ESB(4, 1), AUSN_G(2, 1), 3, 1),
+        (ESB(4, 2), AUSN_A(2, 1), 3, 2),
+        (ESB(4, 2), AUSN_A(3, 0), 3, 3),
         (ESB(2, 0), INT(3), 1, 2),
         (ESB(2, 0), INT(4), 1, 3),
     ],

@@ -123,6 +123,13 @@ def test_two_bits_more_than_an_index_come_close_to_free_levels(count):
     assert lloyd_max - 10 * np.log10(np.dot(weights, x * x) / found.error) < 0.07
 
 
+def test_a_common_divisor_goes_into_the_unit():
+    values = np.random.default_rng(2).normal(size=3000)
+    found = search_codebook(values, NUUQ(3, 4), symmetric=True)
+    assert found.format.codebook == (-1, 0, 1)
+    assert found.error == pytest.approx(squared_error(values, np.array([-1, 0, 1]) * found.unit))
+
+
 def test_unit_can_be_a_power_of_two():
     values = np.random.default_rng(1).normal(size=2000)
     found = search_codebook(values, NUUQ(8, 5), power_of_two=True)

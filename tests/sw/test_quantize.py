@@ -129,7 +129,7 @@ def test_everything_wrong_with_single_layers_is_named_at_once():
     assert lines == [
         "Formats of single layers cannot be used:",
         "  'second': no layer has this name; layers are first, pool, linear, third, average, stay, last",
-        "  'first': weights must have a signed format (int or esb), not uint:4",
+        "  'first': weights must have a signed format (int, esb, ausn-a, ausn-g or nuuq), not uint:4",
         "  'first': A format has 2 to 8 stored bits, not 9",
         "  'pool': MaxPool has no weights that are quantized",
         "  'pool': the layer keeps the format of its input; give it to layer 'first'",

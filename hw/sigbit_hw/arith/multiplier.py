@@ -35,7 +35,7 @@ class _Multiplier:
 
     def __init__(self, weight_format, activation_format):
         if not weight_format.signed:
-            raise ValueError(f"Weight format must be signed (int or esb), not {weight_format}")
+            raise ValueError(f"Weight format must be signed (int, esb, ausn-a or ausn-g), not {weight_format}")
         self.weight_format = weight_format
         self.activation_format = activation_format
 

@@ -9,12 +9,16 @@ def significand_parts(weight_or_activation):
     """``(significand, shift)`` of every magnitude code of a format, ``magnitude = significand << shift`` (numerics
     3.3).
 
-    ESB splits into ``{E != 0, f}`` and ``max(E - 1, 0)``; uniform formats are a significand alone.
+    ESB and AUSN's type G split into ``{E != 0, f}`` and ``max(E - 1, 0)``; type A is ``{1, m}`` and ``E`` as it stands,
+    0 for code 0; uniform formats are a significand alone.
     """
     form = weight_or_activation
     if form.uniform:
         return tuple((magnitude, 0) for magnitude in form.magnitudes)
     hidden = 1 << form.fraction_bits
+    if not form.gradual:
+        fields = [(hidden + m, exponent) for exponent in range(1 << form.exponent_bits) for m in range(hidden)]
+        return ((0, 0), *fields[1:])
     return tuple(
         (fraction if exponent == 0 else hidden + fraction, max(exponent - 1, 0))
         for exponent in range(1 << form.exponent_bits)
@@ -23,7 +27,7 @@ def significand_parts(weight_or_activation):
 
 
 def significand_bits(form):
-    """Bits of the largest significand of a format: ``k + 1`` for ESB."""
+    """Bits of the largest significand of a format: ``k + 1`` for ESB, ``s + 1`` for AUSN."""
     return max(significand for significand, _ in significand_parts(form)).bit_length()
 
 

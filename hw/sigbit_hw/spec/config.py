@@ -119,7 +119,7 @@ class AcceleratorConfig:
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
-            raise ConfigError(f"weight_format must be signed (int or esb), not {self.weight_format}")
+            raise ConfigError(f"weight_format must be signed (int, esb, ausn-a or ausn-g), not {self.weight_format}")
         if self.stream_bits not in (64, 128, 256, 512):
             raise ConfigError(f"stream_bits must be 64, 128, 256 or 512, not {self.stream_bits}")
         for name, low, high in (

@@ -2,9 +2,9 @@
 
 The levels of NUUQ are data, a *codebook*; those of the other kinds follow from the format. The level tables of ESB
 follow the paper (arXiv 2109.03513, public code of its authors); the closed form, the bit layout and the unsigned
-variant are our definition, as are codebooks and limits of NUUQ (Zacchigna et al., Electronics 13(10), 1923, has the
-idea). See
-``docs/numerics.md`` and ``docs/nuuq.md``.
+variant are our definition. The levels of AUSN's type A are those of the public quantizer of its authors (arXiv
+2007.03903); the names of the types and the unsigned variants are our definition, as are codebooks and limits of NUUQ
+(Zacchigna et al., Electronics 13(10), 1923, has the idea). See ``docs/numerics.md`` and ``docs/nuuq.md``.
 """
 
 import re
@@ -14,7 +14,39 @@ from itertools import pairwise
 
 from .errors import SigbitError
 
-__all__ = ["ESB", "ESBU", "INT", "NUUQ", "NUUQU", "UINT", "Format", "FormatError", "magnitudes", "product_bits"]
+__all__ = [
+    "AUSN_A",
+    "AUSN_AU",
+    "AUSN_G",
+    "AUSN_GU",
+    "ESB",
+    "ESBU",
+    "INT",
+    "KINDS",
+    "NUUQ",
+    "NUUQU",
+    "UINT",
+    "Format",
+    "FormatError",
+    "magnitudes",
+    "product_bits",
+    "superposed_magnitudes",
+]
+
+#: Kinds of formats -> how the command line writes one. AUSN is written by its two fields, NUUQ by the number of levels
+#: and their bits, the others by their bits.
+KINDS = {
+    "int": "int:B",
+    "uint": "uint:B",
+    "esb": "esb:B,K",
+    "esbu": "esbu:B,K",
+    "ausn-a": "ausn-a:E,S",
+    "ausn-au": "ausn-au:E,S",
+    "ausn-g": "ausn-g:E,S",
+    "ausn-gu": "ausn-gu:E,S",
+    "nuuq": "nuuq:N,B",
+    "nuuqu": "nuuqu:N,B",
+}
 
 #: Build limits (our definition): 3 exponent bits, magnitudes of 12 bits.
 EXPONENT_BITS_MAX = 3
@@ -34,19 +66,27 @@ def magnitudes(exponent_bits, fraction_bits):
     return tuple(f if e == 0 else (hidden + f) << (e - 1) for e in range(1 << exponent_bits) for f in range(hidden))
 
 
+def superposed_magnitudes(exponent_bits, superposition_bits):
+    """Integer magnitude ``M(t)`` of every magnitude code ``t = {E, m}`` of AUSN's type A, in code order.
+
+    ``M = (2**s + m) << E``, but 0 for the smallest code: no gradual underflow and one more octave than type G.
+    """
+    hidden = 1 << superposition_bits
+    return (0, *[(hidden + m) << e for e in range(1 << exponent_bits) for m in range(hidden)][1:])
+
+
 @dataclass(frozen=True)
 class Format:
-    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, :func:`ESBU`, :func:`NUUQ`,
-    :func:`NUUQU` or :meth:`parse`.
+    """One operand format. Build it with :func:`INT`, :func:`UINT`, :func:`ESB`, ... or :meth:`parse`.
 
     Parameters
     ----------
     kind : str
-        ``"int"``, ``"uint"``, ``"esb"``, ``"esbu"``, ``"nuuq"`` or ``"nuuqu"``.
+        One of :data:`KINDS`.
     bits : int
         Stored bits of a code, sign included; 2 to 8. Of an index of the NUUQ kinds: ``ceil(log2 N)``.
     fraction_bits : int
-        ``k`` of the ESB kinds; 0 for the others.
+        ``k`` of the ESB kinds, ``s`` of the AUSN kinds; 0 for the others.
     level_count, level_bits : int
         ``N`` and ``B`` of the NUUQ kinds; 0 for the others.
     codebook : tuple of int
@@ -66,8 +106,9 @@ class Format:
     codebook: tuple = ()
 
     def __post_init__(self):
-        if self.kind not in ("int", "uint", "esb", "esbu", "nuuq", "nuuqu"):
-            raise FormatError(f"Format kind must be int, uint, esb, esbu, nuuq or nuuqu, not {self.kind!r}")
+        if self.kind not in KINDS:
+            *first, last = KINDS
+            raise FormatError(f"Format kind must be {', '.join(first)} or {last}, not {self.kind!r}")
         for name in ("bits", "fraction_bits", "level_count", "level_bits"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -85,12 +126,12 @@ class Format:
             return
         if self.fraction_bits < 0 or self.exponent_bits < 1:
             raise FormatError(
-                f"{self.kind}:{self.bits},{self.fraction_bits} leaves {self.exponent_bits} exponent bits; "
-                f"expected 0 <= k <= {self.bits - 1 - self.signed}"
+                f"{self} leaves {self.exponent_bits} exponent bits; expected 0 <= {'s' if self.ausn else 'k'} <= "
+                f"{self.bits - 1 - self.signed} with {self.bits} stored bits"
             )
         if self.exponent_bits > EXPONENT_BITS_MAX or self.magnitude_bits > MAGNITUDE_BITS_MAX:
             raise FormatError(
-                f"{self.kind}:{self.bits},{self.fraction_bits} has {self.exponent_bits} exponent bits and "
+                f"{self} has {self.exponent_bits} exponent bits and "
                 f"{self.magnitude_bits}-bit magnitudes; the limits are {EXPONENT_BITS_MAX} and {MAGNITUDE_BITS_MAX}"
             )
 
@@ -117,20 +158,28 @@ class Format:
 
     @classmethod
     def parse(cls, text):
-        """Read the command-line form: ``int:8``, ``uint:4``, ``esb:4,2``, ``esbu:4,2``, ``nuuq:16,6``.
+        """Read the command-line form of :data:`KINDS`, such as ``int:8``, ``esbu:4,2``, ``ausn-g:2,1``, ``nuuq:16,6``.
 
         ``nuuq:N,B`` and ``nuuqu:N,B`` leave the levels to a search; ``nuuq:4,5=-10,-3,3,10`` names them.
         """
-        if match := re.fullmatch(r"(nuuqu?):(\d+),(\d+)(?:=(-?\d+(?:,-?\d+)*))?", text.strip().lower()):
-            codebook = tuple(map(int, match[4].split(","))) if match[4] else ()
-            return _indexed(match[1], int(match[2]), int(match[3]), codebook)
-        match = re.fullmatch(r"(int|uint|esb|esbu):(\d+)(?:,(\d+))?", text.strip().lower())
-        if not match or (match[1].startswith("esb") != (match[3] is not None)):
+        match = re.fullmatch(r"([a-z-]+):(\d+)(?:,(\d+))?(?:=(-?\d+(?:,-?\d+)*))?", text.strip().lower())
+        if (
+            not match
+            or (match[3] is not None) != ("," in KINDS.get(match[1], ""))
+            or (match[4] is not None and not match[1].startswith("nuuq"))
+            or match[1] not in KINDS
+        ):
+            *first, last = KINDS.values()
             raise FormatError(
-                f"Unknown format {text!r}; expected int:B, uint:B, esb:B,K, esbu:B,K, nuuq:N,B or nuuqu:N,B, "
-                f"such as esb:4,2, nuuq:16,6 or nuuq:4,5=-10,-3,3,10"
+                f"Unknown format {text!r}; expected {', '.join(first)} or {last}, such as esb:4,2, nuuq:16,6 or "
+                f"nuuq:4,5=-10,-3,3,10"
             )
-        return cls(match[1], int(match[2]), int(match[3] or 0))
+        kind, first_field, second_field = match[1], int(match[2]), int(match[3] or 0)
+        if kind.startswith("ausn"):
+            return _ausn(kind, first_field, second_field)
+        if kind.startswith("nuuq"):
+            return _indexed(kind, first_field, second_field, tuple(map(int, match[4].split(","))) if match[4] else ())
+        return cls(kind, first_field, second_field)
 
     def __str__(self):
         return self.label + ("=" + ",".join(map(str, self.codebook)) if self.codebook else "")
@@ -140,17 +189,29 @@ class Format:
         """The format without its codebook, for people."""
         if self.indexed:
             return f"{self.kind}:{self.level_count},{self.level_bits}"
-        return f"{self.kind}:{self.bits}" + ("" if self.uniform else f",{self.fraction_bits}")
+        if self.uniform:
+            return f"{self.kind}:{self.bits}"
+        return f"{self.kind}:{self.exponent_bits if self.ausn else self.bits},{self.fraction_bits}"
 
     @property
     def identifier(self):
         """The format as part of a name in Verilog: ``esb4_2``."""
-        return str(self).replace(":", "").replace(",", "_")
+        return str(self).replace(":", "").replace(",", "_").replace("-", "_")
 
     @property
     def signed(self):
         """Whether negative levels exist, or may exist in a codebook."""
-        return self.kind in ("int", "esb", "nuuq")
+        return self.kind in ("int", "esb", "ausn-a", "ausn-g", "nuuq")
+
+    @property
+    def ausn(self):
+        """Whether the format is AUSN: units are powers of two."""
+        return self.kind.startswith("ausn")
+
+    @property
+    def gradual(self):
+        """Whether levels around zero are evenly spaced (ESB and AUSN's type G), unlike those of AUSN's type A."""
+        return self.kind not in ("ausn-a", "ausn-au")
 
     @property
     def uniform(self):
@@ -178,8 +239,8 @@ class Format:
 
     @property
     def exponent_bits(self):
-        """``n`` of the ESB kinds, 0 for the others (the magnitude code of uniform kinds is the magnitude)."""
-        return self.magnitude_code_bits - self.fraction_bits if self.kind in ("esb", "esbu") else 0
+        """``n`` of the ESB kinds, ``e`` of the AUSN kinds, 0 for the others (uniform: code and magnitude are one)."""
+        return 0 if self.uniform or self.indexed else self.magnitude_code_bits - self.fraction_bits
 
     @cached_property
     def magnitudes(self):
@@ -188,7 +249,8 @@ class Format:
             return tuple(sorted({abs(level) for level in self.levels}))
         if self.uniform:
             return tuple(range(1 << self.magnitude_code_bits))
-        return magnitudes(self.exponent_bits, self.fraction_bits)
+        table = magnitudes if self.gradual else superposed_magnitudes
+        return table(self.exponent_bits, self.fraction_bits)
 
     @property
     def magnitude_max(self):
@@ -199,6 +261,11 @@ class Format:
     def magnitude_bits(self):
         """Bits of the largest magnitude."""
         return self.magnitude_max.bit_length()
+
+    @cached_property
+    def smallest_power(self):
+        """Smallest level that is a power of two: 1, but ``2**(s+1)`` in AUSN's type A."""
+        return next(magnitude for magnitude in self.magnitudes if magnitude and magnitude & (magnitude - 1) == 0)
 
     @cached_property
     def levels(self):
@@ -295,6 +362,31 @@ def ESB(bits, fraction_bits):
 def ESBU(bits, fraction_bits):
     """Unsigned elastic significant bits: ``bits - k`` exponent bits, ``k`` fraction bits (our definition)."""
     return Format("esbu", bits, fraction_bits)
+
+
+def _ausn(kind, exponent_bits, superposition_bits):
+    signed = not kind.endswith("u")
+    return Format(kind, signed + exponent_bits + superposition_bits, superposition_bits)
+
+
+def AUSN_A(exponent_bits, superposition_bits):
+    """Superposed powers of two: sign, ``e`` exponent bits, ``s`` superposition bits; the smallest level is zero."""
+    return _ausn("ausn-a", exponent_bits, superposition_bits)
+
+
+def AUSN_AU(exponent_bits, superposition_bits):
+    """Unsigned :func:`AUSN_A`."""
+    return _ausn("ausn-au", exponent_bits, superposition_bits)
+
+
+def AUSN_G(exponent_bits, superposition_bits):
+    """Superposed powers of two with gradual underflow: the codes and integers of ``ESB(1 + e + s, s)``."""
+    return _ausn("ausn-g", exponent_bits, superposition_bits)
+
+
+def AUSN_GU(exponent_bits, superposition_bits):
+    """Unsigned :func:`AUSN_G`."""
+    return _ausn("ausn-gu", exponent_bits, superposition_bits)
 
 
 def _indexed(kind, level_count, level_bits, codebook):

@@ -24,6 +24,7 @@ __all__ = [
     "order_keys",
     "project",
     "requantize",
+    "superpose",
     "thresholds",
     "xor_dot",
 ]
@@ -52,9 +53,29 @@ def level_table(format):
     return _frozen(format.levels)
 
 
+def superpose(codes, format):
+    """Level of every AUSN code, read as its definition says: a power of two and its lower neighbours, one per bit.
+
+    Type A adds ``2**(E + s)`` and, for every set bit ``i`` of ``m``, ``2**(E + i)``; code 0 is zero. Type G shifts one
+    position less and has no leading power of two while ``E`` is 0.
+    """
+    codes = np.asarray(codes, dtype=np.int64)
+    e, s = format.exponent_bits, format.fraction_bits
+    exponent = codes >> s & (1 << e) - 1
+    if format.kind in ("ausn-a", "ausn-au"):
+        position, leading = exponent, codes & (1 << e + s) - 1 != 0
+    else:
+        position, leading = np.maximum(exponent - 1, 0), exponent != 0
+    level = leading * (1 << position + s)
+    for bit in range(s):
+        level += (codes >> bit & 1) << position + bit
+    return np.where(codes >> e + s & 1, -level, level)
+
+
 @cache
 def _code_levels(format):
-    return _frozen([format.decode(code) for code in range(format.code_count)])
+    codes = range(format.code_count)
+    return _frozen(superpose(codes, format) if format.ausn else [format.decode(code) for code in codes])
 
 
 @cache
@@ -209,8 +230,12 @@ def _magnitude_code(x, format):
         return np.minimum((x >> 1) + (x & 1), top)
     k = format.fraction_bits
     exponent = np.maximum(1, _bit_length(x) - k - 1)
-    rounded = ((exponent - 1) << k) + (x >> exponent) + ((x >> (exponent - 1)) & 1)
-    return np.where(exponent > (1 << format.exponent_bits) - 1, top, np.minimum(rounded, top))
+    concatenated = (x >> exponent) + ((x >> (exponent - 1)) & 1)
+    if format.gradual:
+        rounded = ((exponent - 1) << k) + concatenated
+        return np.where(exponent > (1 << format.exponent_bits) - 1, top, np.minimum(rounded, top))
+    rounded = np.clip(((exponent - 2) << k) + concatenated, 1, top)
+    return np.where(x < (1 << k) + 1, 0, np.where(exponent > 1 << format.exponent_bits, top, rounded))
 
 
 def encode_half_units(half_units, format):

@@ -13,7 +13,7 @@ from sigbit_hw.spec.errors import SigbitError
 __all__ = ["BENCHES", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
-BENCHES = ("lut", "size", "sim", "networks", "accuracy")
+BENCHES = ("lut", "size", "sim", "networks", "nuuq", "codebooks", "accuracy")
 
 
 def _bench(what):
@@ -39,7 +39,8 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
     options
         Those of the bench (:func:`bench_options`): ``config`` of ``"size"`` and ``"networks"``; of the latter also
         ``networks`` (names or ONNX files), ``device`` (``"model"`` or ``"rtl"``), ``data`` (images for ONNX files) and
-        ``batch`` (images in a group).
+        ``batch`` (images in a group). ``"codebooks"`` takes one ONNX model as ``networks``, ``data``, ``calibration``,
+        ``activations``, ``scale``, ``mean`` and ``std``; it and ``"nuuq"`` take ``picture``, a file.
 
     Raises
     ------
@@ -63,7 +64,10 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
 
 
 def _option(key, value):
-    return f"--{key} {' '.join(value) if isinstance(value, list | tuple) else value}"
+    if isinstance(value, list | tuple):
+        # Numbers have commas in between, names blanks.
+        value = " ".join(value) if isinstance(value[0], str) else ",".join(map(str, value))
+    return f"--{key} {value}"
 
 
 def _parts(path, start, end):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import UINT, Format, FormatError
@@ -55,7 +56,16 @@ def family_formats(family, bits):
 
 
 def bench(
-    progress, networks=None, data=None, calibration=None, mean=(0.0,), std=(1.0,), bits=BITS, trained=(), plain=False
+    progress,
+    networks=None,
+    data=None,
+    calibration=None,
+    scale=255.0,
+    mean=(0.0,),
+    std=(1.0,),
+    bits=BITS,
+    trained=(),
+    plain=False,
 ):
     """Accuracy of one ONNX model after training in all formats, and of trained integer networks.
 
@@ -65,6 +75,7 @@ def bench(
         The ONNX model.
     data, calibration : str
         ``FILE.npz:IMAGES,LABELS`` and ``FILE.npz:IMAGES``.
+    scale : float
     mean, std : sequences of float
     bits : sequence of int
     trained : sequence of str
@@ -81,16 +92,18 @@ def bench(
     if unknown:
         raise SigbitError(f"bits must be 2 to 8, not {', '.join(map(str, unknown))}")
     graph = read_onnx(networks[0])
-    images, labels = load_images(data, mean=mean, std=std)
+    images, labels = load_images(data, scale=scale, mean=mean, std=std)
     if labels is None:
         raise SigbitError("Accuracy needs labels; name them after the images: --data FILE.npz:IMAGES,LABELS")
-    calibration_images, _ = load_images(calibration, mean=mean, std=std)
+    calibration_images, _ = load_images(calibration, scale=scale, mean=mean, std=std)
 
     def measured(network):
         return accuracy(choose(golden.run(network, input_levels(network, images))), labels)
 
     float_accuracy = accuracy(choose(run_float(graph, images)), labels)
-    methods = {"reconstructed": {"rounding": "reconstruct", "alpha_mode": "output"}} | ({"plain": {}} if plain else {})
+    methods: dict[str, dict[str, Any]] = {"reconstructed": {"rounding": "reconstruct", "alpha_mode": "output"}} | (
+        {"plain": {}} if plain else {}
+    )
     rows = []
     for family in FAMILIES:
         for width in bits:
