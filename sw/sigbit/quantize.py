@@ -18,6 +18,7 @@ from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork, Tensor
 from sigbit_sim.golden.numerics import project
 
+from .adaptation import unit_window
 from .codebooks import fit_weights, project_weights, search_codebook
 from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
@@ -300,7 +301,7 @@ def _activation_unit(
         result = search_codebook(centres, format, zero=True, counts=counts)
         format, found = result.format, result.unit
     else:
-        found = _searched_unit(values, format, options.unit)
+        found = _searched_unit(values, format, unit_window if format.ausn else options.unit)
         if options.output_error and len(tensors) == 1:
             ((name, value),) = tensors.items()
             found = activation_unit(graph, name, value, format, found)
@@ -313,6 +314,8 @@ def _activation_unit(
     highest = limit / format.magnitude_max
     while highest * format.magnitude_max > limit:
         highest = math.nextafter(highest, 0)
+    if format.ausn:
+        highest = 2.0 ** (math.frexp(highest)[1] - 1)
     return format, min(found, highest)
 
 
@@ -346,10 +349,10 @@ def _shared_units(
 
 
 def _searched_unit(values: np.ndarray, format: Format, unit: Callable) -> float:
-    if unit is not unit_mse or values.size <= _DIRECT_VALUES:
+    if unit not in (unit_mse, unit_window) or values.size <= _DIRECT_VALUES:
         return unit(values, format)
     values, counts = _histogram(values, format)
-    return unit_mse(values, format, counts=counts)
+    return unit(values, format, counts=counts)
 
 
 def _histogram(values: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray]:
@@ -374,6 +377,7 @@ def _weight_units(
     """
     shared = output_unit is None or not options.per_channel
     books = None
+    unit = unit_window if format.ausn else options.unit
     if format.indexed and not format.codebook:
         format, units, books = fit_weights(
             node.weight,
@@ -384,14 +388,16 @@ def _weight_units(
             symmetric=options.symmetric_levels,
         )
     elif shared:
-        units = np.full(len(node.weight), options.unit(node.weight, format))
+        units = np.full(len(node.weight), unit(node.weight, format))
     else:
-        units = np.asarray(options.unit(node.weight, format, channel_axis=0))
+        units = np.asarray(unit(node.weight, format, channel_axis=0))
     least = np.abs(node.bias) / (input_unit * _BIAS_LIMIT)
     if output_unit is not None:
         least = np.maximum(least, _GAIN_MIN * output_unit / input_unit)
     if residual_unit is not None:
         least = np.maximum(least, _GAIN_TO_RESIDUAL_MIN * residual_unit / input_unit)
+    if unit is unit_window:
+        least = np.exp2(np.ceil(np.log2(np.maximum(least, 2.0**-60))))
     least = np.full_like(least, least.max()) if shared else least
     return format, np.maximum(units, least), books, least
 
@@ -432,7 +438,7 @@ def _convolution(
         if known is not None and options.output_error:
             units = np.maximum(output_units(known, units, weight_format), least)
         if known is not None and options.rounding == "reconstruct":
-            weights, units = reconstruct(known, units, weight_format, least)
+            weights, units = reconstruct(known, units, weight_format, least, fixed_units=weight_format.ausn)
         else:
             weights = project_weights(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format, books)
     bias = node.bias

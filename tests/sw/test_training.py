@@ -96,7 +96,7 @@ def test_the_gradient_of_a_unit_is_that_of_lsq():
     scaled = (layer.weight.double() / unit.reshape(-1, 1, 1, 1)).detach().flatten(1).numpy()
     slope = np.where(np.abs(scaled) > 1, np.sign(scaled), numerics.project(scaled, INT(2)) - scaled).sum(axis=1)
     # The parameter is the logarithm of the unit.
-    np.testing.assert_allclose(layer.log_unit.grad.numpy(), slope * unit.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(layer.unit.logarithm.grad.numpy(), slope * unit.detach().numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,7 @@ def shaken(network, random):
         {"weights": "int:4", "activations": "uint:4", "units": "statistics"},
         {"weights": "nuuq:4,4", "activations": "uint:8", "rounding": "reconstruct"},
         {"weights": "nuuq:3,2", "activations": "nuuqu:8,5"},
+        {"weights": "ausn-g:2,1", "activations": "ausn-gu:2,2", "rounding": "reconstruct", "alpha_mode": "output"},
     ],
     ids=lambda options: options["weights"],
 )
@@ -152,6 +153,30 @@ def test_the_exported_network_computes_what_the_module_does(options):
     # In float64 there is no difference at all; in float32 rounding may decide a tie otherwise.
     assert (np.rint(exact.numpy() / unit) == expected).all()
     assert (quick.numpy().argmax(1) == expected.argmax(1)).mean() >= 0.98
+
+
+def test_units_of_ausn_stay_powers_of_two_and_below_a_clip():
+    random = np.random.default_rng(10)
+    images = random.normal(size=(32, 2, 8, 8)).astype(np.float32)
+    options = {"weights": "ausn-g:2,1", "activations": "ausn-gu:2,2"}
+    network = prepare_qat(everything(random), images, **options)
+    first = network.export()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.4
+    exported = network.export()
+    limited = exported.tensors["c"]
+    assert limited.unit * limited.format.magnitude_max <= 0.9
+    factors = {
+        name: tensor.unit / first.tensors[name].unit
+        for name, tensor in exported.tensors.items()
+        if tensor.format is not None and tensor.format.ausn
+    }
+    assert factors.pop("c") == 1.0
+    assert set(factors.values()) == {2.0}
+    for after, before in zip(exported.layers, first.layers, strict=True):
+        if hasattr(after, "weights"):
+            assert (after.weight_units == 2 * before.weight_units).all()
 
 
 def test_before_training_the_module_is_the_quantized_network():

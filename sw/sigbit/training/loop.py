@@ -127,7 +127,7 @@ def _groups(network: QatNetwork, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[float, list] = {}
     for name, parameter in network.named_parameters():
         share = 1.0
-        if name.endswith("log_unit"):
+        if name.endswith("unit.logarithm"):
             share = recipe.unit_rate
         elif name.endswith("codebook"):
             share = recipe.level_rate

@@ -48,25 +48,21 @@ class TrainingError(SigbitError):
     """A model, an option or a file that cannot be trained with."""
 
 
-def _powers_of_two(format: Format) -> bool:
-    return format.kind.startswith("ausn")
+class _Unit(nn.Module):
+    """Trained units, float64: the first ones times a factor, which is a power of two where the format needs one."""
 
+    def __init__(self, first, format: Format) -> None:
+        super().__init__()
+        self._octaves = format.ausn
+        self.register_buffer("first", torch.tensor(first, dtype=torch.float64))
+        self.logarithm = nn.Parameter(torch.zeros(self.first.shape))
 
-def _has_codebook(format: Format) -> bool:
-    return format.kind.startswith("nuuq")
-
-
-def _unit(logarithm: Tensor, format: Format) -> Tensor:
-    """float64 unit with its logarithm as parameter; the nearest power of two where the format needs one."""
-    logarithm = logarithm.double()
-    if _powers_of_two(format):
-        octaves = logarithm / math.log(2)
-        return 2 ** straight_through(octaves, torch.floor(octaves + 0.5))
-    return logarithm.exp()
-
-
-def _logarithm(units) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(np.log(units), dtype=torch.float32))
+    def forward(self) -> Tensor:
+        logarithm = self.logarithm.double()
+        if self._octaves:
+            octaves = logarithm / math.log(2)
+            return self.first * 2 ** straight_through(octaves, torch.floor(octaves + 0.5))
+        return self.first * logarithm.exp()
 
 
 class QuantizedLayer(nn.Module):
@@ -99,15 +95,15 @@ class QuantizedLayer(nn.Module):
         if self._statistics:
             self.register_buffer("frozen_units", torch.tensor(first), persistent=True)
         else:
-            self.log_unit = _logarithm(first)
-        if _has_codebook(self._format):
+            self.unit = _Unit(first, self._format)
+        if self._format.indexed:
             self.codebook = nn.Parameter(torch.tensor(self._format.codebook, dtype=torch.float32))
         self.frozen = False
 
     @property
     def format(self) -> Format:
         """The format, with the codebook as it is trained."""
-        if not _has_codebook(self._format):
+        if not self._format.indexed:
             return self._format
         return replace(self._format, codebook=tuple(int(level) for level in self._levels().tolist()))
 
@@ -124,7 +120,7 @@ class QuantizedLayer(nn.Module):
     def units(self) -> Tensor:
         """float64, ``(out,)`` or ``(1,)``."""
         if not self._statistics:
-            return _unit(self.log_unit, self._format)
+            return self.unit()
         if self.training and not self.frozen:
             with torch.no_grad():
                 squares = self.weight.double().square().flatten(1)
@@ -145,7 +141,7 @@ class QuantizedLayer(nn.Module):
         # To the unit the gradient of LSQ, to the weight that of the identity.
         gradient = (weight.detach() / column).clamp(low, high)
         to_weight = (weight - weight.detach()) / column.detach()
-        if _has_codebook(self._format):
+        if self._format.indexed:
             margin = (high - low) / (len(format.levels) - 1) / 2
             inside = (scaled.detach() >= low - margin) & (scaled.detach() <= high + margin)
             to_weight = to_weight * inside
@@ -168,13 +164,14 @@ class QuantizedTensor(nn.Module):
     def __init__(self, format: Format, unit: float, limit: float | None, units: str, alone: bool) -> None:
         super().__init__()
         self.format = format
-        self._highest = math.inf if limit is None else limit / format.magnitude_max
+        # What post-training quantization found is below the limit, and a power of two where it has to be.
+        self._highest = math.inf if limit is None else max(unit, 0.0 if format.ausn else limit / format.magnitude_max)
         self._alone = alone
         self._statistics = units == "statistics"
         if self._statistics:
             self.register_buffer("average", torch.tensor(unit / float(unit_from_statistic(1.0, format))).double())
         else:
-            self.log_unit = _logarithm(unit)
+            self.unit = _Unit(unit, format)
         self.frozen = False
 
     @property
@@ -185,7 +182,7 @@ class QuantizedTensor(nn.Module):
     def forward(self, values: Tensor | None = None) -> Tensor:
         """float64 unit; while training by statistics that of ``values``, if they are all that have it."""
         if not self._statistics:
-            return _unit(self.log_unit, self.format).clamp(max=self._highest)
+            return self.unit().clamp(max=self._highest)
         statistic = self.average.clone()
         if values is not None and self.observes:
             values = values.detach().double()
@@ -285,7 +282,7 @@ class QatNetwork(nn.Module):
     def freeze_units(self) -> None:
         """Keep all units, and averages of statistics, as they are from now on."""
         for name, parameter in self.named_parameters():
-            if name.endswith("log_unit"):
+            if name.endswith("unit.logarithm"):
                 parameter.requires_grad_(False)
         for module in [*self.layers.values(), *self.tensors.values()]:
             module.frozen = True
