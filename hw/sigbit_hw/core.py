@@ -13,6 +13,7 @@ from .array.post import PostProcessor
 from .bus.axi_lite import AxiLiteRegisters, AxiLiteSignature
 from .bus.axi_stream import axi_stream_layout, axi_stream_signature
 from .bus.output import OutputFormatter
+from .control.level_loader import LevelLoader
 from .control.parser import PacketParser
 from .control.queue import InstructionQueue
 from .control.sequencer import PACKET_NUMBER_BITS, ComputeTag, PoolTag, Sequencer
@@ -39,6 +40,10 @@ def _post_processor(config, array):
     )
 
 
+def _level_loader(config):
+    return LevelLoader(codes=1 << config.activation_format.bits, latency_cycles=WordMemory.read_latency_cycles)
+
+
 def _output_formatter(config):
     return OutputFormatter(config, WordMemory.read_latency_cycles)
 
@@ -49,8 +54,10 @@ class Timing:
 
     Attributes
     ----------
-    weight_hold_cycles, weight_lead_cycles : int
+    weight_hold_cycles, weight_lead_cycles, fill_columns : int
         See :class:`~.control.weight_loader.WeightLoader`.
+    level_cycles : int
+        From a COMPUTE's acceptance by the weight loader to its first word at least.
     post_start_cycles : int
         From a job's acceptance by the post-processor to its first token.
     post_latency_cycles : int
@@ -65,6 +72,8 @@ class Timing:
 
     weight_hold_cycles: int
     weight_lead_cycles: int
+    fill_columns: int
+    level_cycles: int
     post_start_cycles: int
     post_latency_cycles: int
     post_reserve_cycles: int
@@ -79,9 +88,12 @@ class Timing:
         # A word of weights is at the array after its memory, a swap after the activations' longer way.
         longer = _FEATURE_CYCLES - WordMemory.read_latency_cycles
         pool_store_cycles = _FEATURE_CYCLES + PoolUnit.latency_cycles
+        lead = array.weight_lead_cycles - longer
         return cls(
             weight_hold_cycles=longer + array.weight_hold_cycles - 1,
-            weight_lead_cycles=max(1, array.weight_lead_cycles - longer),
+            weight_lead_cycles=lead if array.fill_columns else max(1, lead),
+            fill_columns=array.fill_columns,
+            level_cycles=_level_loader(config).load_cycles if array.fill_columns else 0,
             post_start_cycles=post.start_cycles,
             post_latency_cycles=post.latency_cycles,
             post_reserve_cycles=post.residual_reserve_cycles,
@@ -146,6 +158,7 @@ class Accelerator(wiring.Component):
         m.submodules.parser = parser = PacketParser(config)
         m.submodules.queue = queue = InstructionQueue(config.instruction_depth)
         timing = Timing.of(config)
+        has_tables = config.cell == "table"
         post_unit = _post_processor(config, array)
         pool_units = [PoolUnit(config) for _ in range(config.planes)]
         m.submodules.sequencer = sequencer = stoppable(
@@ -155,6 +168,8 @@ class Accelerator(wiring.Component):
                 weight_hold_cycles=timing.weight_hold_cycles,
                 weight_lead_cycles=timing.weight_lead_cycles,
                 pool_drain_cycles=timing.pool_drain_cycles,
+                fill_columns=timing.fill_columns,
+                level_loader=_level_loader(config) if has_tables else None,
             )
         )
         m.submodules.post = post = stoppable(post_unit)
@@ -207,6 +222,24 @@ class Accelerator(wiring.Component):
             ),
             array.weight.word.eq(weight_memory.read_data),
         ]
+
+        # Level tables.
+        if has_tables:
+            level_memory = WordMemory(config.level_word_bits, config.level_depth)
+            instantiate(m, platform, "level_memory", level_memory)
+            reading = Cat(sequencer.level_read, sequencer.level_bank, sequencer.level_index)
+            arriving = delayed(m, reading, WordMemory.read_latency_cycles, name="level_read", clear=True)
+            m.d.comb += [
+                level_memory.write_enable.eq(parser.levels.en),
+                level_memory.write_address.eq(parser.levels.address),
+                level_memory.write_data.eq(parser.levels.data),
+                level_memory.read_address.eq(sequencer.level_address),
+                sequencer.level_entry.eq(level_memory.read_data),
+                array.levels.eq(Cat(arriving, level_memory.read_data)),
+                array.level_bank.eq(
+                    delayed(m, sequencer.level_bank, WordMemory.read_latency_cycles, name="level_bank")
+                ),
+            ]
 
         # Parameters.
         parameter_memory = WordMemory(config.parameter_word_bits, config.parameter_depth)

@@ -14,8 +14,9 @@ from itertools import cycle
 import numpy as np
 from sigbit_hw.control.queue import InstructionQueue
 from sigbit_hw.core import Timing
-from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, MIN_TILE_CYCLES, Opcode
-from sigbit_hw.spec.packets import HEADER, Kind
+from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, MIN_TILE_CYCLES, Opcode
+from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, Kind
+from sigbit_hw.spec.parts import fill_steps
 from sigbit_hw.spec.registers import COUNTERS
 
 __all__ = ["REASONS", "Prediction", "marks", "predict"]
@@ -80,6 +81,7 @@ def predict(program, images=1):
     :class:`Prediction`
     """
     timeline = _Timeline(program.config)
+    timeline.setup(program.setup)
     for group in range(program.groups(images)):
         for packet in program.image[group % len(program.image)]:
             timeline.packet(packet)
@@ -157,12 +159,29 @@ class _Timeline:
         # First positions of the last tile and of the first one with the same weights; all of these have been read then.
         self._tile = self._swap = -self._timing.weight_hold_cycles - MIN_TILE_CYCLES
         self._loaded = 0
+        # Steps of the level tables in memory.
+        self._level_steps = [0] * (self._config.level_depth if self._timing.fill_columns else 0)
         # Post-processor: the last job's acceptance and end. What it keeps from the reader and from the input.
         self._accepted = self._done = -1
         self._feature_reads = _Port()
         self._feature_writes = _Port()
 
     # -- stream --------------------------------------------------------------------------------------------------------
+
+    def setup(self, packets):
+        """Level tables among the packets that are sent once; these take no time."""
+        config = self._config
+        beat = config.stream_bits // 8
+        for data in packets:
+            header = HEADER.unpack(int.from_bytes(data[:HEADER_BYTES], "little"))
+            if header["kind"] == Kind.LEVELS:
+                self._store_levels(header["destination"], data[config.beats_per_word(HEADER.width) * beat : -beat])
+
+    def _store_levels(self, start, payload):
+        stride = self._config.beats_per_word(LEVEL.width) * self._config.stream_bits // 8
+        for position in range(0, len(payload), stride):
+            word = int.from_bytes(payload[position : position + LEVEL.width // 8], "little")
+            self._level_steps[start + position // stride] = LEVEL.unpack(word)["step"]
 
     def packet(self, packet):
         config = self._config
@@ -176,6 +195,7 @@ class _Timeline:
                 Kind.WEIGHTS: config.weight_word_bits,
                 Kind.PARAMETERS: config.parameter_word_bits,
                 Kind.INPUT: config.feature_word_bits,
+                Kind.LEVELS: config.level_word_bits,
             }[packet.kind]
             beats, words = config.beats_per_word(width), packet.count
             if packet.kind == Kind.INPUT:
@@ -185,6 +205,8 @@ class _Timeline:
                     words -= 1
             beat += beats * words
             instructions = []
+            if packet.kind == Kind.LEVELS:
+                self._store_levels(packet.destination, packet.payload)
         self._beat = beat + 1
         commit = self._beat
         if instructions:
@@ -264,14 +286,20 @@ class _Timeline:
         # The loader takes the job when it has read the last set before, and the sequencer the instruction after that.
         asked = max(known, self._loaded)
         popped = max(popped, asked + 1)
-        self._loaded = asked + 1
+        self._loaded = asked + max(1, timing.level_cycles)
+        lead = timing.weight_lead_cycles
+        if timing.fill_columns:
+            steps = self._level_steps[fields["level_base"] :][
+                : min(LEVEL_CODES, 1 << self._config.activation_format.bits)
+            ]
+            lead += timing.fill_columns * fill_steps(steps)
         # State "load", then tiles. `now` is the first cycle behind the tile before.
         now = popped + 2
         before = None
         while left:
             # Words are read when the grid has taken the set before; then the grid may take this one.
             read = max(self._loaded, self._swap + 1 + timing.weight_hold_cycles)
-            usable, swap = read + timing.weight_lead_cycles, None
+            usable, swap = read + lead, None
             for tile in range(tiles):
                 ready = max(now, usable, self._tile + MIN_TILE_CYCLES)
                 last = left == 1 and tile == tiles - 1

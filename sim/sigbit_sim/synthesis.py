@@ -12,6 +12,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from amaranth import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -22,6 +23,7 @@ from sigbit_hw.lib.shared import emit_modules
 from sigbit_hw.lib.ultrascale import ULTRASCALE
 from sigbit_hw.spec.config import AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.parts import code_distances, fill_steps
 
 from .cache import cache_folder
 
@@ -270,10 +272,11 @@ class _GridBench(wiring.Component):
         self._config = config
         self.grid = build_grid(config)
         ports = self.grid.signature.members
+        self._inputs = [name for name in ports if name != "sums"]
         accumulators = data.ArrayLayout(signed(config.accumulator_bits), config.columns * config.planes)
         super().__init__(
             {
-                **{name: ports[name] for name in ("codes", "swap", "weight")},
+                **{name: ports[name] for name in self._inputs},
                 "clear": In(config.columns),
                 "shift": In(config.columns),
                 "old": In(accumulators),
@@ -285,7 +288,7 @@ class _GridBench(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.grid = grid = self.grid
-        m.d.comb += [grid.codes.eq(self.codes), grid.swap.eq(self.swap), grid.weight.eq(self.weight)]
+        m.d.comb += [getattr(grid, name).eq(getattr(self, name)) for name in self._inputs]
         for index in range(config.columns * config.planes):
             adder = AccumulatorAdder(
                 sum_bits=config.sum_bits, accumulator_bits=config.accumulator_bits, shift_bits=config.part_shift_bits
@@ -317,7 +320,7 @@ def _bench_config(weight_format, activation_format, lanes, columns, **options):
     )
 
 
-def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1, fill_columns=8):
+def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1, fill_columns=8, **options):
     """Cost of one more column of the grid, per multiply-accumulate.
 
     The difference of two grids: cells, double-buffered weights, tables with the generators that fill them, constants,
@@ -331,7 +334,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         Native formats.
     lanes : int
         Multipliers per column and plane.
-    cell, planes, fill_columns
+    cell, planes, fill_columns, **options
         As in :class:`~sigbit_hw.spec.config.AcceleratorConfig`.
 
     Returns
@@ -339,7 +342,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     dict
         ``weights``, ``activations``, ``cell``, ``form`` (of the multiplier, or ``None``), ``lanes``, ``planes``,
         ``columns`` (of both grids), ``fill_columns``, ``fill_cycles`` (from one tile to the next at least, to fill its
-        tables),
+        tables with these formats), ``table_weight_bits``, ``table_product_bits`` (0 without tables),
         ``lut_per_mac`` (cells, none joined, with shift registers and memory), ``lutram_per_mac`` (memory alone),
         ``lc_per_mac`` (Yosys' estimate with joining), ``ff_per_mac``, ``carry_per_mac`` (CARRY4), ``muxf_per_mac``,
         ``dsp``, ``depth`` of the larger grid with its edges, ``accumulator_bits``, ``yosys``.
@@ -353,7 +356,14 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     results = []
     for count in columns:
         config = _bench_config(
-            weight_format, activation_format, lanes, count, cell=cell, planes=planes, fill_columns=fill_columns
+            weight_format,
+            activation_format,
+            lanes,
+            count,
+            cell=cell,
+            planes=planes,
+            fill_columns=fill_columns,
+            **options,
         )
         bench = _GridBench(config)
         results.append(run_synthesis(emit_modules(bench, "grid_bench", family=ULTRASCALE), "grid_bench"))
@@ -370,13 +380,19 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         "planes": planes,
         "columns": columns,
         "fill_columns": fill_columns if cell == "table" else 0,
-        "fill_cycles": bench.grid.timing.fill_cycles if cell == "table" else 0,
+        "fill_cycles": fill_columns * _fill_steps(activation_format) if cell == "table" else 0,
+        "table_weight_bits": config.table_weight_bits if cell == "table" else 0,
+        "table_product_bits": config.table_product_bits if cell == "table" else 0,
         **{f"{key}_per_mac": value for key, value in figures.items()},
         "dsp": large["dsp"],
         "depth": large["depth"],
         "accumulator_bits": config.accumulator_bits,
         "yosys": large["yosys"],
     }
+
+
+def _fill_steps(activation_format):
+    return fill_steps(np.diff(sorted(code_distances(activation_format)), prepend=0).tolist())
 
 
 def accumulator_cost(weight_format, activation_format, lanes=32):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, PARAMETER, Opcode
+from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, PARAMETER, Opcode
 from sigbit_hw.spec.packets import Kind
 from sigbit_sim.golden.program import OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
 
@@ -57,6 +57,7 @@ class Emitter:
         self._packets = []
         self._pending = []
         self._weights, self._parameters = _Ring(config.weight_depth), _Ring(config.parameter_depth)
+        self._levels = _Ring(config.level_depth)
         self._feature_posts = np.full(config.feature_depth, -1, dtype=np.int64)
         self._feature_users = np.full(config.feature_depth, -1, dtype=np.int64)
         self._payloads = {}
@@ -72,10 +73,12 @@ class Emitter:
         setup = [build_packet(config, Kind.CONFIGURE, hash_payload, count=1)]
         weights = self._resident(self._all_weights(), self._weights)
         parameters = self._resident(self._all_parameters(), self._parameters)
-        self._stream_weights, self._stream_parameters = not weights, not parameters
+        levels = self._resident(self._all_levels(), self._levels)
+        self._stream_weights, self._stream_parameters, self._stream_levels = not weights, not parameters, not levels
         for kind, pieces, ring in (
             (Kind.WEIGHTS, weights, self._weights),
             (Kind.PARAMETERS, parameters, self._parameters),
+            (Kind.LEVELS, levels, self._levels),
         ):
             setup.extend(self._setup_packets(kind, pieces, ring))
         # The fences of a group depend on the groups before it; after one round over the input regions they repeat.
@@ -137,12 +140,24 @@ class Emitter:
                 pieces.extend(self._parameter_piece(index, tile) for tile in layer.tiles)
         return tuple(pieces)
 
+    def _all_levels(self):
+        """Every distinct level table."""
+        tables = {
+            self._table(layer, part)
+            for layer in self._layers
+            if isinstance(layer, Reduction) and layer.tables
+            for part, _, _ in layer.passes
+        }
+        return tuple(self._level_piece(table) for table in sorted(tables, key=lambda table: table.words))
+
     def _start_group(self):
         self._packets = []
         if self._stream_weights:
             self._weights.start_group()
         if self._stream_parameters:
             self._parameters.start_group()
+        if self._stream_levels:
+            self._levels.start_group()
 
     def _group(self, steps):
         """Packets of a group of images, and the report of every layer."""
@@ -344,9 +359,10 @@ class Emitter:
                 for number, (part, activation_part, shift) in enumerate(passes):
                     pieces = self._pieces(layer, column_tile, part)
                     for piece, ranges in enumerate(pieces):
+                        levels = self._load_levels(layer, part)
                         address = self._load_weights(step.layer, column_tile, part, ranges)
                         count = self._compute(
-                            layer, window, column_tile, strip, activation_part, ranges, address,
+                            layer, window, column_tile, strip, activation_part, ranges, address, levels,
                             clear=number == 0 and piece == 0, shift=shift and piece == 0,
                         )  # fmt: skip
                         report["tiles"] += count
@@ -382,7 +398,7 @@ class Emitter:
             return window.image_words, 1, 0, window.images
         return layer.stride[0] * layer.source.width, layer.stride[0], layer.dilation[0], window.end - window.first
 
-    def _compute(self, layer, window, column_tile, strip, part, ranges, address, *, clear, shift):
+    def _compute(self, layer, window, column_tile, strip, part, ranges, address, levels, *, clear, shift):
         """One part pass over a window of the layer's source.
 
         Channel blocks that the latest POST is still writing come after those that are there.
@@ -399,7 +415,7 @@ class Emitter:
                 self._compute_blocks(
                     layer, window, column_tile, strip, part, (blocks, rows, columns),
                     address + (blocks[0] - first) * block_words, block_words,
-                    wait_post=wait, clear=clear and start, shift=shift and start,
+                    levels, wait_post=wait, clear=clear and start, shift=shift and start,
                 )  # fmt: skip
         return (end - first) * tiles
 
@@ -424,7 +440,7 @@ class Emitter:
         return any(begin < last and first < end for begin, end in self._fresh for first, last in spans)
 
     def _compute_blocks(
-        self, layer, window, column_tile, strip, part, ranges, address, block_words, *, wait_post, clear, shift
+        self, layer, window, column_tile, strip, part, ranges, address, block_words, levels, *, wait_post, clear, shift
     ):
         (b0, b1), (ky0, ky1), (kx0, kx1) = ranges
         sx, (dy, dx) = layer.stride[1], layer.dilation
@@ -437,6 +453,7 @@ class Emitter:
             Opcode.COMPUTE,
             reads=self._span(source, window),
             weights=(address, (b1 - b0) * block_words),
+            levels=(levels, LEVEL_CODES) if layer.tables else None,
             wait_post=wait_post,
             base=(start + strip.y * row_words + (ky0 * dy - above) * source.width + x0) & _ADDRESS_MASK,
             y0=strip.y * row_step + ky0 * kernel_step - above,
@@ -458,6 +475,7 @@ class Emitter:
             weight_words=column_tile.words,
             clear=clear,
             shift=shift,
+            level_base=levels,
         )
 
     def _post(self, step, layer, column_tile, strip):
@@ -590,7 +608,10 @@ class Emitter:
             levels[outputs, channels[outputs, inputs]] = piece[outputs, inputs]
         words = levels.reshape(tile.columns, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
         words = words.transpose(1, 3, 4, 0, 2).reshape(-1, config.weight_columns * vector)
-        codes = self._weight_codes[words + config.weight_format.magnitude_max]
+        if layer.tables:
+            codes = self._table(layer, part).codes(words)
+        else:
+            codes = self._weight_codes[words + config.weight_format.magnitude_max]
         return pack_codes(config, codes, config.weight_format.bits)
 
     @property
@@ -631,6 +652,25 @@ class Emitter:
 
         return (index, tile.start), groups, make
 
+    @staticmethod
+    def _table(layer, part):
+        """Level table of a part of a layer; of no part for a pass that only shifts."""
+        return layer.no_weights if part is None else layer.tables[part]
+
+    def _level_piece(self, table):
+        def make():
+            stride = word_bytes(self._config, LEVEL.width)
+            return b"".join(word.to_bytes(stride, "little") for word in table.words)
+
+        return table.words, LEVEL_CODES, make
+
+    def _load_levels(self, layer, part):
+        """Address of a part's level table; 0 without tables."""
+        if not layer.tables:
+            return 0
+        key, size, make = self._level_piece(self._table(layer, part))
+        return self._load(self._levels, Kind.LEVELS, key, size, make, self._stream_levels)
+
     def _load_weights(self, index, tile, part, ranges):
         key, size, make = self._weight_piece(index, tile, part, ranges)
         return self._load(self._weights, Kind.WEIGHTS, key, size, make, self._stream_weights)
@@ -657,12 +697,12 @@ class Emitter:
 
     # -- instructions --------------------------------------------------------------------------------------------------
 
-    def _issue(self, opcode, *, reads=None, writes=None, weights=None, parameters=None, **fields):
+    def _issue(self, opcode, *, reads=None, writes=None, weights=None, parameters=None, levels=None, **fields):
         number = len(self._log)
         is_post = opcode == Opcode.POST
         if fields.get("wait_post"):
             self._fresh = ()
-        for ring, span in ((self._weights, weights), (self._parameters, parameters)):
+        for ring, span in ((self._weights, weights), (self._parameters, parameters), (self._levels, levels)):
             if span:
                 ring.readers[span[0] : sum(span)] = number
         users = self._feature_posts if is_post else self._feature_users

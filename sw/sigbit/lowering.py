@@ -11,11 +11,13 @@ from typing import ClassVar
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import NUUQ, FormatError
-from sigbit_hw.spec.instructions import Encoding
-from sigbit_hw.spec.parts import RAW_BITS, activation_parts, weight_parts
+from sigbit_hw.spec.instructions import LEVEL, Encoding
+from sigbit_hw.spec.parts import RAW_BITS, activation_parts, code_distances, codebook_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
 from sigbit_sim.golden.numerics import SHIFT_MAX
 from sigbit_sim.golden.program import InputLayout
+
+from .level_tables import LevelTable
 
 __all__ = [
     "CompileError",
@@ -32,6 +34,10 @@ __all__ = [
 
 class CompileError(SigbitError):
     """A network that does not fit the accelerator; the message says what to change."""
+
+
+#: Largest magnitude of a weight in a level table.
+LEVEL_MAX = next(field.range[1] for field in LEVEL.fields if field.name == "weight")
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Reduction:
 
     Outputs are the stored channels from the first to the last of the target; those between its channels are 0.
     ``digits[i]`` are native weight levels ``(out, in of a group, kh, kw)`` of part ``i``, and ``inputs`` the stored
-    channels ``(out, in of a group)`` of the source that they belong to.
+    channels ``(out, in of a group)`` of the source that they belong to. On table cells ``tables[i]`` says what the
+    codes of part ``i`` count, and ``no_weights`` is the table of passes that only shift.
     """
 
     name: str
@@ -111,6 +118,8 @@ class Reduction:
     residual_encoding: tuple
     relu: bool
     macs: int
+    tables: tuple
+    no_weights: LevelTable | None
     in_bands: ClassVar = True
 
     @property
@@ -213,7 +222,7 @@ def _feature_map(tensor, config):
         parts = -(-RAW_BITS // config.activation_format.bits)
     else:
         try:
-            parts = activation_parts(config.activation_format, tensor.format).count
+            parts = activation_parts(config.activation_format, tensor.format, config.part_shift_bits).count
         except FormatError as error:
             raise CompileError(f"Tensor {tensor.name}: {error}") from error
     blocks = _blocks(tensor.channels, config)
@@ -224,7 +233,10 @@ def _encoding(tensor, config):
     """Encoding and bits by which the post-processor stores or adds a tensor."""
     if tensor.format is None:
         return Encoding.RAW, 0
-    if activation_parts(config.activation_format, tensor.format).stored == config.activation_format:
+    if (
+        activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored
+        == config.activation_format
+    ):
         return Encoding.NATIVE, 0
     return (Encoding.INT if tensor.format.signed else Encoding.UINT), tensor.format.bits
 
@@ -258,7 +270,7 @@ def input_layouts(network, config):
         rows=target.height, columns=target.width,
     )  # fmt: skip
     column_tiles = -(-target.channels // config.columns)
-    weight_passes = len(_weight_parts(layer, config).shifts)
+    weight_passes = len(_weight_parts(layer, tensor.format, config).shifts)
 
     def cycles(layout):
         """Per part of the input: whatever takes longer, then the words to send."""
@@ -272,16 +284,41 @@ def input_layouts(network, config):
     return tuple(sorted(layouts, key=cycles))
 
 
-def _weight_parts(layer, config):
+def _distances(form, config):
+    """What the activation codes of a tensor count in tables of products: distances from the smallest level."""
+    native = config.activation_format
+    parts = activation_parts(native, form, config.part_shift_bits)
+    if parts.stored == native:
+        return code_distances(native)
+    # Digits are their own codes; longer codes do not occur.
+    return tuple(min(code, (1 << parts.step) - 1) for code in range(1 << native.bits))
+
+
+def _weight_parts(layer, source, config, unused_lanes=True):
+    """Parts of the weights of a layer that reads a tensor in the format ``source``.
+
+    ``unused_lanes`` says whether words that it reads have lanes for which there is no weight.
+    """
     form = layer.weight_format
     if layer.codebooks is not None:
         # One cut for all channels, so that a pass is the same for all.
         levels = tuple(np.unique(layer.codebooks).tolist())
         form = NUUQ(len(levels), form.level_bits, levels)
     try:
-        return weight_parts(config.weight_format, form, config.part_shift_bits)
+        if config.cell != "table":
+            return weight_parts(config.weight_format, form, config.part_shift_bits)
+        reach = max(_distances(source, config))
+        largest = min(config.table_weight_max, config.product_magnitude_max // reach)
+        return codebook_parts(
+            form, config.part_shift_bits, min(largest, LEVEL_MAX), 1 << config.weight_format.bits, unused_lanes
+        )
     except FormatError as error:
-        raise CompileError(f"Layer {layer.name}: {error}") from error
+        if config.cell != "table":
+            raise CompileError(f"Layer {layer.name}: {error}") from error
+        raise CompileError(
+            f"Layer {layer.name}: {error}; its activations {source} reach {reach}, so weights reach {largest} at most: "
+            f"raise table_product_bits ({config.table_product_bits}) or table_weight_bits ({config.table_weight_bits})"
+        ) from error
 
 
 def lower_layers(network, config, layout):
@@ -480,7 +517,7 @@ def _same_lanes(residual, target, config):
 
 def _lower_reduction(layer, tensors, maps, folded, config):
     source, target = tensors[layer.input], tensors[layer.output]
-    activations = activation_parts(config.activation_format, source.format)
+    activations = activation_parts(config.activation_format, source.format, config.part_shift_bits)
     residual = getattr(layer, "residual", None)
     if isinstance(layer, AveragePool):
         power = config.weight_format.smallest_power
@@ -495,7 +532,10 @@ def _lower_reduction(layer, tensors, maps, folded, config):
             )
         multiplier, shift = (np.full(source.channels, value) for value in (layer.multiplier, shift))
     else:
-        parts = _weight_parts(layer, config)
+        first, end = maps[layer.input].span(config)
+        channels = source.channels if folded is None else folded.stored_channels
+        unused_lanes = layer.groups > 1 or channels < (end - first) * config.vector
+        parts = _weight_parts(layer, source.format, config, unused_lanes)
         weights, shifts, groups, dilation = layer.weights, parts.shifts, layer.groups, layer.dilation
         levels = np.array(sorted(parts.table))
         rows = np.array([parts.table[level] for level in levels])
@@ -515,14 +555,20 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         for bits, weight_shift in zip(sign_bits, shifts, strict=True)
         for part in range(activations.count)
     )
-    if activations.offset or activations.stored != config.activation_format:
+    offset = activations.offset
+    if offset or activations.stored != config.activation_format:
         smallest, largest = 0, (1 << source.format.bits) - 1
-    else:
+    elif config.cell != "table":
         smallest, largest = source.format.levels[0], source.format.levels[-1]
+    else:
+        # Tables count from the smallest level of a code.
+        distances = code_distances(config.activation_format)
+        offset = distances[config.activation_format.encode(0)]
+        smallest, largest = 0, max(distances)
     stride, pads = layer.stride, layer.pads[:2]
     low = smallest * positive + largest * negative - constant
     high = largest * positive + smallest * negative - constant
-    bias = bias + constant - activations.offset * (positive + negative)
+    bias = bias + constant - offset * (positive + negative)
     residual_multiplier = np.zeros_like(bias) if residual is None else layer.residual_multiplier
     if folded is not None and folded.kernel != (1, 1):
         digits = tuple(_fold(digit, folded.kernel) for digit in digits)
@@ -530,6 +576,11 @@ def _lower_reduction(layer, tensors, maps, folded, config):
             kernel, stride, dilation, pads = (1, 1), (1, 1), (1, 1), (0, 0)
         else:
             kernel, stride, dilation, pads = (kernel[0], 1), (stride[0], 1), (dilation[0], 1), (pads[0], 0)
+    tables, no_weights = (), None
+    if config.cell == "table":
+        distances = _distances(source.format, config)
+        tables = tuple(LevelTable.of(np.unique(digit).tolist(), distances) for digit in digits)
+        no_weights = LevelTable.of((), distances)
     inputs = _inputs(maps[layer.input], groups, digits[0].shape, config)
     positions = maps[layer.output].positions
     if (np.diff(positions) != 1).any():
@@ -571,6 +622,8 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         residual_encoding=(Encoding.NATIVE, 0) if residual is None else _encoding(tensors[residual], config),
         relu=layer.relu,
         macs=weights.size * target.height * target.width,
+        tables=tables,
+        no_weights=no_weights,
     )
 
 

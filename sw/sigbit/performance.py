@@ -204,6 +204,8 @@ def _bytes(program):
     config = program.config
     beat = config.stream_bits // 8
     names = {Kind.WEIGHTS: "weights", Kind.PARAMETERS: "parameters", Kind.INPUT: "input"}
+    if config.cell == "table":
+        names[Kind.LEVELS] = "levels"
     sums = {**dict.fromkeys(names.values(), 0), "instructions": 0}
     for packet in program.image[0]:
         size = len(packet.payload)

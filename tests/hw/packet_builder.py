@@ -4,7 +4,7 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 
-CONFIGURE, WEIGHTS, PARAMETERS, INPUT, RUN, OUTPUT, END = range(1, 8)
+CONFIGURE, WEIGHTS, PARAMETERS, INPUT, RUN, OUTPUT, END, LEVELS = range(1, 9)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def packet_bytes(stream_bits, kind, words=(), word_bits=64, *, destination=0, fe
     def padded(content):
         return content.ljust(-(-len(content) // beat_bytes) * beat_bytes, b"\0")
 
-    fields = {"magic": 0x5342, "version": 2, "kind": kind, "count": len(words), **header}
+    fields = {"magic": 0x5342, "version": 3, "kind": kind, "count": len(words), **header}
     header = struct.pack("<HBBIIH", *fields.values(), destination, fence)
     check = 0xFFFF
     for (half,) in struct.iter_unpack("<H", header):
@@ -57,6 +57,7 @@ class Builder:
             RUN: 512,
             OUTPUT: 512,
             END: 64,
+            LEVELS: 32,
         }
 
     def packet(self, kind, words=(), *, last=True, word_bits=None, **header):

@@ -8,6 +8,8 @@ from amaranth.sim import Simulator
 from sigbit_hw.array.array import Array
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import Format
+from sigbit_hw.spec.instructions import LEVEL_CODES
+from sigbit_hw.spec.parts import code_distances, fill_steps
 
 CASES = [
     # weights, activations, rows, lanes, columns, planes, post_lanes, weight columns
@@ -54,7 +56,8 @@ class Schedule:
         self.inputs = {}
         self.pushes = {}
         self.next_input = config.columns
-        self.next_push = 0
+        self.entries, self.banks, self.tiles = {}, {}, 0
+        self.next_push = LEVEL_CODES + 1 if config.cell == "table" else 0
         shape = (2, config.planes, config.strip_depth, config.columns)
         self.expected = np.zeros(shape, dtype=np.int64)
 
@@ -62,12 +65,13 @@ class Schedule:
         """One set of random weights against ``steps`` random vectors, started as early as is allowed."""
         config, rng = self.config, self.rng
         weights, activations = config.weight_format, config.activation_format
+        filling = self.levels() if config.cell == "table" else 0
         signs = rng.integers(0, 2, (config.columns, config.vector))
         magnitudes = rng.integers(0, len(weights.magnitudes), (config.columns, config.vector))
         codes = (signs << weights.bits - 1 | magnitudes).reshape(-1, config.weight_columns * config.vector)
         for index, word in enumerate(codes):
             self.pushes[self.next_push + index] = index, sum(int(c) << weights.bits * i for i, c in enumerate(word))
-        swap = max(self.next_input, self.next_push + self.array.weight_lead_cycles)
+        swap = max(self.next_input, self.next_push + self.array.weight_lead_cycles + filling)
         levels = (1 - 2 * signs) * np.array(weights.magnitudes)[magnitudes]
         vectors = rng.choice(activations.levels, (steps, config.planes, config.vector))
         for step, vector in enumerate(vectors):
@@ -80,13 +84,38 @@ class Schedule:
                 "address": step,
                 "codes": [activations.encode(int(level)) for level in vector.reshape(-1)],
             }
-        sums = np.einsum("spv,cv->psc", vectors, levels) - signs.sum(axis=1)
+        negative = levels < 0 if config.cell == "table" else signs
+        least = min(map(activations.decode, range(1 << activations.bits))) if config.cell == "table" else 0
+        sums = np.einsum("spv,cv->psc", vectors - least, levels) - negative.sum(axis=1)
         old = self.expected[bank, :, :steps]
         old = 0 if clear else old << config.part_shift_bits if shift else old
         half = 1 << config.accumulator_bits - 1
         self.expected[bank, :, :steps] = (old + sums + half) % (2 * half) - half
         self.next_input = swap + steps
         self.next_push = max(self.next_push + len(codes), swap + self.array.weight_hold_cycles)
+        if config.cell == "table":
+            self.next_push = max(self.next_push, max(self.pushes) + 1 + LEVEL_CODES + 1)
+
+    def levels(self):
+        """A level table of the native formats, as late as it may come; the cycles that filling tables takes."""
+        weights, activations = self.config.weight_format, self.config.activation_format
+        distances = code_distances(activations)
+        order = sorted(range(len(distances)), key=distances.__getitem__)
+        steps = np.diff([distances[code] for code in order], prepend=0).tolist()
+        self.tiles += 1
+        self.banks |= {self.next_push + index: self.tiles % 2 for index in range(self.config.columns)}
+        for index in range(LEVEL_CODES):
+            # As the words above have them: sign and magnitude code.
+            sign, magnitude = divmod(index, 1 << weights.bits - 1)
+            weight = (1 - 2 * sign) * weights.magnitudes[magnitude]
+            entry = {"weight": weight, "code": order[index], "step": steps[index]}
+            self.entries[self.next_push - LEVEL_CODES - 1 + index] = {
+                "valid": 1,
+                "bank": self.tiles % 2,
+                "index": index,
+                "entry": entry,
+            }
+        return fill_steps(steps) * self.array.fill_columns
 
     def run(self, banks, *, early=0, after=None):
         """Run, and read banks ``early`` cycles before the stated latency has passed since cycle ``after``."""
@@ -110,6 +139,10 @@ class Schedule:
                 ctx.set(array.i, self.inputs.get(cycle, idle))
                 index, word = self.pushes.get(cycle, (0, 0))
                 ctx.set(array.weight, {"valid": int(cycle in self.pushes), "index": index, "word": word})
+                if config.cell == "table":
+                    nothing = {"valid": 0, "bank": 0, "index": 0, "entry": {}}
+                    ctx.set(array.levels, self.entries.get(cycle, nothing))
+                    ctx.set(array.level_bank, self.banks.get(cycle, 0))
                 if 0 <= cycle - start < len(requests):
                     bank, plane, address, group = requests[cycle - start]
                     ctx.set(array.read, {"bank": bank, "plane": plane, "address": address, "group": group})

@@ -27,6 +27,9 @@ CHANGES = {
     "parameter_depth": 128,
     "cell": "table",
     "fill_columns": 4,
+    "table_weight_bits": 6,
+    "table_product_bits": 10,
+    "level_depth": 256,
     "instruction_depth": 32,
     "stream_bits": 128,
 }
@@ -129,13 +132,25 @@ def test_configuration_is_frozen():
         ({"cell": "table", "fill_columns": 1, "weight_columns": 2}, r"at least weight_columns \(2\), not 1"),
         (
             {"cell": "table", "activation_format": UINT(5), "weight_format": ESB(2, 0)},
-            r"codes of up to 4 bits and products of up to 8; esb:2,0 x uint:5 has 5 and 5; choose shorter formats",
+            r"codes of up to 4 bits, but activation_format uint:5 has 5; choose a shorter format or cell logic",
         ),
-        ({"cell": "table", "weight_format": ESB(4, 1)}, r"esb:4,1 x esbu:4,2 has 4 and 9; choose shorter formats"),
+        ({"cell": "table", "weight_format": INT(5)}, r"codes of up to 4 bits, but weight_format int:5 has 5"),
+        (
+            {"cell": "table", "weight_format": ESB(4, 1)},
+            r"esb:4,1 x esbu:4,2, with weights up to 12 and products up to 336; raise table_weight_bits \(5\) to 4 and "
+            r"table_product_bits \(8\) to 9, choose shorter",
+        ),
+        (
+            {"cell": "table", "weight_format": INT(4), "activation_format": INT(4), "table_product_bits": 6},
+            r"int:4 x int:4, with weights up to 7 and products up to 105; .* table_product_bits \(6\) to 7",
+        ),
         (
             {"cell": "table", "lanes": 64, "rows": 1, "columns": 256, "planes": 2},
-            r"Tables would need 157440 look-up tables as memory, 13440 more than the 144000 of the ZU9EG; lower",
+            r"Tables would need \d+ look-up tables as memory, \d+ more than the 144000 of the ZU9EG; lower",
         ),
+        ({"table_weight_bits": 9}, "table_weight_bits must be at most 8, not 9"),
+        ({"table_product_bits": 17}, "table_product_bits must be at most 16, not 17"),
+        ({"level_depth": 16}, "level_depth must be a power of two from 32 to 65536, not 16"),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),
         ({"stream_bits": 96}, "stream_bits must be 64, 128, 256 or 512, not 96"),

@@ -7,7 +7,19 @@ import pytest
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
-from hw.packet_builder import CONFIGURE, END, INPUT, OUTPUT, PARAMETERS, RUN, WEIGHTS, Builder, packet_bytes, to_beats
+from hw.packet_builder import (
+    CONFIGURE,
+    END,
+    INPUT,
+    LEVELS,
+    OUTPUT,
+    PARAMETERS,
+    RUN,
+    WEIGHTS,
+    Builder,
+    packet_bytes,
+    to_beats,
+)
 from hw.streams import STALLS, put, stall_pair
 from sigbit_hw.control.parser import PacketParser
 from sigbit_hw.control.queue import InstructionQueue
@@ -27,6 +39,7 @@ class Seen:
 
     weights: list = field(default_factory=list)
     parameters: list = field(default_factory=list)
+    levels: list = field(default_factory=list)
     features: list = field(default_factory=list)
     doubtful: list = field(default_factory=list)
     committed: list = field(default_factory=list)
@@ -43,8 +56,8 @@ class Seen:
 class Bench:
     """One parser in one simulation, fed step by step; every output is recorded in ``seen``."""
 
-    def __init__(self, bits, stalls="none", seed=1):
-        self.config = CONFIGS[bits]
+    def __init__(self, bits, stalls="none", seed=1, config=None):
+        self.config = config or CONFIGS[bits]
         self.dut = PacketParser(self.config)
         self.seen = Seen()
         self._idle, self._pressure = stall_pair(stalls, seed)
@@ -74,7 +87,7 @@ class Bench:
         for name in self._pause:
             ctx.set(getattr(dut, name).ready, self._pause[name] == 0)
         taken = ctx.get(dut.i.valid) and ctx.get(dut.i.ready)
-        for name in ("weights", "parameters"):
+        for name in ("weights", "parameters", *(["levels"] if self.config.cell == "table" else [])):
             port = getattr(dut, name)
             if ctx.get(port.en):
                 getattr(seen, name).append((ctx.get(port.address), ctx.get(port.data)))
@@ -193,6 +206,27 @@ def test_one_beat_per_cycle_and_one_cycle_more_per_packet(bits):
     assert seen.cycles <= seen.sent + len(session)
 
 
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_level_tables_of_table_cells_land_exactly_and_inside_their_memory(bits):
+    config = replace(CONFIGS[bits], cell="table", level_depth=64)
+    builder, words = Builder(config), _words(7, 20, 32)
+
+    async def script(bench):
+        for beats in (
+            builder.configure(),
+            builder.packet(LEVELS, words, destination=44),
+            builder.packet(RUN, [5]),
+            builder.packet(LEVELS, words[:2], destination=63),
+        ):
+            await bench.send(beats)
+        await bench.idle(20)
+
+    seen = Bench(bits, config=config).run(script)
+    assert seen.levels == list(enumerate(words, 44))
+    assert (seen.weights, seen.parameters, seen.features, seen.committed) == ([], [], [], [5])
+    assert seen.faults == [(Fault.BOUNDS, 3)]
+
+
 def _damage(beats, index, **change):
     return [replace(beat, **change) if i == index % len(beats) else beat for i, beat in enumerate(beats)]
 
@@ -205,7 +239,7 @@ def _too_long_crc_beat(bits):
 # name -> (packets after CONFIGURE by builder, fault, number of the faulty packet)
 FAULTS = {
     "wrong magic": (lambda b: [b.packet(RUN, [1], magic=0x5343)], Fault.MAGIC, 1),
-    "wrong version": (lambda b: [b.packet(RUN, [1], version=3)], Fault.VERSION, 1),
+    "wrong version": (lambda b: [b.packet(RUN, [1], version=4)], Fault.VERSION, 1),
     "kind 0": (lambda b: [to_beats(b.config.stream_bits, packet_bytes(b.config.stream_bits, 0))], Fault.KIND, 1),
     "kind 8": (lambda b: [to_beats(b.config.stream_bits, packet_bytes(b.config.stream_bits, 8))], Fault.KIND, 1),
     "kind 0x82": (lambda b: [to_beats(b.config.stream_bits, packet_bytes(b.config.stream_bits, 0x82))], Fault.KIND, 1),
@@ -437,7 +471,7 @@ def test_end_counts_while_draining_only_after_tlast_and_only_when_whole():
             (bad, 1),
             (builder.end(), 1),  # its TLAST is the first one
             (wrong_end, 1),
-            (builder.end(version=3), 1),
+            (builder.end(version=4), 1),
             (builder.end(count=1), 1),
             (builder.end(last=False), 1),
             (builder.packet(RUN, [0]), 1),

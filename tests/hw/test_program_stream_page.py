@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sigbit_hw.spec.config import CONTRACT_VERSION
-from sigbit_hw.spec.instructions import INSTRUCTIONS, MIN_TILE_CYCLES, PARAMETER, Encoding, Opcode
+from sigbit_hw.spec.instructions import INSTRUCTIONS, LEVEL, MIN_TILE_CYCLES, PARAMETER, Encoding, Opcode
 from sigbit_hw.spec.packets import HEADER, MAGIC, Fault, Kind
 from sigbit_hw.spec.registers import COUNTERS, IDENTITY, Control, Interrupt, Register, Status
 
@@ -86,3 +86,9 @@ def test_encodings_parameters_and_the_shortest_tile_are_named():
     for field in PARAMETER.fields:
         assert f"`{field.name}` ({field.bits}" in PAGE
     assert f"at least {MIN_TILE_CYCLES} cycles (`MIN_TILE_CYCLES`)" in PAGE
+
+
+def test_the_table_of_level_entries_is_exact():
+    rows = _table("level entry")
+    listed = [(name.strip("`"), int(bits.split()[0]), bits.endswith("s")) for name, (bits, _) in rows.items() if name]
+    assert listed[: len(LEVEL.fields)] == [(field.name, field.bits, field.signed) for field in LEVEL.fields]

@@ -48,15 +48,14 @@ class Adder(wiring.Component):
 class Step(wiring.Component):
     """One step of a generator's counter."""
 
-    def __init__(self, width, offset):
-        self._offset = offset
+    def __init__(self, width):
         ports = {"value": width, "operand": width, "double": 1, "add": 1, "restart": 1}
         super().__init__({**{name: In(bits) for name, bits in ports.items()}, "next": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
         inputs = {name: getattr(self, name) for name in ("double", "add", "restart")}
-        following = count_step(m, platform, self.value, self.operand, **inputs, offset=self._offset, name="step")
+        following = count_step(m, platform, self.value, self.operand, **inputs, name="step")
         m.d.comb += self.next.eq(following)
         return m
 
@@ -90,8 +89,7 @@ COMPONENTS = {
     "one bit more": (lambda: Adder((5, 7, 3), 8), 1),
     "long": (lambda: Adder((14, 13, 12), 14), 1),
     "two words": (lambda: Adder((5, 7), 8), 1),
-    "step": (lambda: Step(8, False), 1),
-    "step with offset": (lambda: Step(7, True), 1),
+    "step": (lambda: Step(8), 1),
     "tables": (lambda: Tables(3, 5), 3),
 }
 

@@ -21,7 +21,7 @@ from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
 from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_hw.spec.formats import AUSN_A, ESB, ESBU, INT, UINT
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
 from sigbit_sim import cycles
@@ -33,9 +33,11 @@ DENSE = roomy(
     TINY, ESB(4, 2), ESBU(4, 2), rows=2, lanes=2, columns=8, weight_columns=2, planes=2, post_lanes=2, strip_depth=8,
     weight_depth=32, parameter_depth=4, stream_bits=512,
 )  # fmt: skip
+#: Tables for all weights of 4 bits, and so few words for level tables that these are streamed.
 TABLES = roomy(
-    TINY, ESB(4, 2), ESBU(4, 2), columns=12, weight_columns=2, planes=2, cell="table", fill_columns=8, weight_depth=256
-)
+    TINY, ESB(4, 2), ESBU(4, 2), columns=12, weight_columns=2, planes=2, cell="table", fill_columns=4, weight_depth=256,
+    table_weight_bits=7, table_product_bits=12, level_depth=64,
+)  # fmt: skip
 FAST = {"tiny": TINY, "dense": DENSE, "tables": TABLES}
 SLOW = {
     "fewer columns than lanes": roomy(TINY, ESB(4, 1), ESBU(4, 2), rows=1, lanes=16, columns=8, stream_bits=128),
@@ -296,6 +298,29 @@ def test_a_quantized_leaky_model_with_formats_of_single_layers_is_exact():
     program = compile(network, TINY)
     with Session(device("tiny"), program) as session:
         np.testing.assert_array_equal(session.run(levels), run(network, levels))
+
+
+@pytest.mark.parametrize("stalls", [(0, 0), (60, 60)], ids=["flowing", "stalls"])
+def test_one_build_runs_layers_of_any_formats_one_after_the_other(stalls):
+    """Weights and activations of another level table in every layer; the only difference is the program."""
+    native = ESBU(4, 2)
+    builder = Builder(8, 7, 9, 8, UINT(8))
+    for weights, target in (
+        (ESB(4, 1), native),
+        (ESB(4, 0), UINT(4)),
+        (AUSN_A(2, 1), native),
+        (ESB(3, 0), INT(4)),
+        (ESB(4, 2), UINT(3)),
+        (ESB(4, 1), native),
+        (INT(8), INT(6)),
+    ):
+        builder.conv(9, (2, 2), weights, target, pads=(1, 0, 0, 1))
+    builder.conv(3, (9, 8), ESB(4, 0), None)
+    program = check("tables", builder, builder.images(3), stalls)
+    passes = [layer["part_products"] // layer["macs"] for layer in program.layers]
+    assert passes == [2, 1, 1, 1, 1, 1, 2, 2], "two digits of 8 and 6 bits, and two parts of INT(8)"
+    sent = sum(packet.kind == Kind.LEVELS for packet in program.image[0])
+    assert sent > 4, "more tables than their memory holds"
 
 
 def test_images_after_a_long_session_are_still_exact():

@@ -127,6 +127,24 @@ def test_single_layers_get_formats_of_their_own(capsys, tmp_path):
     assert {row["weight_format"] for row in rows[1:-1]} <= {"esb:4,2", None}
 
 
+def test_one_accelerator_of_tables_takes_layers_of_any_formats(capsys, tmp_path):
+    tables = {"cell": "table", "table_weight_bits": 7, "table_product_bits": 12, "max_reduction": 1024}
+    (tmp_path / "tables.json").write_text(json.dumps(PRESETS["small"].to_dict() | tables))
+    found = run_json(capsys, "quantize", MODEL, *CALIBRATION, "-o", "plain.npz")["layers"]
+    names = [row["name"] for row in found if row["weight_format"]]
+    weights = dict(zip(names, ("esb:4,0", "esb:4,1", "int:4", "esb:3,0", "int:8"), strict=True))
+    layers = {name: {"weights": text} for name, text in weights.items()}
+    layers[names[0]]["activations"] = "uint:4"
+    (tmp_path / "layers.json").write_text(json.dumps(layers))
+    own = ["--layer-formats", "layers.json", "--config", "tables.json"]
+    result = run_json(capsys, "evaluate", MODEL, *IMAGES, *CALIBRATION, *own, "--layers", "--device", "emulator")
+    assert result["mismatches_against_golden"] == 0
+    rows = [row for row in result["layers"] if row["weight_format"]]
+    assert [row["weight_format"] for row in rows] == list(weights.values())
+    passes = [row["part_products"] // row["macs"] for row in rows]
+    assert passes == [2, 1, 1, 1, 2], "images have two digits, and int:8 has more levels than there are codes"
+
+
 @pytest.mark.parametrize("device", ["golden", "emulator"])
 def test_evaluate_shows_layers(capsys, device):
     result = run_json(capsys, "evaluate", MODEL, *IMAGES, *CALIBRATION, "--layers", "--device", device)

@@ -17,14 +17,14 @@ __all__ = ["UNIFORM_BITS", "Encoder", "part_count", "part_index_bits", "uniform_
 UNIFORM_BITS = max(stored.bits for stored in WIDE_ACTIVATIONS)
 
 
-def part_count(native_format):
-    """Most native codes that a stored value has."""
-    return max(activation_parts(native_format, stored).count for stored in WIDE_ACTIVATIONS)
+def part_count(native_format, step=None):
+    """Most native codes that a stored value has; ``step`` as for :func:`~sigbit_hw.spec.parts.activation_parts`."""
+    return max(activation_parts(native_format, stored, step).count for stored in WIDE_ACTIVATIONS)
 
 
-def part_index_bits(native_format):
+def part_index_bits(native_format, step=None):
     """Width of the index of a part of an 8-bit activation; at least 1."""
-    return max(1, ceil_log2(part_count(native_format)))
+    return max(1, ceil_log2(part_count(native_format, step)))
 
 
 def uniform_range(native_format, encoding, bits):
@@ -57,6 +57,8 @@ class Encoder(wiring.Component):
     ----------
     native_format : :class:`Format`
         Native activation format.
+    step : int, optional
+        Bits of a digit, unless they follow from the format.
 
     Members
     -------
@@ -84,12 +86,13 @@ class Encoder(wiring.Component):
     #: Cycles from ``half_units`` to ``code``.
     latency_cycles = 4
 
-    def __init__(self, native_format):
+    def __init__(self, native_format, step=None):
         if not isinstance(native_format, Format):
             raise TypeError(f"native_format must be a Format, not {native_format!r}")
         self._format = native_format
+        self._step = step or part_shift_bits(native_format)
         #: Name that is the same for equal encoders only.
-        self.module_name = f"encoder_{native_format.identifier}"
+        self.module_name = f"encoder_{native_format.identifier}_{self._step}"
         super().__init__(
             {
                 "half_units": In(signed(half_unit_bits(native_format))),
@@ -98,7 +101,7 @@ class Encoder(wiring.Component):
                 "limit": In(UNIFORM_BITS),
                 "excess": In(UNIFORM_BITS),
                 "relu": In(1),
-                "part": In(part_index_bits(native_format)),
+                "part": In(part_index_bits(native_format, step)),
                 "code": Out(native_format.bits),
             }
         )
@@ -132,7 +135,7 @@ class Encoder(wiring.Component):
         encoding = delayed(m, self.encoding, 3, name="encoding")
         part = delayed(m, self.part, 3, name="part")
         field = delayed(m, self.field, 3, name="field")
-        step = part_shift_bits(native_format)
+        step = self._step
         with m.Switch(encoding):
             with m.Case(Encoding.NATIVE):
                 m.d.sync += self.code.eq(native)

@@ -19,6 +19,8 @@ class ResidualDecoder(wiring.Component):
     ----------
     native_format : :class:`Format`
         Native activation format.
+    step : int, optional
+        Bits of a digit, unless they follow from the format.
 
     Members
     -------
@@ -45,18 +47,19 @@ class ResidualDecoder(wiring.Component):
     #: Decode, then add to the parts before.
     latency_cycles = 2
 
-    def __init__(self, native_format):
+    def __init__(self, native_format, step=None):
         if not isinstance(native_format, Format):
             raise TypeError(f"native_format must be a Format, not {native_format!r}")
         self._format = native_format
+        self._step = step or part_shift_bits(native_format)
         #: Name that is the same for equal decoders only.
-        self.module_name = f"residual_decoder_{native_format.identifier}"
+        self.module_name = f"residual_decoder_{native_format.identifier}_{self._step}"
         super().__init__(
             {
                 "code": In(native_format.bits),
                 "enable": In(1),
                 "first": In(1),
-                "part": In(part_index_bits(native_format)),
+                "part": In(part_index_bits(native_format, step)),
                 "native": In(1),
                 "lowest": In(signed(UNIFORM_BITS + 1)),
                 "level": Out(signed(residual_bits(native_format))),
@@ -77,10 +80,9 @@ class ResidualDecoder(wiring.Component):
             m.d.sync += value.eq(self._native_level())
         with m.Elif(self.enable):
             with m.Switch(self.part):
-                step = part_shift_bits(native)
-                for part in range(-(-UNIFORM_BITS // step)):
+                for part in range(-(-UNIFORM_BITS // self._step)):
                     with m.Case(part):
-                        m.d.sync += value.eq(self.code << part * step)
+                        m.d.sync += value.eq(self.code << part * self._step)
 
         # Cycle 2: sum of the parts.
         m.d.sync += self.level.eq(Mux(first, start, self.level) + value)

@@ -9,7 +9,7 @@ from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from .accumulator import Accumulator, accumulator_tag
 from .grid import Grid, GridShape
-from .table import TableGrid
+from .table import LevelEntry, TableGrid
 
 __all__ = ["Array", "build_grid"]
 
@@ -43,6 +43,8 @@ class Array(wiring.Component):
         (:class:`~.accumulator.Accumulator`).
     weight : ``In``
         ``valid``, ``index``, ``word``: sign-magnitude codes of ``weight_columns`` columns, as in :class:`~.grid.Grid`.
+    levels, level_bank : ``In``
+        Table cells only, as in :class:`~.table.TableGrid`: entries of level tables, and the bank of ``weight``'s.
     read : ``In``
         ``bank`` that is not being accumulated, ``plane``, ``address`` and ``group`` of ``post_lanes`` columns.
     read_data : ``Out``
@@ -54,8 +56,10 @@ class Array(wiring.Component):
         self._config = config
         self._groups = config.columns // config.post_lanes
         codes = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
+        levels = {"levels": In(LevelEntry()), "level_bank": In(1)} if config.cell == "table" else {}
         super().__init__(
             {
+                **levels,
                 "i": In(
                     data.StructLayout({"swap": 1, **dict(accumulator_tag(config.strip_depth).members), "codes": codes})
                 ),
@@ -88,6 +92,8 @@ class Array(wiring.Component):
         self.weight_hold_cycles = timing.weight_hold_cycles
         #: Cycles from the first word of weights to their ``i.swap``.
         self.weight_lead_cycles = timing.weight_lead_cycles
+        #: How many more these are per cycle that one column's tables take; 0 without tables.
+        self.fill_columns = timing.fill_columns
         #: Cycles from ``read`` to ``read_data``: a register, the memory, and stages of the multiplexer.
         self.read_latency_cycles = 2 + _select_cycles(1 << self._select_bits)
         self._sum_cycles = timing.latency_cycles
@@ -111,6 +117,8 @@ class Array(wiring.Component):
             grid.swap.eq(self.i.swap),
             *(grid.weight[name].eq(self.weight[name]) for name in ("valid", "index", "word")),
         ]
+        if config.cell == "table":
+            m.d.comb += [grid.levels.eq(self.levels), grid.level_bank.eq(self.level_bank)]
 
         # Tags, one register per column, tapped by fetch, add and store on their diagonal.
         layout = accumulator_tag(config.strip_depth)

@@ -33,6 +33,8 @@ class GridShape:
     planes: int
     sum_bits: int
     fill_columns: int
+    table_weight_bits: int
+    table_product_bits: int
 
     @classmethod
     def of(cls, config):
@@ -54,7 +56,7 @@ def bus_cycles(weight_columns):
     return max(1, BUS_COLUMNS - BUS_COLUMNS // weight_columns)
 
 
-def bus_stage(m, bus, column, cycles):
+def bus_stage(m, bus, column, cycles, name="bus"):
     """The weight bus as ``column`` sees it: at the first column of a group ``cycles`` later, at the grid's first one.
 
     ``bus`` is a list of values; the first two say what is loaded, and only they need a reset.
@@ -62,7 +64,7 @@ def bus_stage(m, bus, column, cycles):
     if column % BUS_COLUMNS:
         return bus
     return [
-        delayed(m, value, cycles if column else 1, name=f"bus_{index}_{column}", clear=index < 2)
+        delayed(m, value, cycles if column else 1, name=f"{name}_{index}_{column}", clear=index < 2)
         for index, value in enumerate(bus)
     ]
 
@@ -156,12 +158,15 @@ class GridTiming:
         ascending order.
     weight_lead_cycles : int
         From the first word of a tile until its ``swap``, if the others follow one per cycle.
+    fill_columns : int
+        Of tables: how much longer that is per cycle that one column's tables take (:func:`~..spec.parts.fill_steps`).
     """
 
     edge_cycles: int
     latency_cycles: int
     weight_hold_cycles: int
     weight_lead_cycles: int
+    fill_columns: int = 0
 
     @classmethod
     def of(cls, weight_format, activation_format, shape):

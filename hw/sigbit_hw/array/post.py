@@ -252,7 +252,7 @@ class PostProcessor(wiring.Component):
         pixel = Signal.like(self.accumulator.address)
         group = Signal.like(self.accumulator.group)
         parameter_address = Signal.like(self.parameter.address)
-        part = Signal(part_index_bits(config.activation_format))
+        part = Signal(part_index_bits(config.activation_format, config.part_shift_bits))
         field_shift = Signal(range(SHIFT_MAX + 1))
         with m.If(accept):
             m.d.sync += [
@@ -328,7 +328,7 @@ class PostProcessor(wiring.Component):
         ]
         # Residual: the same walk from another base, part by part. The words of all parts serve all groups in them.
         has_residual = Signal()
-        residual_part = Signal(part_index_bits(config.activation_format))
+        residual_part = Signal(part_index_bits(config.activation_format, config.part_shift_bits))
         residual_plane_offset = Signal(address_bits)
         residual_part_offset = Signal(address_bits)
         word_held = Signal()
@@ -365,7 +365,7 @@ class PostProcessor(wiring.Component):
         m.d.sync += self.residual.en.eq(reserve)
         residual_words = [
             Signal(config.feature_word_bits, reset_less=True, name=f"residual_word_{number}")
-            for number in range(part_count(config.activation_format))
+            for number in range(part_count(config.activation_format, config.part_shift_bits))
         ]
         arrives = _RESIDUAL_ADDRESS_CYCLES + self._feature_latency_cycles
         arrived = delayed(m, Cat(fetch, residual_part), arrives, name="residual_arrives", clear=True)
@@ -412,8 +412,8 @@ class PostProcessor(wiring.Component):
         encoding = delayed(m, encoding, 1, name="encoder_encoding")
         for lane in range(config.post_lanes):
             requantizer = Requantizer(config.activation_format, config.accumulator_bits)
-            encoder = Encoder(config.activation_format)
-            residual = ResidualDecoder(config.activation_format)
+            encoder = Encoder(config.activation_format, config.part_shift_bits)
+            residual = ResidualDecoder(config.activation_format, config.part_shift_bits)
             instantiate(m, platform, f"residual_{lane}", residual)
             instantiate(m, platform, f"requantizer_{lane}", requantizer)
             instantiate(m, platform, f"encoder_{lane}", encoder)

@@ -3,31 +3,34 @@
 
 Our definition. An activation code reads the product of its lane's weight from a table with two banks: one computes,
 the other is filled for the next tile. A table holds ``p ^ s`` for a product magnitude ``p`` and the weight's sign ``s``
-(numerics 5.2), as an unsigned word; for signed activations plus half of the range. So there is neither a multiplier
-nor a sign in the cell, and it does not depend on the formats.
+(numerics 5.2), as an unsigned word. So there is neither a multiplier nor a sign in the cell.
 
-A generator per row and ``fill_columns`` columns counts through the levels of the activation format in multiples of
-the weight, up from zero and then down, by one or two multiples per cycle, and writes every level's product.
+What codes mean is data. A level table (:data:`~sigbit_hw.spec.instructions.LEVEL`) comes before the weights of a layer:
+the level of every weight code, looked up at the edge, and the activation codes in the order of their levels, counted
+from the smallest one. So products are those with distances from the smallest level, and never negative for
+positive weights.
+
+A generator per row and ``fill_columns`` columns counts through these levels in multiples of the weight, up from zero
+by one or two multiples per cycle, and writes every code's product.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..arith.operand import lookup
 from ..lib.delay import delayed
+from ..lib.layout import table_layout
 from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, ternary_levels, ternary_tree, tree_levels
 from ..lib.ultrascale import count_step, tables
 from ..spec.config import TABLE_CODE_BITS
-from ..spec.formats import product_bits
-from .grid import BUS_COLUMNS, GridTiming, bus_stage, grid_members
+from ..spec.instructions import LEVEL, LEVEL_CODES
+from .grid import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
 
-__all__ = ["FillStep", "TableCell", "TableGenerator", "TableGrid", "TableGridTiming", "fill_program"]
+__all__ = ["LevelEntry", "TableCell", "TableGenerator", "TableGrid", "TableGridTiming"]
 
 #: From an activation code at the grid to the first cell: an input register.
 EDGE_CYCLES = 1
@@ -40,36 +43,15 @@ SEQUENCE_CYCLES = 1
 WRITE_CYCLES = 2
 
 
-class FillStep(NamedTuple):
-    """What a generator does in one cycle: see :func:`~sigbit_hw.lib.ultrascale.count_step`; ``code`` is written."""
+class LevelEntry(data.StructLayout):
+    """An entry of a level table on its way to a grid: its position ``index``, and the ``bank`` that takes it.
 
-    restart: int
-    double: int
-    down: int
-    code: int | None
+    A weight word may be decoded with a bank two cycles after its last entry. While words are decoded with one bank,
+    and until their tables are full, the other one may be written.
+    """
 
-
-def fill_program(activation_format):
-    """Steps that reach every level of a format, and write every code once."""
-    steps = []
-    for down in (0, 1):
-        levels = sorted(
-            (abs(level), code)
-            for code in range(1 << activation_format.bits)
-            if (level := activation_format.decode(code)) < 0 or not down
-            if (level < 0) == bool(down)
-        )
-        if down and levels:
-            steps.append(FillStep(1, 0, 0, None))
-        reached = 0
-        for level, code in levels:
-            if level == 0:
-                steps.append(FillStep(1, 0, 0, code))
-            while reached < level:
-                double = int(level - reached >= 2)
-                reached += 1 + double
-                steps.append(FillStep(0, double, down, code if reached == level else None))
-    return tuple(steps)
+    def __init__(self):
+        super().__init__({"valid": 1, "bank": 1, "index": range(LEVEL_CODES), "entry": table_layout(LEVEL)})
 
 
 class TableCell(wiring.Component):
@@ -175,39 +157,39 @@ class TableGenerator(wiring.Component):
         Bits of a weight's magnitude less one, in two's complement, and of a table entry.
     lanes, columns, weight_columns : int
         Weights per column, columns, and columns that are stored at once.
-    offset : bool
-        Whether entries are greater by half of the range.
 
     Members
     -------
     weights : ``In``
         Per column stored at once and lane ``{add, operand}``: whether the weight is positive, and its operand.
-    load, row : ``In``
-        Store ``weights`` as number ``row``.
-    column, restart, double, down : ``In``
-        The step. ``column`` and ``down`` are given one cycle before the others.
+    load, load_bank, row : ``In``
+        Store ``weights`` as number ``row`` of a bank.
+    bank, column, restart, double, hold : ``In``
+        The step: start at zero, count two multiples or none, else one. ``bank`` and ``column``, which say what weight,
+        are given one cycle before the others.
     words : ``Out``
         After the step, one cycle later.
     """
 
-    def __init__(self, operand_bits, word_bits, *, lanes, columns, weight_columns, offset):
+    def __init__(self, operand_bits, word_bits, *, lanes, columns, weight_columns):
         if columns % weight_columns:
             raise ValueError(f"weight_columns must divide the columns of a generator, not {weight_columns}, {columns}")
         self._word_bits = word_bits
         self._lanes = lanes
         self._columns = columns
         self._weight_columns = weight_columns
-        self._offset = offset
         self._lane = data.StructLayout({"operand": operand_bits, "add": 1})
         super().__init__(
             {
                 "weights": In(data.ArrayLayout(data.ArrayLayout(self._lane, lanes), weight_columns)),
                 "load": In(1),
+                "load_bank": In(1),
+                "bank": In(1),
                 "row": In(range(columns // weight_columns)),
                 "column": In(range(columns)),
                 "restart": In(1),
                 "double": In(1),
-                "down": In(1),
+                "hold": In(1),
                 "words": Out(data.ArrayLayout(word_bits, lanes)),
             }
         )
@@ -215,11 +197,8 @@ class TableGenerator(wiring.Component):
     @property
     def module_name(self):
         """Name that is the same for equal generators only."""
-        offset = "_offset" if self._offset else ""
         operand = self._lane["operand"].width
-        return (
-            f"table_generator_{operand}_{self._word_bits}_{self._lanes}x{self._columns}_{self._weight_columns}{offset}"
-        )
+        return f"table_generator_{operand}_{self._word_bits}_{self._lanes}x{self._columns}_{self._weight_columns}"
 
     def elaborate(self, platform):
         m = Module()
@@ -227,10 +206,11 @@ class TableGenerator(wiring.Component):
 
         stored = []
         position_bits = (self._weight_columns - 1).bit_length()
+        rows = self._columns // self._weight_columns
         for position in range(self._weight_columns):
             memory = Memory(
                 shape=unsigned(layout.size),
-                depth=self._columns // self._weight_columns,
+                depth=2 * rows,
                 init=[],
                 attrs={"ram_style": "distributed"},
             )
@@ -238,9 +218,9 @@ class TableGenerator(wiring.Component):
             write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [
                 write.en.eq(self.load),
-                write.addr.eq(self.row),
+                write.addr.eq(Cat(self.row, self.load_bank)),
                 write.data.eq(self.weights[position]),
-                read.addr.eq(self.column[position_bits:]),
+                read.addr.eq(Cat(self.column[position_bits:], self.bank)),
             ]
             stored.append(read.data)
         chosen = Signal(layout)
@@ -252,82 +232,87 @@ class TableGenerator(wiring.Component):
         for lane in range(self._lanes):
             operand = Signal.like(chosen[lane].operand, name=f"operand_{lane}", reset_less=True)
             add = Signal(name=f"add_{lane}", reset_less=True)
-            m.d.sync += [operand.eq(chosen[lane].operand), add.eq(chosen[lane].add ^ self.down)]
+            m.d.sync += [operand.eq(chosen[lane].operand), add.eq(chosen[lane].add)]
             value = Signal(self._word_bits, name=f"value_{lane}", reset_less=True)
             extended = Signal(self._word_bits, name=f"extended_{lane}")
             m.d.comb += [extended.eq(operand.as_signed()), self.words[lane].eq(value)]
-            m.d.sync += value.eq(
-                count_step(
-                    m,
-                    platform,
-                    value,
-                    extended,
-                    double=self.double,
-                    add=add,
-                    restart=self.restart,
-                    offset=self._offset,
-                    name=f"next_{lane}",
-                )
+            following = count_step(
+                m, platform, value, extended, double=self.double, add=add, restart=self.restart, name=f"next_{lane}"
             )
+            with m.If(~self.hold):
+                m.d.sync += value.eq(following)
         return m
+
+
+def start_cycles(shape, column):
+    """How much later than the first generator that of the columns from ``column`` on starts.
+
+    As much as activations take there, so that tables that are in use no longer are filled as soon as possible; but not
+    before its weights are there.
+    """
+    return max(column, column // shape.weight_columns + column // BUS_COLUMNS)
 
 
 @dataclass(frozen=True)
 class TableGridTiming(GridTiming):
-    """Cycles of a grid of table cells.
-
-    Attributes
-    ----------
-    fill_cycles : int
-        From the first step of a generator to its last: steps per column times columns.
-    """
-
-    fill_cycles: int
+    """Cycles of a grid of table cells."""
 
     @classmethod
-    def of(cls, weight_format, activation_format, shape):
-        """Timing for two formats and a :class:`~.grid.GridShape`."""
+    def of(cls, activation_bits, shape):
+        """Timing for codes of so many bits and a :class:`~.grid.GridShape`."""
         stages = 1 + ternary_levels(shape.lanes)
-        steps = len(fill_program(activation_format))
-        fill = steps * shape.fill_columns
+        # A column takes at least one cycle per code. If it takes more, the last columns of generators are later by
+        # `fill_columns` times that, and no other column by more.
+        steps = 1 << activation_bits
         hold, lead = 1, 0
         for column in range(shape.columns):
             first = column // shape.fill_columns * shape.fill_columns
-            begin = first // shape.weight_columns + START_CYCLES + first // BUS_COLUMNS + (column - first) * steps
+            begin = START_CYCLES + start_cycles(shape, first) + (column - first) * steps
             # Its tables: the old bank is read by the last row, the new one by the first.
             hold = max(hold, EDGE_CYCLES + column + shape.rows - 1 - (begin + WRITE_CYCLES))
             lead = max(lead, begin + steps + WRITE_CYCLES - (EDGE_CYCLES + column + 1))
-            if not activation_format.signed:
-                taken = EDGE_CYCLES + column + stages - 1
-                stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + first // BUS_COLUMNS
-                hold = max(hold, taken - stored)
-                lead = max(lead, stored + 1 - taken)
+            taken = EDGE_CYCLES + column + stages - 1
+            stages_passed = column // BUS_COLUMNS * bus_cycles(shape.weight_columns)
+            stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + stages_passed
+            hold = max(hold, taken - stored)
+            lead = max(lead, stored + 1 - taken)
+        lead -= steps * shape.fill_columns
         # Generators must have ended before words of the next tile come.
-        hold = max(hold, fill + 2 - lead)
-        return cls(EDGE_CYCLES, EDGE_CYCLES + shape.rows + stages, hold, lead, fill)
+        hold = max(hold, 2 - lead)
+        return cls(EDGE_CYCLES, EDGE_CYCLES + shape.rows + stages, hold, lead, shape.fill_columns)
 
 
 class TableGrid(wiring.Component):
     """The same sums as :class:`~.grid.Grid` gives, with tables instead of multipliers.
 
-    The ports are the same, and so is what they mean; ``timing`` has other figures. Word 0 of a tile starts the
-    generators.
+    The ports are the same, and so is what they mean, but for activations, which count as distances from the smallest
+    level of their table; ``timing`` has other figures. Word 0 of a tile starts the generators. It may be given as soon
+    as the level table of its bank is complete.
 
     Parameters
     ----------
     weight_format, activation_format : :class:`Format`
-        Native formats; activation codes of at most 4 bits.
+        As long as codes of weights and activations are, at most 4 bits; what they mean comes with ``levels``.
     shape : :class:`~.grid.GridShape`
+
+    Members
+    -------
+    levels : ``In(LevelEntry())``
+        Entries of a level table.
+    level_bank : ``In(1)``
+        Bank of the levels of ``weight``, in the same cycle.
     """
 
     def __init__(self, weight_format, activation_format, shape):
-        self._weight_format = weight_format
-        self._activation_format = activation_format
-        self._word_bits = product_bits(weight_format, activation_format)
+        self._weight_bits = weight_format.bits
+        self._code_bits = activation_format.bits
+        self._word_bits = shape.table_product_bits
+        self._operand_bits = shape.table_weight_bits + 1
         self._shape = shape
         #: :class:`TableGridTiming`
-        self.timing = TableGridTiming.of(weight_format, activation_format, shape)
-        super().__init__(grid_members(weight_format, activation_format, shape))
+        self.timing = TableGridTiming.of(activation_format.bits, shape)
+        members = grid_members(weight_format, activation_format, shape)
+        super().__init__({**members, "levels": In(LevelEntry()), "level_bank": In(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -352,16 +337,11 @@ class TableGrid(wiring.Component):
         for position in range(1, shape.columns + shape.rows - 1):
             banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
 
-        fill, writing = self._sequence(m, last_bank)
-        operands, constants = self._weight_edge(m)
-        bus = [
-            delayed(m, Cat(self.weight.valid, self.weight.index), 1, name="load", clear=True),
-            delayed(
-                m, Cat(self.weight.valid, self.weight.index), 2 + tree_levels(shape.vector), name="owed", clear=True
-            ),
-            *operands,
-            *constants,
-        ]
+        fill, writing, loading = self._sequence(m, last_bank)
+        operands, constants = self._weight_edge(m, platform)
+        load = delayed(m, Cat(self.weight.valid, self.weight.index), 1, name="load", clear=True)
+        bus = [load, delayed(m, loading, 1, name="load_bank", clear=True), *operands]
+        owed = [delayed(m, load, 1 + tree_levels(shape.vector), name="owed", clear=True), *constants]
         taken = delayed(m, self.swap, EDGE_CYCLES + stages - 1, name="swap_edge", clear=True)
 
         group_words = shape.fill_columns // shape.weight_columns
@@ -369,10 +349,11 @@ class TableGrid(wiring.Component):
         passed = SEQUENCE_CYCLES
         for column in range(shape.columns):
             bus = bus_stage(m, bus, column, 1)
-            load, owed = bus[:2]
+            owed = bus_stage(m, owed, column, bus_cycles(shape.weight_columns), name="owed_bus")
+            load, load_bank, *words_loaded = bus
             group, inside = divmod(column, shape.fill_columns)
             if inside == 0:
-                cycles = column // shape.weight_columns + START_CYCLES - 1 + column // BUS_COLUMNS
+                cycles = START_CYCLES - 1 + start_cycles(shape, column)
                 # With a reset these are flip-flops, of which there are more to spare than look-up tables.
                 fill = delayed(m, fill, cycles - passed, name=f"fill_{group}", clear=True)
                 writing = delayed(m, writing, cycles - passed, name=f"writing_{group}", clear=True)
@@ -385,22 +366,24 @@ class TableGrid(wiring.Component):
                     lanes = slice(row * shape.lanes, (row + 1) * shape.lanes)
                     m.d.comb += [
                         generator.load.eq(load[0] & (load[1 + group_bits :] == group)),
+                        generator.load_bank.eq(load_bank),
                         generator.row.eq(load[1 : 1 + group_bits]),
-                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in bus[2 : 2 + shape.weight_columns])),
+                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in words_loaded)),
+                        generator.bank.eq(fill.bank),
                         generator.column.eq(fill.column),
-                        generator.down.eq(fill.down),
                         generator.restart.eq(step.restart),
                         generator.double.eq(step.double),
+                        generator.hold.eq(step.hold),
                     ]
                     instantiate(m, platform, f"generator_{row}_{group}", generator)
                     words.append(generator.words)
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
-            constant = self._constant(m, column, owed, bus[2 + shape.weight_columns :], taken)
+            constant = self._constant(m, column, owed, taken)
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
             sums = [constant] * shape.planes
             for row in range(shape.rows):
                 pe = TableCell(
-                    self._activation_format.bits,
+                    self._code_bits,
                     self._word_bits,
                     lanes=shape.lanes,
                     planes=shape.planes,
@@ -419,10 +402,6 @@ class TableGrid(wiring.Component):
             m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
         return m
 
-    @property
-    def _operand_bits(self):
-        return (self._weight_format.magnitude_max - 1).bit_length() + 1
-
     def _generator(self):
         return TableGenerator(
             self._operand_bits,
@@ -430,86 +409,127 @@ class TableGrid(wiring.Component):
             lanes=self._shape.lanes,
             columns=self._shape.fill_columns,
             weight_columns=self._shape.weight_columns,
-            offset=self._activation_format.signed,
         )
 
     def _sequence(self, m, bank):
-        """Steps of all columns of a generator from the first word of a tile on, and the columns that write its code."""
-        program = fill_program(self._activation_format)
+        """Steps of all columns of a generator from the first word of a tile on, and the columns that write its code.
+
+        Also the bank of the weight word of this cycle.
+        """
+        last_code = (1 << self._code_bits) - 1
+        last_column = self._shape.fill_columns - 1
         fill = Signal(
             data.StructLayout(
                 {
                     "restart": 1,
                     "double": 1,
-                    "down": 1,
+                    "hold": 1,
                     "bank": 1,
-                    "code": self._activation_format.bits,
+                    "code": self._code_bits,
                     "column": range(self._shape.fill_columns),
                 }
             )
         )
-        running = Signal()
-        writes = Signal()
-        step = Signal(range(len(program)))
+        entry = data.StructLayout({"code": self._code_bits, "step": len(self.levels.entry.step)})
+        m.submodules.steps = memory = Memory(
+            shape=entry, depth=2 * LEVEL_CODES, init=[], attrs={"ram_style": "distributed"}
+        )
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        m.d.comb += [
+            write.en.eq(self.levels.valid),
+            write.addr.eq(Cat(self.levels.index, self.levels.bank)),
+            write.data.code.eq(self.levels.entry.code),
+            write.data.step.eq(self.levels.entry.step),
+        ]
+
+        # `current` is the entry whose level is being reached, less what was counted already; `following` is the one
+        # behind it, the first one when none is behind it.
+        running, starting, level_bank, fill_bank = Signal(), Signal(), Signal(), Signal()
+        current = Signal(entry)
+        following = Signal(range(LEVEL_CODES))
         column = Signal(range(self._shape.fill_columns))
-        fill_bank = Signal()
-        with m.If(running):
-            m.d.sync += step.eq(step + 1)
-            with m.If(step == len(program) - 1):
-                m.d.sync += [step.eq(0), column.eq(column + 1)]
-                with m.If(column == self._shape.fill_columns - 1):
-                    m.d.sync += [column.eq(0), running.eq(0)]
-        with m.If(self.weight.valid & (self.weight.index == 0)):
-            m.d.sync += [running.eq(1), step.eq(0), column.eq(0), fill_bank.eq(~bank)]
-        m.d.comb += [fill.bank.eq(fill_bank), fill.column.eq(column)]
-        with m.Switch(step):
-            for index, entry in enumerate(program):
-                with m.Case(index):
-                    m.d.comb += [
-                        fill.restart.eq(entry.restart),
-                        fill.double.eq(entry.double),
-                        fill.down.eq(entry.down),
-                        writes.eq(running & (entry.code is not None)),
-                        fill.code.eq(entry.code or 0),
-                    ]
-        # The columns' own signals come from a register, so that no look-up table stands behind the program's.
+        reached, writes = Signal(), Signal()
+        begin = self.weight.valid & (self.weight.index == 0)
+        m.d.comb += [
+            read.addr.eq(Cat(following, Mux(begin, self.level_bank, level_bank))),
+            reached.eq(Mux(starting, current.step == 0, current.step <= 2)),
+            writes.eq(running & reached),
+        ]
+        with m.If(begin):
+            m.d.sync += [
+                running.eq(1),
+                starting.eq(1),
+                column.eq(0),
+                level_bank.eq(self.level_bank),
+                fill_bank.eq(~bank),
+            ]
+        with m.Elif(running):
+            m.d.sync += starting.eq(0)
+            with m.If(reached & (following == 0)):
+                m.d.sync += [starting.eq(1), column.eq(column + 1)]
+                with m.If(column == last_column):
+                    m.d.sync += [running.eq(0), starting.eq(0), column.eq(0)]
+        with m.If(begin | writes):
+            m.d.sync += [current.eq(read.data), following.eq(Mux(following == last_code, 0, following + 1))]
+        with m.Elif(running & ~starting):
+            m.d.sync += current.step.eq(current.step - 2)
+        with m.If(writes & (following == 0) & (column == last_column)):
+            # The first entry was fetched for a column that does not come: it is fetched again.
+            m.d.sync += following.eq(0)
+        m.d.comb += [
+            fill.bank.eq(fill_bank),
+            fill.column.eq(column),
+            fill.restart.eq(starting),
+            fill.double.eq(current.step > 1),
+            fill.hold.eq(~starting & (current.step == 0)),
+            fill.code.eq(current.code),
+        ]
+        # The columns' own signals come from a register, so that no look-up table stands behind the sequence's.
         fill = delayed(m, fill, SEQUENCE_CYCLES, name="fill")
         writes = delayed(m, writes, SEQUENCE_CYCLES, name="writes", clear=True)
-        return fill, Cat(writes & (fill.column == column) for column in range(self._shape.fill_columns))
+        writing = Cat(writes & (fill.column == column) for column in range(self._shape.fill_columns))
+        return fill, writing, Mux(begin, ~bank, fill_bank)
 
-    def _weight_edge(self, m):
-        """Recoded weights one cycle later, and ``-C`` of their columns ``tree_levels`` and one cycle behind them."""
-        form = self._weight_format
-        code = data.StructLayout({"magnitude": form.magnitude_code_bits, "sign": 1})
-        table = [magnitude - 1 for magnitude in form.magnitudes]
+    def _weight_edge(self, m, platform):
+        """Decoded weights one cycle later, and ``-C`` of their columns ``tree_levels`` and one cycle behind them."""
+        layout = data.StructLayout({"operand": self._operand_bits, "add": 1})
+        level = self.levels.entry.weight
+        decoded = Signal(layout)
+        valid = delayed(m, self.levels.valid, 1, name="level_valid", clear=True)
+        address = delayed(m, Cat(self.levels.index, self.levels.bank), 1, name="level_address")
+        m.d.sync += [decoded.operand.eq(Mux(level < 0, ~level, level - 1)), decoded.add.eq(level >= 0)]
+
+        vector, padding = self._shape.vector, Const(0, TABLE_CODE_BITS - self._weight_bits)
         words, constants = [], []
         for position in range(self._shape.weight_columns):
-            codes = data.View(data.ArrayLayout(code, self._shape.vector), self.weight.word[position])
-            layout = data.StructLayout({"operand": self._operand_bits, "add": 1})
-            word = Signal(data.ArrayLayout(layout, len(codes)), name=f"operands_{position}", reset_less=True)
-            signs = Signal(len(codes), name=f"signs_{position}", reset_less=True)
-            for lane, entry in enumerate(codes):
-                m.d.sync += [
-                    word[lane].operand.eq(lookup(table, entry.magnitude, self._operand_bits)),
-                    word[lane].add.eq(~entry.sign),
-                    signs[lane].eq(entry.sign),
-                ]
+            codes = self.weight.word[position]
+            found = tables(
+                m,
+                platform,
+                [decoded.as_value()] * vector,
+                enable=valid,
+                address=address,
+                reads=[
+                    Cat(codes.word_select(lane, self._weight_bits), padding, self.level_bank) for lane in range(vector)
+                ],
+                name=f"levels_{position}",
+            )
+            word = Signal(data.ArrayLayout(layout, vector), name=f"operands_{position}", reset_less=True)
+            m.d.sync += word.eq(Cat(found))
+            signs = [~lane.add for lane in word]
+            count = adder_tree(m, signs, name=f"count_{position}")
             words.append(word)
-            if not self._activation_format.signed:
-                count = adder_tree(m, list(signs), name=f"count_{position}")
-                constants.append(delayed(m, -count, 1, name=f"owed_{position}"))
+            constants.append(delayed(m, -count, 1, name=f"owed_{position}"))
         return words, constants
 
-    def _constant(self, m, column, owed, constants, taken):
+    def _constant(self, m, column, owed, taken):
         """What the sums of a column start from: the excess of its tables' unsigned words, negative."""
         constant = Signal(signed(self._shape.sum_bits), name=f"constant_{column}")
-        if self._activation_format.signed:
-            m.d.comb += constant.eq(-(self._shape.vector << self._word_bits - 1))
-            return constant
+        load, *constants = owed
         index, position = divmod(column, self._shape.weight_columns)
         waiting = Signal.like(constants[position], name=f"signs_waiting_{column}", reset_less=True)
         signs = Signal.like(waiting, name=f"signs_{column}", reset_less=True)
-        with m.If(owed == (1 | index << 1)):
+        with m.If(load == (1 | index << 1)):
             m.d.sync += waiting.eq(constants[position])
         with m.If(taken):
             m.d.sync += signs.eq(waiting)

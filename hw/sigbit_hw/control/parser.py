@@ -54,8 +54,8 @@ class PacketParser(wiring.Component):
     -------
     i : ``In(axi_stream_signature(config.stream_bits))``
         Program stream.
-    weights, parameters : ``Out(MemoryWriteSignature)``
-        Payload words of WEIGHTS and PARAMETERS packets.
+    weights, parameters, levels : ``Out(MemoryWriteSignature)``
+        Payload words of WEIGHTS, PARAMETERS and LEVELS packets; ``levels`` with table cells only.
     features : ``Out(stream.Signature({address, data}))``
         Payload words of INPUT packets. ``valid`` may fall without a transfer on ``halt`` and ``clear`` only.
     instructions : ``Out(stream.Signature(512))``
@@ -81,8 +81,10 @@ class PacketParser(wiring.Component):
 
     def __init__(self, config):
         self._config = config
+        levels = {"levels": Out(MemoryWriteSignature(config.level_depth, config.level_word_bits))}
         super().__init__(
             {
+                **(levels if config.cell == "table" else {}),
                 "i": In(axi_stream_signature(config.stream_bits)),
                 "weights": Out(MemoryWriteSignature(config.weight_depth, config.weight_word_bits)),
                 "parameters": Out(MemoryWriteSignature(config.parameter_depth, config.parameter_word_bits)),
@@ -146,6 +148,10 @@ class PacketParser(wiring.Component):
             Kind.RUN: (self.instructions.valid, config.instruction_depth, INSTRUCTION_BITS),
             Kind.OUTPUT: (self.instructions.valid, config.instruction_depth, INSTRUCTION_BITS),
         }
+        writes = {Kind.WEIGHTS: self.weights, Kind.PARAMETERS: self.parameters}
+        if config.cell == "table":
+            writes[Kind.LEVELS] = self.levels
+            targets[Kind.LEVELS] = (self.levels.en, config.level_depth, config.level_word_bits)
         most_beats = max(config.beats_per_word(width) for _, _, width in targets.values())
         most_words = max(depth for _, depth, _ in targets.values())
         word = Signal(most_beats * beat_bits)  # shifts by one beat, so the last beats are at the top
@@ -160,12 +166,8 @@ class PacketParser(wiring.Component):
         def top_bits(width):
             return word[-config.beats_per_word(width) * beat_bits :][:width]
 
-        for port, (_, _, width) in (
-            (self.weights, targets[Kind.WEIGHTS]),
-            (self.parameters, targets[Kind.PARAMETERS]),
-            (self.features.payload, targets[Kind.INPUT]),
-        ):
-            m.d.comb += [port.data.eq(top_bits(width)), port.address.eq(address)]
+        for target, port in {**writes, Kind.INPUT: self.features.payload}.items():
+            m.d.comb += [port.data.eq(top_bits(targets[target][2])), port.address.eq(address)]
         m.d.comb += self.instructions.payload.eq(top_bits(INSTRUCTION_BITS))
 
         # A word stays at its port until it is taken; then a packet is accepted only when all its words have landed.
@@ -187,8 +189,7 @@ class PacketParser(wiring.Component):
             self.opened.eq(0),
             self.ended.eq(0),
             self.fault.valid.eq(0),
-            self.weights.en.eq(0),
-            self.parameters.en.eq(0),
+            *(port.en.eq(0) for port in writes.values()),
         ]
         with m.If(self.features.ready):
             m.d.sync += self.features.valid.eq(0)
@@ -318,7 +319,7 @@ class PacketParser(wiring.Component):
             m.d.comb += fault.eq(Fault.VERSION)
         with m.Elif(fold != HEADER_FOLD):
             m.d.comb += fault.eq(Fault.CRC)
-        with m.Elif((header.kind == 0) | (header.kind > max(Kind))):
+        with m.Elif((header.kind == 0) | (header.kind > max(*targets, Kind.END))):
             m.d.comb += fault.eq(Fault.KIND)
         with m.Elif(self.draining):
             # Only a correct END counts; the code itself is not reported.

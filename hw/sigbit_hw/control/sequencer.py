@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..lib.layout import post_job_layout, table_layout
 from ..memory.reader import FeatureReader, ReaderAddress
-from ..spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, MIN_TILE_CYCLES, Opcode
+from ..spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, MIN_TILE_CYCLES, Opcode
 from .weight_loader import WeightLoader
 
 __all__ = ["PACKET_NUMBER_BITS", "ComputeTag", "PoolTag", "Sequencer"]
@@ -40,8 +40,10 @@ class Sequencer(wiring.Component):
     Parameters
     ----------
     planes, strip_depth : int
-    weight_hold_cycles, weight_lead_cycles : int
-        See :class:`WeightLoader`.
+    weight_hold_cycles, weight_lead_cycles, fill_columns : int
+        See :class:`WeightLoader`; ``fill_columns`` is 0 without tables.
+    level_loader : :class:`~.level_loader.LevelLoader`, optional
+        Of a grid of table cells.
     pool_drain_cycles : int
         Cycles from the last POOL position until its result is stored.
 
@@ -56,6 +58,8 @@ class Sequencer(wiring.Component):
         Tags of the position that is read.
     weight_read, weight_address, weight_index : Out
         The word at an address goes to the grid as the ``weight_index``-th of its tile.
+    level_read, level_address, level_index, level_bank, level_entry
+        With a ``level_loader``: as its own. ``level_bank`` also belongs to the weight word that is read.
     pool_planes, pool_plane_step : Out
         Whether all planes pool, and by how much the addresses of a plane's results are above those of the one before;
         like ``pad_code``.
@@ -76,14 +80,34 @@ class Sequencer(wiring.Component):
         For the performance counters.
     """
 
-    def __init__(self, *, planes, strip_depth, weight_hold_cycles, weight_lead_cycles, pool_drain_cycles):
+    def __init__(
+        self,
+        *,
+        planes,
+        strip_depth,
+        weight_hold_cycles,
+        weight_lead_cycles,
+        pool_drain_cycles,
+        fill_columns=0,
+        level_loader=None,
+    ):
         self._plane_count = planes
         self._strip_depth = strip_depth
         self._weight_hold_cycles = weight_hold_cycles
         self._weight_lead_cycles = weight_lead_cycles
         self._pool_drain_cycles = pool_drain_cycles
+        self._fill_columns = fill_columns
+        self._level_loader = level_loader
+        levels = {
+            "level_read": Out(1),
+            "level_address": Out(16),
+            "level_index": Out(range(LEVEL_CODES)),
+            "level_bank": Out(1),
+            "level_entry": In(table_layout(LEVEL)),
+        }
         super().__init__(
             {
+                **(levels if level_loader else {}),
                 "instructions": In(stream.Signature(INSTRUCTION_BITS)),
                 "planes": Out(data.ArrayLayout(ReaderAddress(), planes)),
                 "pad_code": Out(8),
@@ -113,7 +137,9 @@ class Sequencer(wiring.Component):
         m = Module()
         m.submodules.reader = reader = FeatureReader(self._plane_count)
         m.submodules.loader = loader = WeightLoader(
-            hold_cycles=self._weight_hold_cycles, lead_cycles=self._weight_lead_cycles
+            hold_cycles=self._weight_hold_cycles,
+            lead_cycles=self._weight_lead_cycles,
+            fill_columns=self._fill_columns,
         )
 
         head_bits = self.instructions.payload
@@ -141,6 +167,20 @@ class Sequencer(wiring.Component):
             self.weight_address.eq(loader.address),
             self.weight_index.eq(loader.index),
         ]
+
+        if self._level_loader:
+            m.submodules.level_loader = levels = self._level_loader
+            m.d.comb += [
+                levels.start.eq(loader.job.valid & loader.job.ready),
+                levels.base.eq(head[Opcode.COMPUTE].level_base),
+                levels.entry.eq(self.level_entry),
+                loader.allowed.eq(levels.ready),
+                loader.fill_steps.eq(levels.steps),
+                *(
+                    getattr(self, f"level_{name}").eq(getattr(levels, name))
+                    for name in ("read", "address", "index", "bank")
+                ),
+            ]
 
         # Legality is decided one cycle before use: an instruction is looked at from the second cycle at the head on.
         nonzero = {

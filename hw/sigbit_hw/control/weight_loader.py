@@ -3,6 +3,7 @@
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 __all__ = ["WeightLoader"]
 
@@ -17,12 +18,18 @@ class WeightLoader(wiring.Component):
     hold_cycles : int
         Cycles after ``swap`` before the first word of the next tile may be read.
     lead_cycles : int
-        Cycles from the first word of a tile to its ``swap``, 1 or more.
+        Cycles from the first word of a tile to its ``swap``; with what ``fill_steps`` adds, 1 or more.
+    fill_columns : int
+        Cycles that one more of ``fill_steps`` adds; a power of two, or 0.
 
     Members
     -------
     job : In(stream.Signature(...))
         ``base`` and ``words`` per tile; ``counts``: the loops over tiles.
+    allowed : In(1)
+        The first word of a tile may be read; unconnected, always.
+    fill_steps : In(16)
+        While ``allowed``.
     swap : In(1)
         The next tile is being taken over by the grid; only while ``loaded``.
     loaded : Out(1)
@@ -35,11 +42,12 @@ class WeightLoader(wiring.Component):
     index : Out(12)
     """
 
-    def __init__(self, *, hold_cycles, lead_cycles):
-        if lead_cycles < 1:
+    def __init__(self, *, hold_cycles, lead_cycles, fill_columns=0):
+        if lead_cycles < 1 and not fill_columns:
             raise ValueError(f"lead_cycles must be 1 or more, not {lead_cycles!r}")
         self._hold_cycles = hold_cycles
         self._lead_cycles = lead_cycles
+        self._fill_columns = fill_columns
         super().__init__(
             {
                 "job": In(
@@ -47,6 +55,8 @@ class WeightLoader(wiring.Component):
                         data.StructLayout({"base": 20, "words": 12, "counts": data.ArrayLayout(unsigned(16), 3)})
                     )
                 ),
+                "allowed": In(1, init=1),
+                "fill_steps": In(16),
                 "swap": In(1),
                 "loaded": Out(1),
                 "reading": Out(1),
@@ -63,7 +73,11 @@ class WeightLoader(wiring.Component):
         active = Signal()
         tiles_left = [Signal(16, name=f"tiles_left{i}") for i in range(3)]
         hold = Signal(range(self._hold_cycles + 1))
-        lead = Signal(range(self._lead_cycles + 1))
+        filling = Const(0)
+        if self._fill_columns:
+            filling = self.fill_steps << exact_log2(self._fill_columns)
+        most = self._lead_cycles + (self._fill_columns << len(self.fill_steps))
+        lead = Signal(range(most + 1))
         begin = Signal()
 
         with m.If(hold != 0):
@@ -74,11 +88,11 @@ class WeightLoader(wiring.Component):
             m.d.sync += [self.ahead.eq(0), hold.eq(self._hold_cycles)]
         m.d.comb += [
             self.loaded.eq(self.ahead & (lead == 0)),
-            begin.eq(active & ~self.reading & ~self.ahead & (hold == 0)),
+            begin.eq(active & ~self.reading & ~self.ahead & (hold == 0) & self.allowed),
             self.read.eq(self.reading | begin),
         ]
         with m.If(begin):
-            m.d.sync += [self.ahead.eq(1), lead.eq(self._lead_cycles - 1)]
+            m.d.sync += [self.ahead.eq(1), lead.eq(filling + (self._lead_cycles - 1))]
 
         m.d.comb += self.job.ready.eq(~active)
         with m.If(self.job.valid & self.job.ready):

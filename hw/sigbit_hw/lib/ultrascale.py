@@ -88,28 +88,26 @@ def add_three(m, platform, words, width, name):
     return total
 
 
-def count_step(m, platform, value, operand, *, double, add, restart, offset, name):
+def count_step(m, platform, value, operand, *, double, add, restart, name):
     """Next value of a counter by multiples: ``value +- multiple``, or its start.
 
     ``operand`` is ``multiple - 1`` in two's complement, as wide as ``value``: so ``add`` can be the carry that comes
-    in. With ``double`` twice the multiple counts. With ``restart`` the value becomes 0 if ``add``, else -1, plus
-    half of the range with ``offset`` (bool). On UltraScale+ one look-up table with six inputs per bit.
+    in. With ``double`` twice the multiple counts. With ``restart`` the value becomes 0 if ``add``, else -1. On
+    UltraScale+ one look-up table with six inputs per bit.
     """
     width = len(value)
     doubled = Cat(Const(1, 1), operand[: width - 1])
     total = Signal(width, name=name)
     if not _primitives(platform):
         multiple = Mux(double, doubled, operand)
-        start = Cat((~add).replicate(width - 1), add if offset else ~add)
-        m.d.comb += total.eq(Mux(restart, start, value + Mux(add, multiple, ~multiple) + add))
+        m.d.comb += total.eq(Mux(restart, (~add).replicate(width), value + Mux(add, multiple, ~multiple) + add))
         return total
     select = []
     for bit in range(width):
-        # The carry of a restart is `add` in every bit.
-        kept = int(not (offset and bit == width - 1))
 
-        def function(value, once, twice, double, add, restart, kept=kept):
-            return kept if restart else value ^ (twice if double else once) ^ 1 ^ add
+        def function(value, once, twice, double, add, restart):
+            # The carry of a restart is `add` in every bit.
+            return 1 if restart else value ^ (twice if double else once) ^ 1 ^ add
 
         output = Signal(name=f"{name}_select_{bit}")
         inputs = (value[bit], operand[bit], doubled[bit], double, add, restart)

@@ -6,18 +6,17 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
-from .instructions import PARAMETER
-from .parts import RAW_BITS, part_shift_bits
+from .instructions import LEVEL, LEVEL_CODES, PARAMETER
+from .parts import RAW_BITS, code_distances, part_shift_bits
 
 __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
 
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 #: Kinds of cells a grid is built of.
 CELLS = ("logic", "table")
-#: Largest operands of the table cell.
-TABLE_CODE_BITS = 4
-TABLE_PRODUCT_BITS = 8
+#: Longest codes of the table cell.
+TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
 #: Look-up tables of the ZU9EG that can be memory.
 MEMORY_LUTS = 144_000
 #: Pairs of bits and look-up tables of a RAM32M16.
@@ -68,10 +67,16 @@ class AcceleratorConfig:
         Words of the three memories; powers of two.
     cell : str
         ``"logic"``: multipliers of look-up tables. ``"table"``: products of the stationary weights in distributed RAM,
-        for activation codes of up to 4 bits and products of up to 8.
+        for codes of up to 4 bits, whose levels every layer brings along.
     fill_columns : int
         Columns whose tables one generator fills, one after the other: 1, 2, 4, 8 or 16, not less than
         ``weight_columns``. Less logic and more cycles per tile; of no effect without tables.
+    table_weight_bits, table_product_bits : int
+        What tables take: weights of magnitudes up to ``2**table_weight_bits``, 1 to 8, and products of a weight with an
+        activation's distance from the smallest one below ``2**table_product_bits``, up to 16. Of no effect without
+        tables.
+    level_depth : int
+        Words of the memory for level tables, 16 per table; a power of two. Of no effect without tables.
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -99,6 +104,9 @@ class AcceleratorConfig:
     parameter_depth: int
     cell: str = "logic"
     fill_columns: int = 8
+    table_weight_bits: int = 5
+    table_product_bits: int = 8
+    level_depth: int = 512
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -127,12 +135,20 @@ class AcceleratorConfig:
             ("feature_depth", 16, 1 << 20),
             ("weight_depth", 16, 1 << 20),
             ("parameter_depth", 2, 1 << 16),
+            ("level_depth", 2 * LEVEL_CODES, 1 << 16),
             ("instruction_depth", 4, 256),
         ):
             value = getattr(self, name)
             if not _power_of_two(value) or not low <= value <= high:
                 raise ConfigError(f"{name} must be a power of two from {low} to {high}, not {value}")
-        for name, high in (("rows", 64), ("lanes", 256), ("columns", 1024), ("planes", 8)):
+        for name, high in (
+            ("rows", 64),
+            ("lanes", 256),
+            ("columns", 1024),
+            ("planes", 8),
+            ("table_weight_bits", 8),
+            ("table_product_bits", 16),
+        ):
             if getattr(self, name) > high:
                 raise ConfigError(f"{name} must be at most {high}, not {getattr(self, name)}")
         if not _power_of_two(self.planes):
@@ -158,11 +174,20 @@ class AcceleratorConfig:
             )
 
     def _check_tables(self):
-        if self.activation_format.bits > TABLE_CODE_BITS or self.product_bits > TABLE_PRODUCT_BITS:
+        for name in ("weight_format", "activation_format"):
+            if (form := getattr(self, name)).bits > TABLE_CODE_BITS:
+                raise ConfigError(
+                    f"Table cells take codes of up to {TABLE_CODE_BITS} bits, but {name} {form} has {form.bits}; "
+                    f"choose a shorter format or cell logic"
+                )
+        largest = self.weight_format.magnitude_max
+        product = largest * max(code_distances(self.activation_format))
+        if largest > self.table_weight_max or product > self.product_magnitude_max:
             raise ConfigError(
-                f"Table cells take activation codes of up to {TABLE_CODE_BITS} bits and products of up to "
-                f"{TABLE_PRODUCT_BITS}; {self.weight_format} x {self.activation_format} has "
-                f"{self.activation_format.bits} and {self.product_bits}; choose shorter formats or cell logic"
+                f"Tables must hold {self.weight_format} x {self.activation_format}, with weights up to {largest} and "
+                f"products up to {product}; raise table_weight_bits ({self.table_weight_bits}) to "
+                f"{(largest - 1).bit_length()} and table_product_bits ({self.table_product_bits}) to "
+                f"{product.bit_length()}, choose shorter formats or cell logic"
             )
         if self.fill_columns < self.weight_columns:
             raise ConfigError(
@@ -186,22 +211,35 @@ class AcceleratorConfig:
 
     @property
     def part_shift_bits(self):
-        """Left shift of the accumulators between part passes."""
+        """Left shift of the accumulators between part passes, and bits of a digit. With tables any code can be a digit,
+        as long as digits are in the order of codes."""
+        if self.cell == "table":
+            return self.activation_format.magnitude_code_bits
         return part_shift_bits(self.activation_format)
 
     @property
     def product_magnitude_max(self):
-        """Largest magnitude of a product of two native operands."""
+        """Largest magnitude of a product of two native operands, or that a table takes."""
+        if self.cell == "table":
+            return (1 << self.table_product_bits) - 1
         return self.weight_format.magnitude_max * self.activation_format.magnitude_max
 
     @property
     def product_bits(self):
-        """Bits of a product without the weight's sign; signed for signed activations."""
+        """Bits of a product without the weight's sign; signed for signed activations of the logic cell."""
+        if self.cell == "table":
+            return self.table_product_bits
         return product_bits(self.weight_format, self.activation_format)
 
     @property
+    def table_weight_max(self):
+        """Largest magnitude of a weight's level that tables take."""
+        return 1 << self.table_weight_bits
+
+    @property
     def memory_luts(self):
-        """Look-up tables of UltraScale+ that the grid's tables take as memory, with the weights of their generators."""
+        """Look-up tables of UltraScale+ that the grid's tables take as memory, with the weights of their generators and
+        the levels of weight codes."""
         if self.cell == "logic":
             return 0
 
@@ -209,9 +247,10 @@ class AcceleratorConfig:
             return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
 
         tables = self.columns * self.planes * self.rows * rams(self.lanes * -(-self.product_bits // 2))
-        weight_bits = self.lanes * ((self.weight_format.magnitude_max - 1).bit_length() + 2)
+        weight_bits = self.lanes * (self.table_weight_bits + 2)
         generators = -(-self.columns // self.fill_columns) * self.rows
-        return tables + generators * self.weight_columns * rams(-(-weight_bits // 2))
+        decoders = self.weight_columns * rams(self.vector * -(-(self.table_weight_bits + 2) // 2))
+        return tables + generators * self.weight_columns * rams(-(-weight_bits // 2)) + decoders
 
     @property
     def sum_bits(self):
@@ -236,6 +275,11 @@ class AcceleratorConfig:
     def weight_word_bits(self):
         """One weight memory word: ``vector`` weight codes of each of ``weight_columns`` columns, the first lowest."""
         return self.weight_columns * self.vector * self.weight_format.bits
+
+    @property
+    def level_word_bits(self):
+        """One word of the memory for level tables: an entry of :data:`~.instructions.LEVEL`."""
+        return LEVEL.width
 
     @property
     def parameter_word_bits(self):

@@ -14,6 +14,8 @@ from .layout import BitTable
 __all__ = [
     "INSTRUCTIONS",
     "INSTRUCTION_BITS",
+    "LEVEL",
+    "LEVEL_CODES",
     "LOOP_LEVELS",
     "MIN_TILE_CYCLES",
     "PARAMETER",
@@ -73,6 +75,7 @@ INSTRUCTIONS = {
         ("weight_words", 12),  # words loaded per tile, `weight_columns` columns each, column 0 first
         ("clear", 1),  # the first tile overwrites the accumulators
         ("shift", 1),  # the first tile shifts them left by part_shift_bits
+        ("level_base", 16),  # table cells: first word of the level table of this part
     ),
     Opcode.POST: BitTable(
         "POST",
@@ -127,4 +130,16 @@ PARAMETER = BitTable(
     ("shift", 6),
     ("residual_multiplier", 24),
     ("negative_multiplier", 16),  # instead of `multiplier` where the sum of accumulator and bias is negative
+)
+
+#: Entries of a level table, one per code of weights or activations.
+LEVEL_CODES = 16
+
+#: One entry of a level table: what a weight code counts, and the next activation code in the order of their levels.
+LEVEL = BitTable(
+    "LEVEL",
+    32,
+    ("weight", 9, True),  # level of the weight code that is this entry's position
+    ("code", 4),  # activation code
+    ("step", 8),  # how much its level is above that of the entry before; in the first entry above 0
 )

@@ -53,6 +53,7 @@ class Kind(IntEnum):
     RUN = 5  #: instructions; destination 0
     OUTPUT = 6  #: to the accelerator: OUTPUT instructions; from it: feature memory words
     END = 7  #: no payload; closes the session
+    LEVELS = 8  #: entries of level tables; table cells only
 
 
 class Fault(IntEnum):

@@ -7,11 +7,21 @@ of one step, so the accumulator needs only one fixed left shift between passes (
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 
 from .formats import INT, UINT, Format, FormatError
 
-__all__ = ["RAW_BITS", "ActivationParts", "WeightParts", "activation_parts", "part_shift_bits", "weight_parts"]
+__all__ = [
+    "RAW_BITS",
+    "ActivationParts",
+    "WeightParts",
+    "activation_parts",
+    "code_distances",
+    "codebook_parts",
+    "fill_steps",
+    "part_shift_bits",
+    "weight_parts",
+]
 
 #: Width of an untouched accumulator, as logits leave the accelerator.
 RAW_BITS = 32
@@ -22,6 +32,22 @@ def part_shift_bits(activation):
     if activation.uniform:
         return activation.magnitude_code_bits
     return activation.fraction_bits + 1
+
+
+def code_distances(form):
+    """How far the level of every code of a format is above the smallest one: what tables of products count."""
+    levels = [form.decode(code) for code in range(1 << form.bits)]
+    return tuple(level - min(levels) for level in levels)
+
+
+def fill_steps(steps):
+    """Cycles that a table of products takes to be filled, if its activation levels have these distances in order.
+
+    One cycle starts at zero and writes the first code if its level is that; others count one or two multiples of the
+    weight, and write a code where its level is reached, equal ones in cycles of their own.
+    """
+    first, *others = steps
+    return 1 + -(-first // 2) + sum(max(1, -(-step // 2)) for step in others)
 
 
 @dataclass(frozen=True)
@@ -54,18 +80,19 @@ class ActivationParts:
         return tuple(value >> (self.step * j) & ((1 << self.step) - 1) for j in range(self.count))
 
 
-def activation_parts(native, stored):
+def activation_parts(native, stored, step=None):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
     ``stored`` has the levels of the native format, which then stands for it, or evenly spaced ones: a uniform format of
-    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``.
+    any width, or an ESB kind with one exponent bit. Signed digits are those of the level in excess ``2**(b-1)``, of
+    ``step`` bits: :func:`part_shift_bits` unless it is given.
 
     Raises
     ------
     :exc:`FormatError`
         If ``stored`` is neither.
     """
-    step = part_shift_bits(native)
+    step = step or part_shift_bits(native)
     if stored.levels == native.levels:
         return ActivationParts(native, 1, 0, step)
     if stored.exponent_bits > 1 or stored.indexed:
@@ -106,8 +133,13 @@ def weight_parts(native, stored, step):
     """
     if set(stored.levels) <= set(native.levels):
         return WeightParts(stored, (0,), {level: (level,) for level in stored.levels})
+    return _summed_parts(native.levels, stored, step, str(native))
+
+
+def _summed_parts(digits, stored, step, name):
+    """Fewest parts of these digits; ``name`` says in errors what they are."""
     top = -(-stored.magnitude_bits // step)
-    by_size = sorted(native.levels, key=abs)
+    by_size = sorted(digits, key=abs)
     for count in range(2, 9):
         for shifts in combinations_with_replacement(range(top + 1), count):
             table: dict[int, tuple] = {0: ()}
@@ -119,9 +151,58 @@ def weight_parts(native, stored, step):
                 table = grown
             if all(level in table for level in stored.levels):
                 return WeightParts(stored, shifts, {level: table[level] for level in stored.levels})
-    raise FormatError(
-        f"Weights {stored} cannot be written as at most 8 parts of {native}; choose a longer native format"
-    )
+    raise FormatError(f"Weights {stored} cannot be written as at most 8 parts of {name}; choose a longer native format")
+
+
+@cache
+def codebook_parts(stored, step, largest, codes, zero=True):
+    """Fewest parts of tables of products, whose digits are data (our definition).
+
+    Every part has digits of its own: at most so many different ones. One part holds the levels
+    themselves. Else the lower parts hold runs of ``2**step`` digits, the most balanced that do, and the top one what
+    is left; where such runs are longer than digits may be, all parts have the digits from ``-largest`` to ``largest``,
+    or as many of them as there are codes, and parts may have the same shift.
+
+    Parameters
+    ----------
+    stored : :class:`Format`
+        Format of the weights.
+    step : int
+        Shifts are multiples of this.
+    largest : int
+        Largest magnitude of a digit.
+    codes : int
+        Different digits of one part.
+    zero : bool
+        Whether every part needs the digit 0, for lanes without a weight.
+
+    Raises
+    ------
+    :exc:`FormatError`
+        If eight parts are not enough.
+    """
+
+    def holds(digits):
+        return len({0, *digits} if zero else set(digits)) <= codes and max(map(abs, digits)) <= largest
+
+    levels = stored.levels
+    if holds(levels):
+        return WeightParts(stored, (0,), {level: (level,) for level in levels})
+    run = 1 << step
+    lows = sorted(range(1 - run, 1), key=lambda low: abs(2 * low + run))
+    for count in range(2, 4 if run <= codes else 2):
+        for chosen in product(lows, repeat=count - 1):
+            table = {}
+            for level in levels:
+                digits, rest = [], level
+                for low in chosen:
+                    digits.append((rest - low) % run + low)
+                    rest = rest - digits[-1] >> step
+                table[level] = (*digits, rest)
+            if all(map(holds, zip(*table.values(), strict=True))):
+                return WeightParts(stored, tuple(range(count)), table)
+    half = min(largest, (codes - 1) // 2)
+    return _summed_parts(range(-half, half + 1), stored, step, f"levels of magnitude {half} or less")
 
 
 #: The widest of the uniform formats that the post-processor writes beside the native one.

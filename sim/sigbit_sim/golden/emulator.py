@@ -13,7 +13,16 @@ import numpy as np
 from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import INT, UINT, FormatError
-from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LOOP_LEVELS, PARAMETER, Encoding, Opcode
+from sigbit_hw.spec.instructions import (
+    INSTRUCTION_BITS,
+    INSTRUCTIONS,
+    LEVEL,
+    LEVEL_CODES,
+    LOOP_LEVELS,
+    PARAMETER,
+    Encoding,
+    Opcode,
+)
 from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, Fault, Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
@@ -87,6 +96,7 @@ class Emulator:
         self._parameters = {
             name: np.zeros((config.parameter_depth, config.post_lanes), np.int64) for name in _PARAMETERS
         }
+        self._level_table = {field.name: np.zeros(config.level_depth, np.int64) for field in LEVEL.fields}
         self._accumulators = np.zeros((2, config.planes, config.strip_depth, config.columns), dtype=np.int64)
         self._weight_cache, self._index_cache, self._index_elements = {}, {}, 0
         self._returned: deque[bytes] = deque()
@@ -221,6 +231,8 @@ class Emulator:
             return Fault.NONE if kind == Kind.END and not count and not destination else Fault.STATE
         if not self._session and kind != Kind.CONFIGURE:
             return Fault.STATE
+        if kind == Kind.LEVELS and self.config.cell != "table":
+            return Fault.KIND
         if kind in _DEPTHS:
             return Fault.BOUNDS if count + destination > getattr(self.config, _DEPTHS[kind]) else Fault.NONE
         if kind in (Kind.RUN, Kind.OUTPUT):
@@ -243,6 +255,7 @@ class Emulator:
             Kind.RUN: INSTRUCTION_BITS,
             Kind.OUTPUT: INSTRUCTION_BITS,
             Kind.END: 0,
+            Kind.LEVELS: config.level_word_bits,
         }[kind]
 
     def _broken(self, fault, last):
@@ -284,17 +297,12 @@ class Emulator:
             self._codes[start : start + count] = codes
             self._levels[start : start + count] = self._code_levels[codes]
         elif kind == Kind.PARAMETERS:
-            stride = word_bytes(config, config.parameter_word_bits)
-            words = np.frombuffer(payload, dtype=np.uint8).reshape(count, stride)
-            bits = np.unpackbits(words, axis=-1, count=config.parameter_word_bits, bitorder="little")
-            bits = bits.reshape(count, config.post_lanes, PARAMETER.width)
-            offset = 0
-            for field in PARAMETER.fields:
-                values = bits[..., offset : offset + field.bits] @ (1 << np.arange(field.bits))
-                if field.signed:
-                    values -= (values >> (field.bits - 1)) << field.bits
-                self._parameters[field.name][start : start + count] = values
-                offset += field.bits
+            for name, values in self._entries(PARAMETER, payload, count, config.post_lanes).items():
+                self._parameters[name][start : start + count] = values
+        elif kind == Kind.LEVELS:
+            for name, values in self._entries(LEVEL, payload, count, 1).items():
+                self._level_table[name][start : start + count] = values[:, 0]
+            self._weight_cache = {}
         else:
             size = INSTRUCTION_BITS // 8
             stride = word_bytes(config, INSTRUCTION_BITS)
@@ -306,6 +314,20 @@ class Emulator:
                 self._queue.append(_Queued(word, number))
             if not self._late:
                 self._run(0)
+
+    def _entries(self, table, payload, count, lanes):
+        """Fields of words with so many entries of a bit table each: arrays ``(words, lanes)`` by name."""
+        width = table.width * lanes
+        words = np.frombuffer(payload, dtype=np.uint8).reshape(count, word_bytes(self.config, width))
+        bits = np.unpackbits(words, axis=-1, count=width, bitorder="little").reshape(count, lanes, table.width)
+        fields, offset = {}, 0
+        for field in table.fields:
+            values = bits[..., offset : offset + field.bits] @ (1 << np.arange(field.bits))
+            if field.signed:
+                values -= (values >> (field.bits - 1)) << field.bits
+            fields[field.name] = values
+            offset += field.bits
+        return fields
 
     # -- instructions -------------------------------------------------------------------------------------------------
 
@@ -391,18 +413,44 @@ class Emulator:
         repeats = taps if fields["keep"] else 1
         tiles = fields["count0"] * taps // repeats
         words, base = fields["weight_words"], fields["weight_base"]
-        key = base, words, tiles, repeats
+        key = base, words, tiles, repeats, fields["level_base"]
         if key not in self._weight_cache:
             self._check("weight", np.array([base, base + tiles * words - 1]), config.weight_depth)
             codes = self._weights[base : base + tiles * words].reshape(tiles, -1, config.vector)
             codes = codes[:, : config.columns].repeat(repeats, axis=0)
             bits = config.weight_format.bits
-            sign = codes >> (bits - 1)
-            magnitude = np.array(config.weight_format.magnitudes, dtype=np.float32)[codes & ((1 << bits - 1) - 1)]
-            levels = np.where(sign, -magnitude, magnitude).transpose(0, 2, 1)
-            matrix = np.ascontiguousarray(levels).reshape(len(levels) * config.vector, -1)
+            if config.cell == "table":
+                levels, _ = self._levels_of_codes(fields["level_base"])
+                levels = levels.astype(np.float32)[codes]
+                sign = levels < 0
+            else:
+                sign = codes >> (bits - 1)
+                magnitude = np.array(config.weight_format.magnitudes, dtype=np.float32)[codes & ((1 << bits - 1) - 1)]
+                levels = np.where(sign, -magnitude, magnitude)
+            matrix = np.ascontiguousarray(levels.transpose(0, 2, 1)).reshape(len(levels) * config.vector, -1)
             self._weight_cache[key] = matrix, sign.sum(axis=(0, 2), dtype=np.int64)
         return self._weight_cache[key]
+
+    def _levels_of_codes(self, base):
+        """A level table: level of every weight code, and distance of every activation code from the smallest level.
+
+        An activation code that the table leaves out has no distance, but NaN.
+        """
+        config = self.config
+        self._check("level", np.array([base, base + LEVEL_CODES - 1]), config.level_depth)
+        entries = {name: values[base : base + LEVEL_CODES] for name, values in self._level_table.items()}
+        weights = entries["weight"][: 1 << config.weight_format.bits]
+        count = 1 << config.activation_format.bits
+        distances = np.full(count, np.nan, dtype=np.float32)
+        distances[entries["code"][:count] % count] = np.cumsum(entries["step"][:count])
+        largest = int(np.abs(weights).max())
+        product = largest * int(entries["step"][:count].sum())
+        if largest > config.table_weight_max or product > config.product_magnitude_max:
+            raise EmulatorError(
+                f"The level table at {base} has weights up to {largest} and products up to {product}; tables take "
+                f"{config.table_weight_max} and {config.product_magnitude_max}"
+            )
+        return weights, distances
 
     def _compute(self, word, fields):
         config = self.config
@@ -411,12 +459,22 @@ class Emulator:
         if positions > config.strip_depth:
             raise EmulatorError(f"A strip of {positions} positions exceeds strip_depth {config.strip_depth}")
         weights, sign_bits = self._tile_weights(fields)
-        self._levels[-1] = self._code_levels[fields["pad_code"] & (len(self._code_levels) - 1)]
+        pad_code = fields["pad_code"] & (len(self._code_levels) - 1)
+        self._codes[-1], self._levels[-1] = pad_code, self._code_levels[pad_code]
         # Every partial sum is an integer of at most this size: exact in a float with as many significand bits.
         bound = len(weights) * self._product_max
         assert bound < 1 << 53, "sums leave the exact range of float64"
         dtype = np.float32 if bound < 1 << 24 else np.float64
-        levels = self._levels[indices.transpose(0, 2, 1)].reshape(planes * positions, -1)
+        indices = indices.transpose(0, 2, 1)
+        if config.cell == "table":
+            levels = self._levels_of_codes(fields["level_base"])[1][self._codes[indices]]
+            if np.isnan(levels).any():
+                raise EmulatorError(
+                    f"COMPUTE meets activation codes that its level table at {fields['level_base']} leaves out"
+                )
+        else:
+            levels = self._levels[indices]
+        levels = levels.reshape(planes * positions, -1)
         total = (levels.astype(dtype, copy=False) @ weights.astype(dtype, copy=False)).astype(np.int64)
         # XOR negation leaves each product of a negative weight one short.
         raw = (total - sign_bits).reshape(planes, positions, -1)
@@ -509,7 +567,7 @@ class Emulator:
         if Encoding.RAW in (encoding, stored):
             raise EmulatorError(f"POST adds {stored.name} values to {encoding.name} ones; RAW has no residual")
         format = self._stored_format(stored, fields["residual_bits"])
-        parts = activation_parts(self.config.activation_format, format)
+        parts = activation_parts(self.config.activation_format, format, self.config.part_shift_bits)
         if len(codes) != parts.count:
             raise EmulatorError(f"POST adds {len(codes)} parts of {format}; there are {parts.count}")
         if parts.stored == self.config.activation_format:
@@ -529,7 +587,7 @@ class Emulator:
         stored = self._stored_format(encoding, fields["bits"])
         if stored == native:
             return self._rank_codes[np.searchsorted(native.midpoints, half_units, side="right")][np.newaxis]
-        digits = activation_parts(native, stored)
+        digits = activation_parts(native, stored, self.config.part_shift_bits)
         level = np.clip((half_units + 1) >> 1, stored.levels[0], stored.levels[-1]) + digits.offset
         return (level >> digits.step * parts) & ((1 << digits.step) - 1)
 
@@ -565,7 +623,12 @@ class Emulator:
 
 
 _PARAMETERS = tuple(field.name for field in PARAMETER.fields)
-_DEPTHS = {Kind.WEIGHTS: "weight_depth", Kind.PARAMETERS: "parameter_depth", Kind.INPUT: "feature_depth"}
+_DEPTHS = {
+    Kind.WEIGHTS: "weight_depth",
+    Kind.PARAMETERS: "parameter_depth",
+    Kind.INPUT: "feature_depth",
+    Kind.LEVELS: "level_depth",
+}
 
 
 def _signed(values, bits):

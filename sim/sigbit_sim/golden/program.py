@@ -28,7 +28,7 @@ __all__ = [
     "word_bytes",
 ]
 
-_FILE_MAGIC = b"sigbit program 2\n"
+_FILE_MAGIC = b"sigbit program 3\n"
 _TAG_MASK = 0xFFFF
 
 
@@ -126,7 +126,7 @@ class InputLayout:
         shape = (self.channels, self.height, self.width)
         if levels.shape != shape or levels.dtype.kind not in "iu":
             raise ProgramError(f"An image must be an integer array {shape}, not {levels.dtype} {levels.shape}")
-        parts = activation_parts(config.activation_format, self.format)
+        parts = activation_parts(config.activation_format, self.format, config.part_shift_bits)
         low, table = _level_codes(parts.stored) if parts.stored == config.activation_format else _digit_table(parts)
         index = levels.astype(np.int64) - low
         legal = (index >= 0) & (index < len(table))
@@ -189,7 +189,7 @@ class OutputLayout:
         """Native codes per value."""
         if self.format is None:
             return -(-RAW_BITS // config.activation_format.bits)
-        return activation_parts(config.activation_format, self.format).count
+        return activation_parts(config.activation_format, self.format, config.part_shift_bits).count
 
     def word_count(self, config):
         """Feature words of one result: all blocks between parts are sent, those behind the last channel are not."""
@@ -210,7 +210,7 @@ class OutputLayout:
             fields = codes << (native.bits * np.arange(count)).reshape(-1, 1, 1, 1)
             raw = fields.sum(axis=0) & ((1 << RAW_BITS) - 1)
             return raw - ((raw >> (RAW_BITS - 1)) << RAW_BITS)
-        parts = activation_parts(native, self.format)
+        parts = activation_parts(native, self.format, config.part_shift_bits)
         if parts.stored == native:
             return np.array([native.decode(code) for code in range(1 << native.bits)], dtype=np.int64)[codes[0]]
         return (codes << (parts.step * np.arange(count)).reshape(-1, 1, 1, 1)).sum(axis=0) - parts.offset
