@@ -193,6 +193,25 @@ def test_before_training_the_module_is_the_quantized_network():
                 assert (one.weights == other.weights).all()
 
 
+def test_masked_layers_compute_with_the_parts_that_are_kept():
+    random = np.random.default_rng(11)
+    images = random.normal(size=(16, 2, 8, 8)).astype(np.float32)
+    options = {"weights": "int:8", "activations": "uint:8"}
+
+    def outputs(masks):
+        network = prepare_qat(everything(np.random.default_rng(12)), images, masks=masks, **options).eval()
+        with torch.no_grad():
+            return network, network(torch.tensor(images))
+
+    _, plain = outputs({})
+    _, exact = outputs({"side": (8, 16)})
+    masked, coarse = outputs({"side": (8, 2)})
+    assert torch.equal(plain, exact)
+    assert not torch.equal(plain, coarse)
+    with pytest.raises(TrainingError, match="side have term masks"):
+        masked.export()
+
+
 def test_units_by_statistics_are_averages_of_the_batches():
     random = np.random.default_rng(7)
     images = random.normal(size=(32, 2, 8, 8)).astype(np.float32)

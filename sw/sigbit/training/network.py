@@ -373,8 +373,12 @@ class QatNetwork(nn.Module):
         Raises
         ------
         :exc:`~sigbit_hw.spec.errors.SigbitError`
-            If a unit has become so small or so large that no requantizer has its gain.
+            If a unit has become so small or so large that no requantizer has its gain, or layers have term masks.
         """
+        if self._masks:
+            raise TrainingError(
+                f"Layers {', '.join(self._masks)} have term masks, which no integer network holds; export without"
+            )
         was = self.training
         self.eval()
         tensors = dict(self._network.tensors)
