@@ -8,8 +8,18 @@ from sigbit.graph import Conv, Graph
 from sigbit.graph import MaxPool as MaxPoolNode
 from sigbit.graph import Upsample as UpsampleNode
 from sigbit_hw.spec.formats import INT, NUUQ, UINT
+from sigbit_hw.spec.masks import Policy, TermMask
 from sigbit_hw.spec.parts import part_shift_bits
-from sigbit_sim.golden.network import AveragePool, Concat, Convolution, IntegerNetwork, MaxPool, Tensor, Upsample
+from sigbit_sim.golden.network import (
+    AveragePool,
+    Concat,
+    Convolution,
+    IntegerNetwork,
+    MaxPool,
+    Tensor,
+    Upsample,
+    sources,
+)
 
 
 class Builder:
@@ -339,6 +349,22 @@ def codebook_network(seed, activations):
 
 def _shape(tensor):
     return tensor.channels, tensor.height, tensor.width
+
+
+def with_masks(network, group, seed):
+    """A network whose convolutions of 8-bit levels keep random numbers of parts, by policies of the hardware."""
+    rng = np.random.default_rng(seed)
+    layers, apart = [], set()  # tensors whose groups of channels do not lie in groups of lanes
+    for layer in network.layers:
+        names = [name for name in sources(layer) if network.tensors[name].channels % group]
+        if apart & set(sources(layer)) or (isinstance(layer, Concat) and names):
+            apart |= set() if isinstance(layer, Convolution | AveragePool) else {layer.output}
+        elif isinstance(layer, Convolution) and network.tensors[layer.input].format in (UINT(8), INT(8)):
+            mask = TermMask(group, int(rng.integers(1, 2 * group + 1)), Policy(int(rng.integers(2))))
+            if layer.groups == 1 or layer.weights.shape[1] % group == 0:
+                layer = replace(layer, mask=mask)
+        layers.append(layer)
+    return replace(network, layers=tuple(layers))
 
 
 def roomy(config, weights, activations, **changes):

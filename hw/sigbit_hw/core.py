@@ -170,6 +170,7 @@ class Accelerator(wiring.Component):
                 pool_drain_cycles=timing.pool_drain_cycles,
                 fill_columns=timing.fill_columns,
                 level_loader=_level_loader(config) if has_tables else None,
+                token_lanes=config.token_lanes if config.masked else None,
             )
         )
         m.submodules.post = post = stoppable(post_unit)
@@ -298,6 +299,16 @@ class Accelerator(wiring.Component):
         )
         pool_tag = data.View(PoolTag(), delayed(m, sequencer.pool, _FEATURE_CYCLES, name="pool", clear=True))
         pad_code = delayed(m, sequencer.pad_code[:code_bits], _FEATURE_CYCLES - 1, name="pad_code")
+        if config.masked:
+            m.d.comb += [
+                array.i.start.eq(compute.start),
+                array.i.mask.budget.eq(delayed(m, sequencer.budget, _FEATURE_CYCLES, name="budget")),
+                array.i.mask.magnitude_keys.eq(
+                    delayed(m, sequencer.magnitude_keys, _FEATURE_CYCLES, name="magnitude_keys")
+                ),
+                # Padding reads as zero.
+                array.i.mask.zero.eq(delayed(m, pad_code, 1, name="zero")),
+            ]
         for p in range(config.planes):
             memory = WordMemory(config.feature_word_bits, config.feature_depth, granule_bits)
             instantiate(m, platform, f"feature_memory_{p}", memory)
@@ -364,7 +375,7 @@ class Accelerator(wiring.Component):
             m.d.sync += registers.instructions.eq(registers.instructions + queue.retire)
         events = {
             Register.CYCLES: busy,
-            Register.COMPUTE_CYCLES: sequencer.compute.valid,
+            Register.COMPUTE_CYCLES: sequencer.computing,
             Register.WEIGHT_STALLS: sequencer.weight_stall,
             Register.POST_STALLS: sequencer.post_stall,
             Register.POOL_CYCLES: sequencer.pool_busy,

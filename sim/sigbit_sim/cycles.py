@@ -26,7 +26,7 @@ REASONS = ("compute_cycles", "weight_stalls", "post_stalls", "pool_cycles", "out
 _COUNTERS = tuple(register.name.lower() for register in COUNTERS)
 #: Sets of weights of one COMPUTE are taken together where counters inside them are right: with at most so many cycles
 #: of one kind per set, or so many sets that one of them does not matter.
-_EVEN_CYCLES, _EVEN_SETS = 4, 256
+_EVEN_CYCLES, _EVEN_SETS = 2, 256
 
 
 @dataclass(frozen=True)
@@ -280,6 +280,7 @@ class _Timeline:
         timing, feature_reads = self._timing, self._feature_reads
         words = fields["weight_words"]
         positions = _product(fields, range(3, 5))
+        beats = -(-fields["budget"] // self._config.token_lanes) if self._config.masked else 1
         # Tiles with the same weights are a set.
         tiles = _product(fields, range(1, 3)) if fields["keep"] else 1
         left = _product(fields, range(3)) // tiles
@@ -308,16 +309,16 @@ class _Timeline:
                 self._tile = feature_reads.after(ready, 1) - 1
                 self._spend("weight_stalls", now, ready)
                 swap = self._tile if swap is None else swap
-                now = self._positions(ready, positions - last)
+                now = self._positions(ready, positions - last, beats)
                 if last:
                     # The last position waits until the words of its set have been read.
                     ready = max(now, read + words)
                     self._spend("weight_stalls", now, ready)
-                    now = self._positions(ready, 1)
+                    now = self._positions(ready, 1, beats)
             period, self._swap, self._loaded = swap - self._swap, swap, read + words
             left -= 1
             state = swap - read, now - swap
-            busy = tiles * positions
+            busy = tiles * positions * beats
             even = min(busy, period - busy) <= _EVEN_CYCLES or left > _EVEN_SETS
             if state == before and even and feature_reads.is_free_from(swap):
                 # Times depend on nothing else, so they go on as from the set before to this one.
@@ -330,7 +331,7 @@ class _Timeline:
                 left = 0
             before = state
         # As above, if the last set was one of those that go on.
-        late = max(self._loaded + 1 - now, 0)
+        late = max(self._loaded + beats - now, 0)
         self._spend("weight_stalls", now, now + late)
         if positions == 1:
             self._tile += late
@@ -338,12 +339,19 @@ class _Timeline:
         self._retire(now + late - 1)
         return popped
 
-    def _positions(self, ready, count):
-        """First cycle behind so many positions."""
-        end = self._feature_reads.after(ready, count) if count else ready
-        self._spend("compute_cycles", ready, end, count)
-        self._spend("post_stalls", ready, end, end - ready - count)
-        return end
+    def _positions(self, ready, count, beats):
+        """First cycle behind so many positions, each of which reads in the first of its ``beats`` cycles."""
+        feature_reads, end, left = self._feature_reads, ready, count
+        if beats == 1 and count:
+            end, left = feature_reads.after(ready, count), 0
+        while left and not feature_reads.is_free_from(end):
+            end = feature_reads.after(end, 1) - 1 + beats
+            left -= 1
+        taken = (count - left) * beats
+        self._spend("compute_cycles", ready, end, taken)
+        self._spend("post_stalls", ready, end, end - ready - taken)
+        self._spend("compute_cycles", end, end + left * beats)
+        return end + left * beats
 
     def _post(self, fields, known):
         """A POST is taken while the COMPUTE before it runs, if none waits; returns the cycle in which it is taken."""

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,10 @@ from .progress import Progress
 __all__ = ["main"]
 
 _PRESET = "small"
+_SDP_PRESET = "sdp"
+#: Calibration images by which budgets are chosen, and options that only this takes.
+_BUDGET_IMAGES = 64
+_BUDGETS = ("budget", "target_cycles", "target_accuracy", "policy", "config")
 #: Options that only quantization takes.
 _QUANTIZATION = (
     "calibration", "edge_bits", "per_tensor", "alpha", "rounding", "equalize", "signed_activations", "layer_formats",
@@ -64,6 +69,14 @@ _COST = {
     "weight words": "weight_words",
     "cycles": lambda row: row["compute_cycles"] + row["pool_cycles"],
     "lanes in use": lambda row: _percent(row["lane_utilisation"]),
+}
+_MASKED = {
+    "layer": "name",
+    "budget": "budget",
+    "average bits": lambda row: f"{row['average_bits']:.1f}",
+    "cycles": "cycles",
+    "without a mask": "exact_cycles",
+    "error alone": lambda row: None if row["error"] is None else f"{row['error']:.6f}",
 }
 _ERROR = {"SQNR": lambda row: None if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"}
 
@@ -184,16 +197,60 @@ def _quantize(arguments):
     from .quantize import summary
 
     _check_output(arguments.output)
-    config = evaluation.configuration(_PRESET, arguments.weights, arguments.activations)
+    if arguments.sdp:
+        _refuse(arguments, "--sdp, which takes the formats of its configuration", "weights", "activations")
+        config = evaluation.configuration(arguments.config or _SDP_PRESET)
+    else:
+        _refuse(arguments, "networks without --sdp", *_BUDGETS)
+        config = evaluation.configuration(_PRESET, arguments.weights, arguments.activations)
     model = read_onnx(arguments.model)
     network, calibration = _quantized(arguments, model, config)
+    chosen, lines = (_budgets(arguments, network, config)) if arguments.sdp else (None, [])
+    if chosen is not None:
+        network = chosen.network
     rows = summary(model, network, calibration)
     network.save(arguments.output)
-    text = f"{_table(rows, _FORMATS | _ERROR)}\nwrote {arguments.output}"
+    text = "\n".join([_table(rows, _FORMATS | _ERROR), *lines, f"wrote {arguments.output}"])
     if model.dropped:
         text += f"\nleft to the host: {', '.join(model.dropped)}"
     result = {"network": arguments.output, "layers": rows, "left_to_host": model.dropped}
+    if chosen is not None:
+        result["budgets"] = chosen.budgets
+        result |= {name: asdict(getattr(chosen, name)) for name in ("exact", "masked")}
     _print(arguments, result, text)
+
+
+def _budgets(arguments, network, config):
+    """Budgets under the target that is given, and lines about them."""
+    from sigbit_hw.spec.masks import Policy
+
+    from .budgets import choose_budgets, given_budgets, report
+    from .quantize import input_levels
+
+    images, labels = _images(arguments, arguments.calibration, _BUDGET_IMAGES)
+    policy = Policy[(arguments.policy or "nib").upper()]
+    levels = input_levels(network, images)
+    if arguments.budget is not None:
+        _refuse(arguments, "--budget", "target_cycles", "target_accuracy")
+        chosen = given_budgets(network, levels, config, arguments.budget, policy=policy, labels=labels)
+    else:
+        chosen = choose_budgets(
+            network, levels, config, policy=policy, target_cycles=arguments.target_cycles,
+            target_accuracy=arguments.target_accuracy, labels=labels, progress=_say,
+        )  # fmt: skip
+    exact, masked = chosen.exact, chosen.masked
+    lines = [
+        "",
+        _table(report(chosen, config), _MASKED),
+        f"{masked.average_bits:.2f} average bits; {masked.cycles} cycles per image, {exact.cycles} without masks "
+        f"({masked.cycles / exact.cycles:.1%}); error of the outputs {masked.error:.5f}",
+    ]
+    if labels is not None:
+        lines.append(
+            f"accuracy on {len(labels)} calibration images: {_percent(masked.accuracy)}, without masks "
+            f"{_percent(exact.accuracy)}"
+        )
+    return chosen, lines
 
 
 def _compile(arguments):
@@ -368,7 +425,7 @@ def _search(arguments):
     from .onnx_reader import read_onnx
     from .search import Budget, draw, pareto, search
 
-    for path in filter(None, (arguments.output, arguments.plot, arguments.network)):
+    for path in filter(None, (arguments.output, arguments.picture, arguments.network)):
         _check_output(path)
     config = evaluation.configuration(arguments.config)
     configs = [config]
@@ -404,8 +461,8 @@ def _search(arguments):
     for point in result.points:
         row = {key: value for key, value in vars(point).items() if key != "network"}
         rows.append({**row, "pareto": point in front, "best": point is result.best})
-    if arguments.plot:
-        draw(result, arguments.plot)
+    if arguments.picture:
+        draw(result, arguments.picture)
     if result.best is not None and arguments.output:
         Path(arguments.output).write_text(json.dumps(result.best.layers, indent=1) + "\n")
     if result.best is not None and arguments.network:
@@ -565,18 +622,20 @@ def _demo(arguments):
 
 
 def _bench(arguments):
-    from .bench import bench_options, run_bench
+    from .bench import bench_needs, bench_options, run_bench
 
     options = {
         key: getattr(arguments, key)
         for key in (
             "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
-            "picture", "bits", "trained", "plain",
+            "limit", "picture", "bits", "trained", "plain",
         )
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     known = bench_options(arguments.what)
     _refuse(arguments, f"bench {arguments.what}", *(key for key in options if key not in known))
+    if missing := [f"--{key}" for key in bench_needs(arguments.what) if key not in options]:
+        raise SigbitError(f"bench {arguments.what} also needs {', '.join(missing)}")
     rows, text = run_bench(arguments.what, write=arguments.write, progress=_say, **options)
     _print(arguments, rows, text)
     return 1 if any(row.get("mismatches") for row in rows) else 0
@@ -614,6 +673,13 @@ def _numbers(text):
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers separated by commas, not {text!r}") from None
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}") from None
 
 
 def _positive(text):
@@ -724,6 +790,21 @@ def _parser():
     _quantization(sub, required=True)
     _formats(sub, "esb:4,2 and esbu:4,2 if left out")
     _data(sub)
+    group = sub.add_argument_group(
+        "sdp",
+        f"8-bit activations of which every layer keeps a budget of nibbles, by {_BUDGET_IMAGES} calibration images.",
+    )
+    group.add_argument("--sdp", action="store_true", help="choose budgets; takes one target")
+    group.add_argument(
+        "--target-cycles", type=_number, metavar="SHARE", help="at most this share of the cycles without masks"
+    )
+    group.add_argument(
+        "--target-accuracy", type=_number, metavar="SHARE",
+        help="fewest cycles with this accuracy on labelled calibration images, FILE.npz:X,Y",
+    )  # fmt: skip
+    group.add_argument("--budget", type=_positive, metavar="K", help="the same budget for every layer instead")
+    group.add_argument("--policy", choices=("nib", "mag"), help="how nibbles are ordered (nib)")
+    _config(group, default=_SDP_PRESET)
     sub.add_argument("-o", "--output", required=True, metavar="NETWORK.npz", help="integer network")
 
     sub = command(
@@ -800,7 +881,7 @@ def _parser():
     sub.add_argument(
         "--max-loss", type=float, metavar="POINTS", help="of accuracy lost against float; then the fastest"
     )
-    sub.add_argument("--plot", metavar="FILE", help="picture of all points; needs matplotlib")
+    sub.add_argument("--picture", metavar="FILE", help="picture of all points; needs matplotlib")
     sub.add_argument("--network", metavar="NETWORK.npz", help="write the best point's integer network")
     sub.add_argument("-o", "--output", metavar="LAYERS.json", help="write the best point for --layer-formats")
 
@@ -867,19 +948,19 @@ def _parser():
         "--device", choices=("model", "rtl"), help="cycles are predicted, or measured in RTL, too (model)"
     )
     _batch(group)
-    help = "images that calibrate ONNX models (random ones), or images and labels of codebooks"
+    help = "images that calibrate ONNX models (random ones), or images and labels of codebooks and sdp"
     group.add_argument("--data", metavar="FILE.npz:X[,Y]", help=help)
-    group = sub.add_argument_group("codebooks and accuracy", "on the images and labels of --data")
+    group = sub.add_argument_group("codebooks, sdp and accuracy", "One ONNX model in --networks.")
     group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
     group.add_argument("--activations", metavar="FORMAT", help="of codebooks: of all layers (uint:8)")
-    group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
+    group.add_argument("--scale", type=float, help="not of sdp: uint8 images are divided by this (255)")
     group.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="then this is subtracted (0)")
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
-    group.add_argument("--picture", metavar="FILE", help="of nuuq and codebooks: also draw it (.svg, .png, .pdf)")
-    group = sub.add_argument_group("accuracy", "of one ONNX model of --networks")
-    group.add_argument("--bits", nargs="+", type=_positive, metavar="B", help="stored bits (2 to 8)")
-    group.add_argument("--trained", nargs="+", metavar="FOLDER", help="what sigbit train wrote")
-    group.add_argument("--plain", action="store_const", const=True, help="measure nearest levels, too")
+    group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
+    group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
+    group.add_argument("--bits", nargs="+", type=_positive, metavar="B", help="of accuracy: stored bits (2 to 8)")
+    group.add_argument("--trained", nargs="+", metavar="FOLDER", help="of accuracy: what sigbit train wrote")
+    group.add_argument("--plain", action="store_const", const=True, help="of accuracy: measure nearest levels, too")
 
     help = "write a well-known network with random weights, for measuring cycles and memory"
     sub = command("model", _model, help, "sigbit model resnet18 -o resnet18.onnx")

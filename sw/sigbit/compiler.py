@@ -224,5 +224,5 @@ def _row_cycles(layer, rows, config):
         for (positions, results), count in sizes.items():
             # Results are stored while the next strip is computed.
             post = results * (tile.columns // config.post_lanes) * values
-            total += count * max(steps * max(positions, MIN_TILE_CYCLES), post)
+            total += count * max(steps * max(positions * layer.beats, MIN_TILE_CYCLES), post)
     return total, post + config.columns + config.rows

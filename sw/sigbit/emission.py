@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, PARAMETER, Opcode
+from sigbit_hw.spec.masks import Policy
 from sigbit_hw.spec.packets import Kind
 from sigbit_sim.golden.program import OutputLayout, Packet, Program, build_packet, pack_codes, word_bytes
 
@@ -204,7 +205,8 @@ class Emitter:
     def _empty_report(name, lowered):
         """Report of a layer of the network before its instructions; ``lowered`` is what it became."""
         reductions = [layer for layer in lowered if isinstance(layer, Reduction)]
-        products = (layer.macs * sum(part is not None for part, _, _ in layer.passes) for layer in reductions)
+        quotients = ((layer.macs, *layer.products_per_mac) for layer in reductions)
+        products = (macs * products // multiplications for macs, products, multiplications in quotients)
         return {
             "name": name,
             "macs": sum(layer.macs for layer in reductions),
@@ -366,7 +368,7 @@ class Emitter:
                             clear=number == 0 and piece == 0, shift=shift and piece == 0,
                         )  # fmt: skip
                         report["tiles"] += count
-                        report["compute_cycles"] += count * strip.rows * strip.pixels
+                        report["compute_cycles"] += count * strip.rows * strip.pixels * layer.beats
                 self._post(step, layer, column_tile, strip)
 
     def _check_coordinates(self, layer, window, rows):
@@ -476,6 +478,8 @@ class Emitter:
             clear=clear,
             shift=shift,
             level_base=levels,
+            budget=layer.mask.budget if layer.mask else 0,
+            magnitude_keys=layer.mask is not None and layer.mask.policy == Policy.MAG,
         )
 
     def _post(self, step, layer, column_tile, strip):
@@ -606,6 +610,8 @@ class Emitter:
             channels = layer.inputs[tile.start : tile.start + tile.used] - b0 * vector
             outputs, inputs = np.nonzero((channels >= 0) & (channels < levels.shape[1]))
             levels[outputs, channels[outputs, inputs]] = piece[outputs, inputs]
+        if config.masked:
+            return self._masked_payload(levels, b1 - b0)
         words = levels.reshape(tile.columns, b1 - b0, vector, ky1 - ky0, kx1 - kx0)
         words = words.transpose(1, 3, 4, 0, 2).reshape(-1, config.weight_columns * vector)
         if layer.tables:
@@ -613,6 +619,15 @@ class Emitter:
         else:
             codes = self._weight_codes[words + config.weight_format.magnitude_max]
         return pack_codes(config, codes, config.weight_format.bits)
+
+    def _masked_payload(self, levels, blocks):
+        """Words of one position in every group each, in two's complement."""
+        config = self._config
+        columns = config.weight_columns * config.lanes
+        words = levels.reshape(-1, columns, blocks, config.rows, config.lanes, *levels.shape[2:])
+        words = words.transpose(2, 5, 6, 0, 4, 1, 3).reshape(-1, config.weight_columns * config.vector)
+        bits = config.weight_format.bits
+        return pack_codes(config, words & (1 << bits) - 1, bits)
 
     @property
     def _weight_codes(self):

@@ -32,7 +32,7 @@ def configuration(name, weights=None, activations=None, network=None):
     weights, activations : str, optional
         Native formats instead of those of the preset or file; codebooks run on any and change nothing.
     network : IntegerNetwork, optional
-        A preset takes the native formats that are not given from this network.
+        A preset takes the native formats that are not given from this network, but for one with masked cells.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def configuration(name, weights=None, activations=None, network=None):
     given = {key: Format.parse(text) for key, text in formats.items() if text is not None}
     given = {key: format for key, format in given.items() if not format.indexed}
     if name in PRESETS:
-        if network is not None:
+        if network is not None and not PRESETS[name].masked:
             given = {**native_formats(network), **given}
         try:
             return replace(PRESETS[name], **given)

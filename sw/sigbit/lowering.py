@@ -12,6 +12,7 @@ import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import NUUQ, FormatError
 from sigbit_hw.spec.instructions import LEVEL, Encoding
+from sigbit_hw.spec.masks import Policy, TermMask
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts, code_distances, codebook_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
 from sigbit_sim.golden.numerics import SHIFT_MAX
@@ -120,7 +121,16 @@ class Reduction:
     macs: int
     tables: tuple
     no_weights: LevelTable | None
+    mask: TermMask | None  # of masked cells
+    beats: int  # cycles of the array per position
     in_bands: ClassVar = True
+
+    @property
+    def products_per_mac(self):
+        """Native products that a multiplication takes, as a quotient of integers ``(products, multiplications)``."""
+        if self.mask is not None:
+            return self.mask.budget, self.mask.group
+        return sum(part is not None for part, _, _ in self.passes), 1
 
     @property
     def reads(self):
@@ -257,7 +267,7 @@ def input_layouts(network, config):
     if len(readers) != 1 or not isinstance(readers[0], Convolution) or readers[0].groups > 1:
         return (plain,)
     layer = readers[0]
-    if layer.residual == network.input:
+    if layer.residual == network.input or (layer.mask is not None and not layer.mask.exact):
         return (plain,)
     kh, kw = layer.weights.shape[2:]
     target = network.tensors[layer.output]
@@ -270,7 +280,7 @@ def input_layouts(network, config):
         rows=target.height, columns=target.width,
     )  # fmt: skip
     column_tiles = -(-target.channels // config.columns)
-    weight_passes = len(_weight_parts(layer, tensor.format, config).shifts)
+    weight_passes = len(_weight_parts(layer, tensor.format, config).shifts) * _mask(layer, tensor, config)[1]
 
     def cycles(layout):
         """Per part of the input: whatever takes longer, then the words to send."""
@@ -549,14 +559,19 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     negative = np.minimum(weights, 0).sum(axis=(1, 2, 3))
     sign_bits = tuple((digit < 0).sum(axis=(1, 2, 3)) for digit in digits)
     # Every pass leaves its sum short by its set sign bits (numerics 5.2), then the passes' shifts weight that shortage.
+    # Masked cells negate exactly and take the excess off before they mask.
     step = activations.step
-    constant = sum(
-        bits << step * (weight_shift + part)
-        for bits, weight_shift in zip(sign_bits, shifts, strict=True)
-        for part in range(activations.count)
+    constant = (
+        0
+        if config.masked
+        else sum(
+            bits << step * (weight_shift + part)
+            for bits, weight_shift in zip(sign_bits, shifts, strict=True)
+            for part in range(activations.count)
+        )
     )
-    offset = activations.offset
-    if offset or activations.stored != config.activation_format:
+    offset = 0 if config.masked else activations.offset
+    if offset or (activations.stored != config.activation_format and not config.masked):
         smallest, largest = 0, (1 << source.format.bits) - 1
     elif config.cell != "table":
         smallest, largest = source.format.levels[0], source.format.levels[-1]
@@ -569,6 +584,9 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     low = smallest * positive + largest * negative - constant
     high = largest * positive + smallest * negative - constant
     bias = bias + constant - offset * (positive + negative)
+    mask, beats = _mask(layer, source, config)
+    if mask is not None and not mask.exact:
+        _check_groups(layer, maps[layer.input], mask)
     residual_multiplier = np.zeros_like(bias) if residual is None else layer.residual_multiplier
     if folded is not None and folded.kernel != (1, 1):
         digits = tuple(_fold(digit, folded.kernel) for digit in digits)
@@ -624,7 +642,46 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         macs=weights.size * target.height * target.width,
         tables=tables,
         no_weights=no_weights,
+        mask=mask,
+        beats=beats,
     )
+
+
+def _mask(layer, source, config):
+    """Mask of a layer that reads a tensor, None without masked cells, and cycles per position in the array."""
+    mask = getattr(layer, "mask", None)
+    if mask is None or mask.exact:
+        if not config.masked:
+            return None, 1
+        # Values of up to 4 bits have no high nibbles.
+        mask = TermMask(config.lanes, config.lanes * (1 if source.format.magnitude_max < 16 else 2))
+    elif not config.masked:
+        raise CompileError(
+            f"Layer {layer.name} keeps {mask.budget} parts of every {mask.group} activations, which takes masked "
+            f"cells; choose a configuration with cell masked and lanes {mask.group}"
+        )
+    elif mask.group != config.lanes:
+        raise CompileError(
+            f"Layer {layer.name} has masks of groups of {mask.group}, the accelerator has groups of {config.lanes}; "
+            f"quantize for groups of {config.lanes}, or choose a configuration with lanes {mask.group}"
+        )
+    elif mask.policy == Policy.TERM:
+        raise CompileError(
+            f"Layer {layer.name} has the policy term, which the golden model alone has; masking units have nib and mag"
+        )
+    return mask, -(-mask.budget // config.token_lanes)
+
+
+def _check_groups(layer, source, mask):
+    """Channels of a group of the mask must lie in one group of the accelerator, in their order."""
+    positions = source.positions
+    channels = np.arange(len(positions))
+    wrong = positions != positions[channels // mask.group * mask.group] + channels % mask.group
+    if (wrong | (positions % mask.group != channels % mask.group)).any():
+        raise CompileError(
+            f"Layer {layer.name} masks groups of {mask.group} channels, but its input {layer.input} is joined from "
+            f"tensors whose channels are not multiples of {mask.group}; give the layer a budget of {2 * mask.group}"
+        )
 
 
 def _inputs(source, groups, shape, config):

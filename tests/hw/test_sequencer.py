@@ -23,9 +23,12 @@ def pack(opcode, packet=0, **fields):
     return word | packet << INSTRUCTION_BITS - 32
 
 
-def simulate(instructions, cycles=400):
+def simulate(instructions, cycles=400, token_lanes=None):
     """Events ``(cycle, what)``: what the sequencer starts, retires and refuses, with a post-processor of 60 cycles."""
-    dut = Sequencer(planes=1, strip_depth=32, weight_hold_cycles=4, weight_lead_cycles=1, pool_drain_cycles=6)
+    dut = Sequencer(
+        planes=1, strip_depth=32, weight_hold_cycles=4, weight_lead_cycles=1, pool_drain_cycles=6,
+        token_lanes=token_lanes,
+    )  # fmt: skip
     events = []
 
     async def bench(ctx):
@@ -39,6 +42,8 @@ def simulate(instructions, cycles=400):
             ctx.set(dut.post_done, cycle == post_ends)
             ctx.set(dut.output_done, cycle == output_ends)
             for name, signal, detail in (
+                ("start", dut.compute.start, None),
+                ("computing", dut.computing, None),
                 ("vector", dut.compute.valid, dut.compute.bank),
                 ("pool", dut.pool.valid, dut.pool.address),
                 ("weight", dut.weight_read, dut.weight_address),
@@ -186,3 +191,20 @@ def test_pool_results_are_a_step_apart_modulo_the_memory():
     assert [address for _, what, address in simulate([word]) if what == "pool"] == [
         address for window in range(4) for address in [(3 - 2 * window) % (1 << 20)] * 2
     ]
+
+
+@pytest.mark.parametrize(("budget", "beats"), [(1, 1), (2, 1), (3, 2), (8, 4), (32, 16)])
+def test_a_position_of_masked_cells_takes_as_many_cycles_as_its_budget_has_beats(budget, beats):
+    events = simulate([pack(Opcode.COMPUTE, count4=9, clear=1, budget=budget)], token_lanes=2)
+    times = {name: [cycle for cycle, what, _ in events if what == name] for name in ("start", "vector", "computing")}
+    starts = times["start"]
+    assert starts == [starts[0] + beats * position for position in range(9)]
+    assert times["vector"] == [start + beats - 1 for start in starts]
+    assert times["computing"] == list(range(starts[0], starts[0] + 9 * beats))
+    assert [cycle for cycle, what, _ in events if what == "retire"] == [times["vector"][-1]]
+
+
+def test_a_budget_of_zero_is_a_fault_for_masked_cells_only():
+    for token_lanes, faults in ((1, 1), (None, 0)):
+        events = simulate([pack(Opcode.COMPUTE, budget=0)], token_lanes=token_lanes)
+        assert sum(what == "fault" for _, what, _ in events) == faults

@@ -14,6 +14,7 @@ from networks import (
     roomy,
     small_detector,
     small_unet,
+    with_masks,
 )
 from sigbit.compiler import compile
 from sigbit.device import RtlDevice
@@ -38,7 +39,8 @@ TABLES = roomy(
     TINY, ESB(4, 2), ESBU(4, 2), columns=12, weight_columns=2, planes=2, cell="table", fill_columns=4, weight_depth=256,
     table_weight_bits=7, table_product_bits=12, level_depth=64,
 )  # fmt: skip
-FAST = {"tiny": TINY, "dense": DENSE, "tables": TABLES}
+MASKED = roomy(TINY, INT(8), UINT(8), cell="masked", token_lanes=2, feature_depth=4096, weight_depth=4096)
+FAST = {"tiny": TINY, "dense": DENSE, "tables": TABLES, "masked": MASKED}
 SLOW = {
     "fewer columns than lanes": roomy(TINY, ESB(4, 1), ESBU(4, 2), rows=1, lanes=16, columns=8, stream_bits=128),
     "three rows, short codes": roomy(TINY, ESB(3, 0), ESBU(2, 0), rows=3, lanes=4, columns=12, strip_depth=16),
@@ -75,8 +77,13 @@ def check(name, builder, images, stalls=(0, 0)):
 
 
 def check_network(name, network, images, stalls=(0, 0), batch=1):
-    """A session gives the golden integers and counts what the compiler predicts; returns the program."""
+    """A session gives the golden integers and counts what the compiler predicts; returns the program.
+
+    On masked cells layers keep random numbers of parts.
+    """
     accelerator = device(name)
+    if accelerator.config.masked:
+        network = with_masks(network, accelerator.config.lanes, len(network.layers))
     program = compile(network, accelerator.config, batch)
     groups = program.groups(len(images))
     expected = run(network, images)

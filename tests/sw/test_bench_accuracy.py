@@ -52,8 +52,6 @@ def test_rows_are_what_quantize_and_the_golden_model_give(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"data": None}, "needs --data"),
-        ({"networks": None}, "needs --networks"),
         ({"networks": ["a", "b"]}, "one model, not 2"),
         ({"bits": [4, 9]}, "bits must be 2 to 8, not 9"),
         ({"data": CALIBRATION}, "Accuracy needs labels"),

@@ -9,6 +9,7 @@ from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from .accumulator import Accumulator, accumulator_tag
 from .grid import Grid, GridShape
+from .masked import MaskedGrid, mask_layout
 from .table import LevelEntry, TableGrid
 
 __all__ = ["Array", "build_grid"]
@@ -16,7 +17,7 @@ __all__ = ["Array", "build_grid"]
 #: Inputs of one stage of the read multiplexer: a look-up table with six inputs.
 _SELECT_INPUTS = 4
 
-_GRIDS = {"logic": Grid, "table": TableGrid}
+_GRIDS = {"logic": Grid, "table": TableGrid, "masked": MaskedGrid}
 
 
 def build_grid(config):
@@ -40,7 +41,8 @@ class Array(wiring.Component):
     i : ``In``
         ``codes`` of all planes (plane by plane, channel 0 lowest); ``swap``: the weights loaded last are used from
         here on; ``valid``, ``clear``, ``shift``, ``bank``, ``address``: what the accumulators do with the sums
-        (:class:`~.accumulator.Accumulator`).
+        (:class:`~.accumulator.Accumulator`). Of masked cells also ``start`` and ``mask``, as
+        :class:`~.masked.MaskedGrid` has them; ``valid`` comes with the last cycle of a vector.
     weight : ``In``
         ``valid``, ``index``, ``word``: sign-magnitude codes of ``weight_columns`` columns, as in :class:`~.grid.Grid`.
     levels, level_bank : ``In``
@@ -49,20 +51,21 @@ class Array(wiring.Component):
         ``bank`` that is not being accumulated, ``plane``, ``address`` and ``group`` of ``post_lanes`` columns.
     read_data : ``Out``
         The accumulators of the group, ``read_latency_cycles`` later. They hold exact sums less the number of weight
-        sign bits in the reduction (numerics 5.2).
+        sign bits in the reduction (numerics 5.2), which masked cells do not take off.
     """
 
     def __init__(self, config):
         self._config = config
         self._groups = config.columns // config.post_lanes
-        codes = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
         levels = {"levels": In(LevelEntry()), "level_bank": In(1)} if config.cell == "table" else {}
+        members = {"swap": 1, **dict(accumulator_tag(config.strip_depth).members)}
+        members["codes"] = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
+        if config.masked:
+            members |= {"start": 1, "mask": mask_layout(config.lanes)}
         super().__init__(
             {
                 **levels,
-                "i": In(
-                    data.StructLayout({"swap": 1, **dict(accumulator_tag(config.strip_depth).members), "codes": codes})
-                ),
+                "i": In(data.StructLayout(members)),
                 "weight": In(
                     data.StructLayout(
                         {
@@ -112,6 +115,8 @@ class Array(wiring.Component):
         config = self._config
 
         m.submodules.grid = grid = build_grid(config)
+        if config.masked:
+            m.d.comb += [grid.start.eq(self.i.start), grid.mask.eq(self.i.mask)]
         m.d.comb += [
             grid.codes.eq(self.i.codes),
             grid.swap.eq(self.i.swap),

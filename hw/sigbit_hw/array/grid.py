@@ -14,7 +14,7 @@ from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, sign_parent, tree_levels
 from .cell import DotProductCell, swap_stages, weight_lane
 
-__all__ = ["BUS_COLUMNS", "Grid", "GridShape", "GridTiming", "bus_stage", "grid_members"]
+__all__ = ["BUS_COLUMNS", "Grid", "GridShape", "GridTiming", "bus_cycles", "bus_stage", "grid_members"]
 
 #: Columns that share one stage of the weight bus.
 BUS_COLUMNS = 16
@@ -33,8 +33,9 @@ class GridShape:
     planes: int
     sum_bits: int
     fill_columns: int
-    table_weight_bits: int
-    table_product_bits: int
+    table_weight_bits: int = 0
+    table_product_bits: int = 0
+    token_lanes: int = 1
 
     @classmethod
     def of(cls, config):

@@ -18,10 +18,13 @@ _LAYOUTS = {opcode: table_layout(table) for opcode, table in INSTRUCTIONS.items(
 
 
 class ComputeTag(data.StructLayout):
-    """What travels with an activation vector to the accumulators."""
+    """What travels with an activation vector: ``start`` and ``swap`` with its first cycle in the array, ``valid`` with
+    its last one, which is the same without masked cells."""
 
     def __init__(self, strip_depth):
-        super().__init__({"valid": 1, "swap": 1, "clear": 1, "shift": 1, "bank": 1, "address": range(strip_depth)})
+        super().__init__(
+            {"start": 1, "valid": 1, "swap": 1, "clear": 1, "shift": 1, "bank": 1, "address": range(strip_depth)}
+        )
 
 
 class PoolTag(data.StructLayout):
@@ -46,6 +49,8 @@ class Sequencer(wiring.Component):
         Of a grid of table cells.
     pool_drain_cycles : int
         Cycles from the last POOL position until its result is stored.
+    token_lanes : int, optional
+        Of masked cells, in which a position of COMPUTE takes ``ceil(budget / token_lanes)`` cycles.
 
     Members
     -------
@@ -56,6 +61,10 @@ class Sequencer(wiring.Component):
         Native code outside the map; holds while an instruction runs and ``pool_drain_cycles`` longer.
     compute, pool : Out
         Tags of the position that is read.
+    computing : Out(1)
+        The array takes a position in this cycle.
+    budget, magnitude_keys : Out
+        Of the running COMPUTE, like ``pad_code``.
     weight_read, weight_address, weight_index : Out
         The word at an address goes to the grid as the ``weight_index``-th of its tile.
     level_read, level_address, level_index, level_bank, level_entry
@@ -90,6 +99,7 @@ class Sequencer(wiring.Component):
         pool_drain_cycles,
         fill_columns=0,
         level_loader=None,
+        token_lanes=None,
     ):
         self._plane_count = planes
         self._strip_depth = strip_depth
@@ -98,6 +108,7 @@ class Sequencer(wiring.Component):
         self._pool_drain_cycles = pool_drain_cycles
         self._fill_columns = fill_columns
         self._level_loader = level_loader
+        self._token_lanes = token_lanes
         levels = {
             "level_read": Out(1),
             "level_address": Out(16),
@@ -112,6 +123,9 @@ class Sequencer(wiring.Component):
                 "planes": Out(data.ArrayLayout(ReaderAddress(), planes)),
                 "pad_code": Out(8),
                 "compute": Out(ComputeTag(strip_depth)),
+                "computing": Out(1),
+                "budget": Out(6),
+                "magnitude_keys": Out(1),
                 "pool": Out(PoolTag()),
                 "pool_planes": Out(1),
                 "pool_plane_step": Out(20),
@@ -155,6 +169,8 @@ class Sequencer(wiring.Component):
             reader.instruction.eq(current),
             self.planes.eq(reader.planes),
             self.pad_code.eq(current.pad_code),
+            self.budget.eq(current.budget),
+            self.magnitude_keys.eq(current.magnitude_keys),
             self.fault_packet.eq(head_bits[-PACKET_NUMBER_BITS:]),
             loader.job.payload.base.eq(head[Opcode.COMPUTE].weight_base),
             loader.job.payload.words.eq(head[Opcode.COMPUTE].weight_words),
@@ -184,7 +200,11 @@ class Sequencer(wiring.Component):
 
         # Legality is decided one cycle before use: an instruction is looked at from the second cycle at the head on.
         nonzero = {
-            Opcode.COMPUTE: [*(f"count{i}" for i in range(5)), "weight_words"],
+            Opcode.COMPUTE: [
+                *(f"count{i}" for i in range(5)),
+                "weight_words",
+                *([] if self._token_lanes is None else ["budget"]),
+            ],
             Opcode.POOL: [f"count{i}" for i in range(5)],
             Opcode.POST: ["rows", "pixels", "groups", "parts"],
             Opcode.OUTPUT: ["words"],
@@ -219,19 +239,31 @@ class Sequencer(wiring.Component):
             m.d.sync += [post_waiting.eq(0), post_running.eq(1), bank.eq(~bank)]
         m.d.comb += self.post.payload.bank.eq(bank)
 
-        # Position tags.
+        # Position tags. A position is issued in its first cycle and consumed in its last one.
         interval = Signal(range(MIN_TILE_CYCLES))
         address = Signal(range(self._strip_depth))
-        issue = Signal()
+        issue, consume = Signal(), Signal()
+        begun = C(0, 1)
+        m.d.comb += consume.eq(issue)
+        if self._token_lanes is not None:
+            lane_bits = (self._token_lanes - 1).bit_length()
+            beat = Signal(6)
+            last_beat = (current.budget - 1)[lane_bits:6]
+            begun = beat != 0
+            m.d.comb += consume.eq(self.computing & (beat == last_beat))
+            with m.If(self.computing):
+                m.d.sync += beat.eq(Mux(consume, 0, beat + 1))
         takes_weights = reader.tile_first & (reader.first_of_block | ~current.keep)
         with m.If(interval != 0):
             m.d.sync += interval.eq(interval - 1)
-        with m.If(issue):
+        with m.If(consume):
             m.d.sync += address.eq(Mux(reader.tile_last, 0, address + 1))
-            with m.If(reader.tile_first):
-                m.d.sync += interval.eq(MIN_TILE_CYCLES - 1)
+        with m.If(issue & reader.tile_first):
+            m.d.sync += interval.eq(MIN_TILE_CYCLES - 1)
         m.d.comb += [
-            self.compute.valid.eq(issue),
+            self.computing.eq(issue | begun),
+            self.compute.start.eq(issue),
+            self.compute.valid.eq(consume),
             self.compute.swap.eq(issue & takes_weights),
             self.compute.clear.eq(reader.first_tile & current.clear),
             self.compute.shift.eq(reader.first_tile & current.shift),
@@ -282,11 +314,11 @@ class Sequencer(wiring.Component):
                 unread = loader.reading & (takes_weights | ~loader.ahead)
                 spaced = ~reader.tile_first | (interval == 0)
                 ready = spaced & (~takes_weights | loader.loaded) & ~(reader.last & unread)
-                m.d.comb += issue.eq(ready & ~self.hold)
-                m.d.comb += reader.advance.eq(issue)
-                m.d.comb += self.weight_stall.eq(~ready)
-                m.d.comb += self.post_stall.eq(ready & self.hold)
-                with m.If(issue & reader.last):
+                m.d.comb += issue.eq(~begun & ready & ~self.hold)
+                m.d.comb += reader.advance.eq(consume)
+                m.d.comb += self.weight_stall.eq(~begun & ~ready)
+                m.d.comb += self.post_stall.eq(~begun & ready & self.hold)
+                with m.If(consume & reader.last):
                     m.d.comb += self.retire.eq(1)
                     m.next = "next"
             with m.State("pool"):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from .errors import SigbitError
 from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
 from .instructions import LEVEL, LEVEL_CODES, PARAMETER
+from .masks import GROUPS, TOKEN_LANES
 from .parts import RAW_BITS, code_distances, part_shift_bits
 
 __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigError", "accumulator_width"]
@@ -14,7 +15,7 @@ __all__ = ["CELLS", "CONTRACT_VERSION", "PRESETS", "AcceleratorConfig", "ConfigE
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
 CONTRACT_VERSION = 3
 #: Kinds of cells a grid is built of.
-CELLS = ("logic", "table")
+CELLS = ("logic", "table", "masked")
 #: Longest codes of the table cell.
 TABLE_CODE_BITS = (LEVEL_CODES - 1).bit_length()
 #: Look-up tables of the ZU9EG that can be memory.
@@ -67,7 +68,9 @@ class AcceleratorConfig:
         Words of the three memories; powers of two.
     cell : str
         ``"logic"``: multipliers of look-up tables. ``"table"``: products of the stationary weights in distributed RAM,
-        for codes of up to 4 bits, whose levels every layer brings along.
+        for codes of up to 4 bits, whose levels every layer brings along. ``"masked"``: the most important nibbles of
+        every ``lanes`` (4, 8 or 16) activations of 8 bits (:mod:`.masks`), chosen at run time, against weights of up
+        to 8.
     fill_columns : int
         Columns whose tables one generator fills, one after the other: 1, 2, 4, 8 or 16, not less than
         ``weight_columns``. Less logic and more cycles per tile; of no effect without tables.
@@ -77,6 +80,8 @@ class AcceleratorConfig:
         tables.
     level_depth : int
         Words of the memory for level tables, 16 per table; a power of two. Of no effect without tables.
+    token_lanes : int
+        Nibbles that a masked cell multiplies per cycle: 1, 2 or 4; of no effect on other cells.
     instruction_depth : int
         Instructions that the queue holds; a power of two.
     stream_bits : int
@@ -107,6 +112,7 @@ class AcceleratorConfig:
     table_weight_bits: int = 5
     table_product_bits: int = 8
     level_depth: int = 512
+    token_lanes: int = 1
     instruction_depth: int = 16
     stream_bits: int = 128
 
@@ -123,7 +129,7 @@ class AcceleratorConfig:
                     )
             elif field.name == "cell":
                 if value not in CELLS:
-                    raise ConfigError(f"cell must be {' or '.join(CELLS)}, not {value!r}")
+                    raise ConfigError(f"cell must be {', '.join(CELLS[:-1])} or {CELLS[-1]}, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
@@ -167,6 +173,8 @@ class AcceleratorConfig:
             raise ConfigError(f"fill_columns must be 1, 2, 4, 8 or 16, not {self.fill_columns}")
         if self.cell == "table":
             self._check_tables()
+        if self.cell == "masked":
+            self._check_masked()
         if self.accumulator_bits > RAW_BITS:
             raise ConfigError(
                 f"accumulators would need {self.accumulator_bits} bits, the requantizer takes {RAW_BITS}; "
@@ -199,6 +207,27 @@ class AcceleratorConfig:
                 f"than the {MEMORY_LUTS} of the ZU9EG; lower columns, lanes, rows or planes, or choose cell logic"
             )
 
+    def _check_masked(self):
+        if self.activation_format != UINT(8) or self.weight_format.kind != "int" or self.weight_format.bits > 8:
+            raise ConfigError(
+                f"Masked cells take weights of int:2 to int:8 and activations of uint:8, not {self.weight_format} x "
+                f"{self.activation_format}"
+            )
+        if self.lanes not in GROUPS:
+            raise ConfigError(f"lanes of masked cells are the group of a mask: {GROUPS}, not {self.lanes}")
+        if self.token_lanes not in TOKEN_LANES:
+            raise ConfigError(f"token_lanes must be 1, 2 or 4, not {self.token_lanes}")
+        if self.post_lanes % (self.weight_columns * self.lanes):
+            raise ConfigError(
+                f"post_lanes of masked cells must be a multiple of weight_columns * lanes "
+                f"({self.weight_columns * self.lanes}), not {self.post_lanes}"
+            )
+
+    @property
+    def masked(self):
+        """Whether activations are masked, which takes several cycles per vector, and weights are negated exactly."""
+        return self.cell == "masked"
+
     @property
     def vector(self):
         """Activations that enter the array per cycle and plane; channels in one feature word."""
@@ -207,7 +236,8 @@ class AcceleratorConfig:
     @property
     def mac_lanes(self):
         """Multipliers in the grid: part products per cycle."""
-        return self.vector * self.columns * self.planes
+        inputs = self.rows * self.token_lanes if self.masked else self.vector
+        return inputs * self.columns * self.planes
 
     @property
     def part_shift_bits(self):
@@ -246,6 +276,8 @@ class AcceleratorConfig:
         def rams(pairs):
             return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
 
+        if self.masked:
+            return self.mac_lanes * rams(-(-self.weight_format.bits // 2))
         tables = self.columns * self.planes * self.rows * rams(self.lanes * -(-self.product_bits // 2))
         weight_bits = self.lanes * (self.table_weight_bits + 2)
         generators = -(-self.columns // self.fill_columns) * self.rows
@@ -342,7 +374,8 @@ _TINY = AcceleratorConfig(
     stream_bits=64,
 )
 
-#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``zcu102`` for the board.
+#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``zcu102`` for the board, ``sdp`` for
+#: small networks under term masks.
 PRESETS = {
     "tiny": _TINY,
     "small": replace(
@@ -354,6 +387,23 @@ PRESETS = {
         strip_depth=256,
         feature_depth=8192,
         weight_depth=4096,
+        parameter_depth=256,
+        stream_bits=128,
+    ),
+    "sdp": replace(
+        _TINY,
+        weight_format=INT(8),
+        activation_format=UINT(8),
+        cell="masked",
+        token_lanes=2,
+        rows=4,
+        lanes=8,
+        columns=16,
+        weight_columns=2,
+        post_lanes=16,
+        strip_depth=256,
+        feature_depth=8192,
+        weight_depth=8192,
         parameter_depth=256,
         stream_bits=128,
     ),

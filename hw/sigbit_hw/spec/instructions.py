@@ -76,6 +76,8 @@ INSTRUCTIONS = {
         ("clear", 1),  # the first tile overwrites the accumulators
         ("shift", 1),  # the first tile shifts them left by part_shift_bits
         ("level_base", 16),  # table cells: first word of the level table of this part
+        ("budget", 6),  # masked cells: nibbles kept per group, 1 to 2 * lanes; others ignore it
+        ("magnitude_keys", 1),  # masked cells: policy MAG instead of NIB (:mod:`.masks`)
     ),
     Opcode.POST: BitTable(
         "POST",

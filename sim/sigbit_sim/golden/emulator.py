@@ -23,11 +23,13 @@ from sigbit_hw.spec.instructions import (
     Encoding,
     Opcode,
 )
+from sigbit_hw.spec.masks import Policy
 from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, Fault, Kind
 from sigbit_hw.spec.parts import RAW_BITS, activation_parts
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
 
 from .program import build_packet, pack_codes, unpack_codes, word_bytes
+from .sdp import keep_masked, select
 
 __all__ = ["SCHEDULES", "Emulator", "EmulatorError"]
 
@@ -369,6 +371,8 @@ class Emulator:
         if key not in self._index_cache:
             self._index_cache[key] = INSTRUCTIONS[Opcode(opcode)].unpack(word)
         fields = self._index_cache[key]
+        if self.config.masked and opcode == Opcode.COMPUTE and not fields["budget"]:
+            return None
         return fields if all(fields[name] for name in _NONZERO[opcode]) else None
 
     def _indices(self, word, fields, planes):
@@ -416,7 +420,10 @@ class Emulator:
         key = base, words, tiles, repeats, fields["level_base"]
         if key not in self._weight_cache:
             self._check("weight", np.array([base, base + tiles * words - 1]), config.weight_depth)
-            codes = self._weights[base : base + tiles * words].reshape(tiles, -1, config.vector)
+            codes = self._weights[base : base + tiles * words]
+            if config.masked:
+                return self._masked_weights(key, codes, repeats)
+            codes = codes.reshape(tiles, -1, config.vector)
             codes = codes[:, : config.columns].repeat(repeats, axis=0)
             bits = config.weight_format.bits
             if config.cell == "table":
@@ -452,6 +459,29 @@ class Emulator:
             )
         return weights, distances
 
+    def _masked_weights(self, key, codes, repeats):
+        """As :meth:`_tile_weights`: a word holds one position of every group, in two's complement."""
+        config = self.config
+        groups = config.weight_columns * config.lanes
+        # (tile, columns of a word, position, column, row)
+        levels = _signed(codes.astype(np.int64), config.weight_format.bits)
+        levels = levels.reshape(key[2], -1, config.lanes, groups, config.rows)
+        levels = levels.transpose(0, 4, 2, 1, 3).reshape(key[2], config.vector, -1)[:, :, : config.columns]
+        matrix = levels.repeat(repeats, axis=0).astype(np.float32)
+        self._weight_cache[key] = matrix.reshape(len(matrix) * config.vector, -1), 0
+        return self._weight_cache[key]
+
+    def _masked_levels(self, indices, fields):
+        """What the grid multiplies of the words at some addresses: levels less that of the padding, masked."""
+        group, budget = self.config.lanes, fields["budget"]
+        if budget > 2 * group:
+            raise EmulatorError(f"COMPUTE keeps {budget} parts of a group; there are {2 * group}")
+        addresses, inverse = np.unique(indices, return_inverse=True)
+        values = (self._levels[addresses] - fields["pad_code"]).astype(np.int16).reshape(len(addresses), -1, group)
+        policy = Policy.MAG if fields["magnitude_keys"] else Policy.NIB
+        kept = keep_masked(values, *select(np.abs(values), budget, policy)).astype(np.float32)
+        return kept.reshape(len(addresses), -1)[inverse.reshape(indices.shape)]
+
     def _compute(self, word, fields):
         config = self.config
         indices = self._indices(word, fields, config.planes)
@@ -465,15 +495,17 @@ class Emulator:
         bound = len(weights) * self._product_max
         assert bound < 1 << 53, "sums leave the exact range of float64"
         dtype = np.float32 if bound < 1 << 24 else np.float64
-        indices = indices.transpose(0, 2, 1)
-        if config.cell == "table":
-            levels = self._levels_of_codes(fields["level_base"])[1][self._codes[indices]]
+        order, beats = indices.transpose(0, 2, 1), 1
+        if config.masked:
+            levels, beats = self._masked_levels(order, fields), -(-fields["budget"] // config.token_lanes)
+        elif config.cell == "table":
+            levels = self._levels_of_codes(fields["level_base"])[1][self._codes[order]]
             if np.isnan(levels).any():
                 raise EmulatorError(
                     f"COMPUTE meets activation codes that its level table at {fields['level_base']} leaves out"
                 )
         else:
-            levels = self._levels[indices]
+            levels = self._levels[order]
         levels = levels.reshape(planes * positions, -1)
         total = (levels.astype(dtype, copy=False) @ weights.astype(dtype, copy=False)).astype(np.int64)
         # XOR negation leaves each product of a negative weight one short.
@@ -482,7 +514,7 @@ class Emulator:
         if not fields["clear"]:
             raw += bank << (config.part_shift_bits if fields["shift"] else 0)
         bank[...] = _signed(raw, self._accumulator_bits)
-        self._counters[Register.COMPUTE_CYCLES] += tiles * positions
+        self._counters[Register.COMPUTE_CYCLES] += tiles * positions * beats
 
     def _finish_post(self):
         assert self._held_post is not None

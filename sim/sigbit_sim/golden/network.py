@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import Format
+from sigbit_hw.spec.formats import INT, UINT, Format
+from sigbit_hw.spec.masks import TermMask
 
 from .numerics import (
     ACCUMULATOR_LIMIT,
@@ -22,6 +23,7 @@ from .numerics import (
     level_table,
     requantize,
 )
+from .sdp import masked_levels
 
 __all__ = [
     "AveragePool",
@@ -98,6 +100,8 @@ class Convolution:
     negative_multiplier : int64 array, ``(out,)``, optional
         ``N0`` of numerics 6.1, instead of ``M0`` where ``acc + bias`` is negative (leaky ReLU). Only for signed output
         formats, and neither with a ReLU nor with a residual, which is added behind that decision.
+    mask : :class:`~sigbit_hw.spec.masks.TermMask`, optional
+        Which nibbles of the 8-bit input levels are multiplied (``sdp.md``); everything if there is none.
     """
 
     name: str
@@ -118,6 +122,7 @@ class Convolution:
     groups: int = 1
     negative_multiplier: np.ndarray | None = None
     codebooks: np.ndarray | None = None
+    mask: TermMask | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ class IntegerNetwork:
                     # Levels have at most 13 bits with their sign; everything else keeps its type.
                     arrays[f"{index}.{key}"] = value.astype(np.int16) if key == "weights" else value
                 else:
-                    entry[key] = str(value) if isinstance(value, Format) else value
+                    entry[key] = str(value) if isinstance(value, Format | TermMask) else value
             layers.append(entry)
         description = {
             "file": _FILE_FORMAT,
@@ -314,6 +319,8 @@ class IntegerNetwork:
             kind = {kind.__name__: kind for kind in _CHECKS}[values.pop("kind")]
             if kind is Convolution:
                 values["weight_format"] = Format.parse(values["weight_format"])
+                if values.get("mask") is not None:
+                    values["mask"] = TermMask.parse(values["mask"])
                 keys = ["weights", "weight_units", "bias", "multiplier", "shift"]
                 keys += [key for key in _OPTIONAL_ARRAYS if f"{index}.{key}" in arrays]
                 for key in keys:
@@ -459,6 +466,25 @@ def _check_weight_levels(layer, out):
         raise NetworkError(f"Layer {layer.name}: weights must be levels of {form}")
 
 
+def _check_mask(layer, source):
+    mask = layer.mask
+    if mask is None:
+        return
+    if not isinstance(mask, TermMask):
+        raise NetworkError(f"Layer {layer.name}: mask must be a TermMask or None, not {mask!r}")
+    if source.format not in (UINT(8), INT(8)):
+        raise NetworkError(
+            f"Layer {layer.name} masks parts of 8-bit levels, but {source.name} has {source.format}; give it the "
+            f"format uint:8 or int:8, or leave the mask out"
+        )
+    depth = source.channels // layer.groups
+    if not mask.exact and layer.groups > 1 and depth % mask.group:
+        raise NetworkError(
+            f"Layer {layer.name} has {depth} channels in a group of the convolution, so groups of {mask.group} of the "
+            f"mask straddle them; use a budget of {2 * mask.group} or no mask"
+        )
+
+
 def _accumulator_bound(layer, source):
     """Largest possible ``|acc|`` of every output channel of a convolution, by its actual weights."""
     return source.format.magnitude_max * np.abs(layer.weights).sum(axis=(1, 2, 3))
@@ -496,6 +522,7 @@ def _check_convolution(layer, target, source, residual=None):
         _check_requantizer(layer)
     _check_residual(layer, target, residual)
     _check_leaky(layer, target)
+    _check_mask(layer, source)
     for what, values in (("bias", np.abs(bias)), ("accumulator", bound)):
         if values.max() >= ACCUMULATOR_LIMIT:
             raise NetworkError(
@@ -676,6 +703,8 @@ def _run_convolution(layer, source, target, values, residual=None):
     # Every partial sum is an integer of at most this bound, so a float with as many significand bits computes it
     # exactly in any order; floats are much faster than NumPy's integer matrix product.
     dtype = np.float32 if bound < 1 << 24 else np.float64
+    if layer.mask is not None:
+        values = masked_levels(values, layer.mask)
     groups, reduction, size = layer.groups, depth * kernel[0] * kernel[1], (target.height, target.width)
     weights = layer.weights.reshape(groups, out // groups, reduction).astype(dtype)
     products = _depthwise_products if depth == 1 else _dense_products

@@ -157,7 +157,9 @@ class InputLayout:
         ]
         vector = config.vector
         blocks = -(-self.stored_channels // vector)
-        stored = np.zeros((parts.count, blocks * vector, self.rows, self.columns), dtype=np.uint8)
+        # Lanes without a channel are 0, too: masked cells see whole groups.
+        stored = np.empty((parts.count, blocks * vector, self.rows, self.columns), dtype=np.uint8)
+        stored[:] = zero.reshape(-1, 1, 1, 1)
         stored[:, : self.stored_channels] = np.concatenate(taps, axis=1)
         return stored.reshape(parts.count, blocks, vector, self.rows, self.columns).transpose(0, 1, 3, 4, 2)
 

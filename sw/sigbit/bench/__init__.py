@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 
-__all__ = ["BENCHES", "bench_options", "run_bench"]
+__all__ = ["BENCHES", "bench_needs", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
-BENCHES = ("lut", "size", "sim", "networks", "nuuq", "codebooks", "accuracy")
+BENCHES = ("lut", "size", "sim", "networks", "nuuq", "codebooks", "sdp", "accuracy")
 
 
 def _bench(what):
@@ -23,6 +23,12 @@ def _bench(what):
 def bench_options(what):
     """Names of the options of a bench."""
     return tuple(inspect.signature(_bench(what)).parameters)[1:]
+
+
+def bench_needs(what):
+    """Names of the options that a bench cannot do without."""
+    options = list(inspect.signature(_bench(what)).parameters.values())[1:]
+    return tuple(option.name for option in options if option.default is inspect.Parameter.empty)
 
 
 def run_bench(what, write=None, progress=lambda line: None, **options):
@@ -40,7 +46,9 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
         Those of the bench (:func:`bench_options`): ``config`` of ``"size"`` and ``"networks"``; of the latter also
         ``networks`` (names or ONNX files), ``device`` (``"model"`` or ``"rtl"``), ``data`` (images for ONNX files) and
         ``batch`` (images in a group). ``"codebooks"`` takes one ONNX model as ``networks``, ``data``, ``calibration``,
-        ``activations``, ``scale``, ``mean`` and ``std``; it and ``"nuuq"`` take ``picture``, a file.
+        ``activations``, ``scale``, ``mean`` and ``std``. ``"sdp"`` takes an ONNX classifier in ``networks``, ``data``
+        with labels, ``calibration``, ``mean`` and ``std`` of the images, ``limit`` (images), ``device`` and ``config``.
+        These and ``"nuuq"`` take ``picture``, a file.
 
     Raises
     ------

@@ -56,16 +56,7 @@ def family_formats(family, bits):
 
 
 def bench(
-    progress,
-    networks=None,
-    data=None,
-    calibration=None,
-    scale=255.0,
-    mean=(0.0,),
-    std=(1.0,),
-    bits=BITS,
-    trained=(),
-    plain=False,
+    progress, networks, data, calibration, scale=255.0, mean=(0.0,), std=(1.0,), bits=BITS, trained=(), plain=False
 ):
     """Accuracy of one ONNX model after training in all formats, and of trained integer networks.
 
@@ -83,9 +74,6 @@ def bench(
     plain : bool
         Measure nearest levels with scales of least squared error, too.
     """
-    for value, option in ((networks, "networks"), (data, "data"), (calibration, "calibration")):
-        if value is None:
-            raise SigbitError(f"bench accuracy needs --{option}")
     if len(networks) != 1:
         raise SigbitError(f"bench accuracy measures one model, not {len(networks)}")
     unknown = [width for width in bits if width not in BITS]

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
+from sigbit_hw.spec.masks import MaskError, Policy, TermMask
 from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.numerics import project as golden_project
@@ -35,7 +36,7 @@ from ..quantize import convolution, level_groups, other_layer, quantize
 from ..scales import unit_from_statistic
 from .straight_through import activation_levels, keep_parts, nearest_integer, project, straight_through
 
-__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "read_model"]
+__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "read_model", "term_masks"]
 
 #: How units are found: trained, or from statistics of every batch.
 UNITS = ("trained", "statistics")
@@ -236,7 +237,7 @@ class QatNetwork(nn.Module):
     """
 
     def __init__(
-        self, graph: Graph, network: IntegerNetwork, units: str = "trained", masks: Mapping[str, tuple] | None = None
+        self, graph: Graph, network: IntegerNetwork, units: str = "trained", masks: Mapping[str, TermMask] | None = None
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -318,7 +319,8 @@ class QatNetwork(nn.Module):
         quantized = self.layers[self._layer_of[node.name]]
         weights, weight_units = quantized()
         if node.name in self._masks:
-            x = keep_parts(x, *self._masks[node.name])
+            mask = self._masks[node.name]
+            x = keep_parts(x, mask.group, mask.budget, mask.policy.name.lower())
         gain = weight_units * units[self._group[node.input]]
         bias = nearest_integer(quantized.bias.double() / gain)
         top, left, bottom, right = node.pads
@@ -373,12 +375,8 @@ class QatNetwork(nn.Module):
         Raises
         ------
         :exc:`~sigbit_hw.spec.errors.SigbitError`
-            If a unit has become so small or so large that no requantizer has its gain, or layers have term masks.
+            If a unit has become so small or so large that no requantizer has its gain.
         """
-        if self._masks:
-            raise TrainingError(
-                f"Layers {', '.join(self._masks)} have term masks, which no integer network holds; export without"
-            )
         was = self.training
         self.eval()
         tensors = dict(self._network.tensors)
@@ -399,7 +397,8 @@ class QatNetwork(nn.Module):
                 format, weights = quantized.format, found.cpu().numpy().astype(np.int64)
                 units = np.broadcast_to(unit.cpu().numpy(), len(weights)).astype(np.float64)
                 bias = quantized.bias.double().cpu().numpy()
-            layers.append(convolution(node, format, weights, units, bias, tensors))
+            made = convolution(node, format, weights, units, bias, tensors)
+            layers.append(replace(made, mask=self._masks.get(node.name)))
             if tensors[node.output].format is None:
                 raw = float(units[0]) * tensors[node.input].unit
                 tensors[node.output] = replace(tensors[node.output], unit=raw)
@@ -506,12 +505,13 @@ def prepare_qat(
     if units == "statistics":
         options = {**options, "alpha_mode": "dda"}
     network = quantize(graph, calibration, **options)
-    return QatNetwork(graph, network, units, _checked_masks(network, masks or {}))
+    return QatNetwork(graph, network, units, term_masks(network, masks or {}))
 
 
-def _checked_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, tuple]:
+def term_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, TermMask]:
+    """Masks by layer, checked; everything wrong is reported at once."""
     layers = {layer.name: layer for layer in network.layers if isinstance(layer, golden.Convolution)}
-    problems = []
+    found, problems = {}, []
     for name, mask in masks.items():
         if name not in layers:
             problems.append(f"{name!r}: no convolution has this name; they are {', '.join(layers)}")
@@ -519,11 +519,15 @@ def _checked_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[
         format = network.tensors[layers[name].input].format
         if format is None or not format.uniform or format.bits != 8:
             problems.append(f"{name!r}: masks need activations in uint:8 or int:8, but the layer reads {format}")
-        elif not (len(mask) in (2, 3) and all(isinstance(x, int) for x in mask[:2]) and 1 <= mask[1] <= 2 * mask[0]):
-            problems.append(f"{name!r}: a mask is (group, budget) with 1 <= budget <= 2 * group, not {mask!r}")
+            continue
+        try:
+            group, budget, *policy = mask
+            found[name] = TermMask(group, budget, *(Policy[each.upper()] for each in policy))
+        except (MaskError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problems.append(f"{name!r}: a mask is (group, budget) or (group, budget, policy), not {mask!r}: {error}")
     if problems:
         raise TrainingError("Term masks cannot be used:\n  " + "\n  ".join(problems))
-    return {name: tuple(mask) for name, mask in masks.items()}
+    return found
 
 
 class FloatNetwork(nn.Module):
