@@ -688,6 +688,10 @@ def _positive(text):
     return int(text)
 
 
+def _widths(text):
+    return [_positive(part) for part in text.split(",")]
+
+
 def _seed(text):
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not {text!r}")
@@ -958,7 +962,7 @@ def _parser():
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
     group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
-    group.add_argument("--bits", nargs="+", type=_positive, metavar="B", help="of accuracy: stored bits (2 to 8)")
+    group.add_argument("--bits", type=_widths, metavar="B[,B]", help="of accuracy: stored bits (2 to 8)")
     group.add_argument("--trained", nargs="+", metavar="FOLDER", help="of accuracy: what sigbit train wrote")
     group.add_argument("--plain", action="store_const", const=True, help="of accuracy: measure nearest levels, too")
 

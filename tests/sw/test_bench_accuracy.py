@@ -46,7 +46,7 @@ def test_rows_are_what_quantize_and_the_golden_model_give(tmp_path, monkeypatch)
     assert rows[0]["weights_only_plain"] == evaluate(plain, images, labels=labels)["accuracy"]
     assert (rows[2]["steps"], rows[2]["seconds"]) == (12, 180.0)
     assert f"| 3 | ESB | `esb:3,0` | `esbu:3,1` | {100 * rows[1]['weights_only_reconstructed']:.1f} %" in text
-    assert "400 images, float 99.50%" in text
+    assert "400 images, float 99.5 %" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sigbit.graph import AveragePool, Concat, Conv, Graph, MaxPool, Upsample
 from sigbit.quantize import input_levels, quantize
 from sigbit.scales import unit_from_statistic
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
 from sigbit_sim.golden import numerics
 from sigbit_sim.golden.network import IntegerNetwork, run
 
@@ -319,6 +319,17 @@ def test_a_recipe_that_is_wrong_is_refused_with_all_that_is_wrong(tmp_path):
     path.write_text("[")
     with pytest.raises(TrainingError, match="is not JSON"):
         Recipe.read(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.json")), ids=lambda path: path.stem
+)
+def test_committed_recipes_can_be_used(path):
+    recipe = Recipe.read(path)
+    for options in (recipe.quantization, *(stage.quantization for stage in recipe.stages)):
+        for key in ("weights", "activations"):
+            if key in options:
+                assert str(Format.parse(options[key])) == options[key]
 
 
 def written(folder, stages):

@@ -1,16 +1,17 @@
 """Accuracy of a classifier in every family of formats at equal bits, from the golden integer model."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import UINT, Format, FormatError
+from sigbit_hw.spec.formats import INT, UINT, Format, FormatError
 from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork
 
 from ..data import load_images
-from ..evaluation import accuracy, choose, native_formats
+from ..evaluation import accuracy, choose
 from ..float_model import run_float
 from ..onnx_reader import read_onnx
 from ..quantize import input_levels, quantize
@@ -30,11 +31,11 @@ The papers, other networks and recipes: ESB, on average 4.78 / 1.92 / 3.56 point
 trained; AUSN and SDP name no accuracy in their abstracts, SDP compares at equal accuracy, fine-tuned."""
 
 _NOTE = """\
-{name}: accuracy on {images} images, float {float:.2%}; first and last layer in {edge} bits and not counted. \
-One image is {one:.2f} points, so differences below about one point do not rank formats. Weights: activations in \
+{name}: accuracy on {images} images, float {float:.1f} %; first and last layer in {edge} bits and not counted. \
+One image is {one:.2f} points, so differences below about one point do not rank formats. Weights only: activations in \
 uint:8. INT and UINT; ESB and AUSN of type G with two exponent bits (one at 2 bits); NUUQ of 2**b levels \
 (255 at 8 bits) of b + 2 bits, 8 at most. Post-training: `rounding` reconstruct, `alpha_mode` output, {calibration} \
-calibration images; in brackets nearest levels and scales of least squared error. {claims}"""
+calibration images{plain}. {claims}"""
 
 
 def family_formats(family, bits):
@@ -118,10 +119,17 @@ def bench(
             "weights and activations": lambda row: _cell(row, "both"),
         },
     )
+    brackets = "; in brackets nearest levels and scales of least squared error" if plain else ""
     note = _NOTE.format(
-        name=Path(networks[0]).stem, images=len(images), float=float_accuracy, edge=_EDGE_BITS, one=100 / len(images),
-        calibration=len(calibration_images), claims=_CLAIMS,
-    )  # fmt: skip
+        name=Path(networks[0]).stem,
+        images=len(images),
+        float=100 * float_accuracy,
+        edge=_EDGE_BITS,
+        one=100 / len(images),
+        calibration=len(calibration_images),
+        claims=_CLAIMS,
+        plain=brackets,
+    )
     parts = [table, note]
     if trained_rows:
         parts.insert(1, _trained_table(trained_rows, float_accuracy))
@@ -140,11 +148,18 @@ def _trained(folder, measured):
         log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     except (OSError, ValueError) as error:
         raise SigbitError(f"{folder} has no log of a training: {error}") from error
-    formats = native_formats(network)
+    weights: Counter = Counter()
+    activations: Counter = Counter()
+    for layer in network.layers:
+        format = network.tensors[layer.output].format
+        if isinstance(layer, golden.Convolution) and layer.weight_format != INT(8):
+            # Trained codebooks differ from layer to layer.
+            weights[layer.weight_format.label] += layer.weights.size
+            activations[None if format is None else format.label] += layer.weights.size
     return {
         "trained": Path(folder).name,
-        "weights": formats["weight_format"].label,
-        "activations": formats["activation_format"].label,
+        "weights": max(weights, key=weights.__getitem__, default="int:8"),
+        "activations": max(activations, key=activations.__getitem__, default="uint:8"),
         "accuracy": measured(network),
         "steps": sum(row["steps"] for row in log),
         "seconds": sum(row["seconds"] for row in log),
