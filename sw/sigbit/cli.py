@@ -692,7 +692,7 @@ def _bench(arguments):
         key: getattr(arguments, key)
         for key in (
             "networks", "config", "device", "data", "batch", "calibration", "activations", "scale", "mean", "std",
-            "limit", "picture", "builds",
+            "limit", "picture", "bits", "trained", "plain", "builds",
         )
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
@@ -793,6 +793,10 @@ def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _widths(text):
+    return [_positive(part) for part in text.split(",")]
 
 
 def _seed(text):
@@ -1076,7 +1080,7 @@ def _parser():
     _batch(group)
     help = "images that calibrate ONNX models (random ones), or images and labels of codebooks and sdp"
     group.add_argument("--data", metavar="FILE.npz:X[,Y]", help=help)
-    group = sub.add_argument_group("codebooks and sdp", "One ONNX model in --networks.")
+    group = sub.add_argument_group("codebooks, sdp and accuracy", "One ONNX model in --networks.")
     group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
     group.add_argument("--activations", metavar="FORMAT", help="of codebooks: of all layers (uint:8)")
     group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
@@ -1084,6 +1088,9 @@ def _parser():
     group.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="and divided by this (1)")
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
     group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
+    group.add_argument("--bits", type=_widths, metavar="B[,B]", help="of accuracy: stored bits (2 to 8)")
+    group.add_argument("--trained", nargs="+", metavar="FOLDER", help="of accuracy: what sigbit train wrote")
+    group.add_argument("--plain", action="store_const", const=True, help="of accuracy: measure nearest levels, too")
     group = sub.add_argument_group("boards")
     group.add_argument("--builds", metavar="FOLDER", help="with the folders of sigbit build, by board (build)")
 

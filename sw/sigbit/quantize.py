@@ -135,11 +135,6 @@ def _options(
         powers = any(format.ausn for format in chosen_formats)
         powers |= any(name.startswith(("auto", "ausn")) for name in chosen_names)
         alpha_mode = "window" if powers else "mse"
-    if alpha_mode == "window" and rounding == "reconstruct":
-        raise QuantizationError(
-            "rounding reconstruct fits units that are no powers of two, which AUSN and alpha_mode window need; "
-            "use rounding nearest"
-        )
     if alpha_mode not in ALPHA_MODES:
         raise QuantizationError(f"alpha_mode must be {', '.join(ALPHA_MODES)}, not {alpha_mode!r}")
     if rounding not in ROUNDINGS:
@@ -331,8 +326,9 @@ def _activation_unit(
     values = seen[0] if len(seen) == 1 else np.concatenate([v.ravel() for v in seen])
     unit = unit_window if format.ausn else options.unit
     windowed = unit is unit_window
-    if windowed:
-        values = values / base
+    if not windowed:
+        base = 1.0
+    values = values / base
     if format.indexed and not format.codebook:
         # Padding needs a zero.
         centres, counts = _histogram(values, format)
@@ -346,9 +342,8 @@ def _activation_unit(
         found = _searched_unit(values, format, unit)
         if options.output_error and len(tensors) == 1:
             ((name, value),) = tensors.items()
-            found = activation_unit(graph, name, value, format, found)
-    if windowed:
-        found *= base
+            found = activation_unit(graph, name, value, format, found * base) / base
+    found *= base
     producers = map(graph.producer, tensors)
     limits = [node.limit for node in producers if isinstance(node, Conv) and node.limit is not None]
     if not limits:
@@ -485,7 +480,8 @@ def _convolution(
         if known is not None and options.output_error:
             units = np.maximum(output_units(known, units, weight_format), least)
         if known is not None and options.rounding == "reconstruct":
-            weights, units = reconstruct(known, units, weight_format, least)
+            fixed = weight_format.ausn or options.unit is unit_window
+            weights, units = reconstruct(known, units, weight_format, least, fixed_units=fixed)
         else:
             weights = project_weights(node.weight / units[:, np.newaxis, np.newaxis, np.newaxis], weight_format, books)
     bias = node.bias

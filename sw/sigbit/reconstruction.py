@@ -45,6 +45,8 @@ _BLOCK = 64
 #: Factors of a unit that are tried by the error of outputs.
 _WEIGHT_FACTORS = 2.0 ** (np.arange(6, -11, -1) / 16)
 _ACTIVATION_FACTORS = 2.0 ** (np.arange(4, -9, -1) / 8)
+#: The same where units are powers of two.
+_OCTAVES = 2.0 ** np.arange(1, -3, -1)
 #: Images by which the unit of an activation is found.
 _ACTIVATION_IMAGES = 64
 
@@ -166,7 +168,7 @@ def output_units(known: Statistics, units: np.ndarray, format: Format) -> np.nda
     One factor per output channel; one for all if all units are equal. Ties go to the larger unit.
     """
     shared = len(units) > 1 and bool((units == units[0]).all())
-    candidates = _WEIGHT_FACTORS[:, np.newaxis] * units
+    candidates = (_OCTAVES if format.ausn else _WEIGHT_FACTORS)[:, np.newaxis] * units
     errors = []
     for candidate in candidates:
         scale = candidate.reshape(-1, 1, 1, 1)
@@ -231,7 +233,7 @@ def activation_unit(graph: Graph, name: str, values: np.ndarray, format: Format,
 
     energies = [float(passed(part, values).var()) or 1.0 for part in parts]
     best = (np.inf, unit)
-    for factor in _ACTIVATION_FACTORS:
+    for factor in _OCTAVES if format.ausn else _ACTIVATION_FACTORS:
         error = (project(values / (unit * factor), format) * (unit * factor) - values).astype(np.float32)
         cost = sum(
             float(np.square(passed(part, error), dtype=np.float64).mean()) / energy

@@ -14,7 +14,7 @@ from sigbit.graph import AveragePool, Concat, Conv, Graph, MaxPool, Upsample
 from sigbit.quantize import input_levels, quantize
 from sigbit.scales import unit_from_statistic
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
 from sigbit_sim.golden import numerics
 from sigbit_sim.golden.network import IntegerNetwork, run
 
@@ -96,7 +96,7 @@ def test_the_gradient_of_a_unit_is_that_of_lsq():
     scaled = (layer.weight.double() / unit.reshape(-1, 1, 1, 1)).detach().flatten(1).numpy()
     slope = np.where(np.abs(scaled) > 1, np.sign(scaled), numerics.project(scaled, INT(2)) - scaled).sum(axis=1)
     # The parameter is the logarithm of the unit.
-    np.testing.assert_allclose(layer.log_unit.grad.numpy(), slope * unit.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(layer.unit.logarithm.grad.numpy(), slope * unit.detach().numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,10 @@ def shaken(network, random):
         {"weights": "int:3", "activations": "uint:3", "rounding": "reconstruct"},
         {"weights": "esb:5,2", "activations": "esb:5,2"},
         {"weights": "int:4", "activations": "uint:4", "units": "statistics"},
+        {"weights": "int:8", "activations": "uint:8", "masks": {"sum": (8, 3), "side": (4, 2, "mag")}},
         {"weights": "nuuq:4,4", "activations": "uint:8", "rounding": "reconstruct"},
         {"weights": "nuuq:3,2", "activations": "nuuqu:8,5"},
+        {"weights": "ausn-g:2,1", "activations": "ausn-gu:2,2", "rounding": "reconstruct", "alpha_mode": "output"},
     ],
     ids=lambda options: options["weights"],
 )
@@ -154,6 +156,30 @@ def test_the_exported_network_computes_what_the_module_does(options):
     assert (quick.numpy().argmax(1) == expected.argmax(1)).mean() >= 0.98
 
 
+def test_units_of_ausn_stay_powers_of_two_and_below_a_clip():
+    random = np.random.default_rng(10)
+    images = random.normal(size=(32, 2, 8, 8)).astype(np.float32)
+    options = {"weights": "ausn-g:2,1", "activations": "ausn-gu:2,2"}
+    network = prepare_qat(everything(random), images, **options)
+    first = network.export()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.4
+    exported = network.export()
+    limited = exported.tensors["c"]
+    assert limited.unit * limited.format.magnitude_max <= 0.9
+    factors = {
+        name: tensor.unit / first.tensors[name].unit
+        for name, tensor in exported.tensors.items()
+        if tensor.format is not None and tensor.format.ausn
+    }
+    assert factors.pop("c") == 1.0
+    assert set(factors.values()) == {2.0}
+    for after, before in zip(exported.layers, first.layers, strict=True):
+        if hasattr(after, "weights"):
+            assert (after.weight_units == 2 * before.weight_units).all()
+
+
 def test_before_training_the_module_is_the_quantized_network():
     random = np.random.default_rng(5)
     images = random.normal(size=(32, 2, 8, 8)).astype(np.float32)
@@ -166,6 +192,23 @@ def test_before_training_the_module_is_the_quantized_network():
         for one, other in zip(wanted.layers, found.layers, strict=True):
             if hasattr(one, "weights"):
                 assert (one.weights == other.weights).all()
+
+
+def test_masked_layers_compute_with_the_parts_that_are_kept():
+    random = np.random.default_rng(11)
+    images = random.normal(size=(16, 2, 8, 8)).astype(np.float32)
+    options = {"weights": "int:8", "activations": "uint:8"}
+
+    def outputs(masks):
+        network = prepare_qat(everything(np.random.default_rng(12)), images, masks=masks, **options).eval()
+        with torch.no_grad():
+            return network, network(torch.tensor(images))
+
+    _, plain = outputs({})
+    _, exact = outputs({"side": (8, 16)})
+    _, coarse = outputs({"side": (8, 2)})
+    assert torch.equal(plain, exact)
+    assert not torch.equal(plain, coarse)
 
 
 def test_units_by_statistics_are_averages_of_the_batches():
@@ -276,6 +319,17 @@ def test_a_recipe_that_is_wrong_is_refused_with_all_that_is_wrong(tmp_path):
     path.write_text("[")
     with pytest.raises(TrainingError, match="is not JSON"):
         Recipe.read(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.json")), ids=lambda path: path.stem
+)
+def test_committed_recipes_can_be_used(path):
+    recipe = Recipe.read(path)
+    for options in (recipe.quantization, *(stage.quantization for stage in recipe.stages)):
+        for key in ("weights", "activations"):
+            if key in options:
+                assert str(Format.parse(options[key])) == options[key]
 
 
 def written(folder, stages):

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ..graph import Graph
 from ..passes import lower
-from .network import FloatNetwork, QatNetwork, TrainingError, prepare_qat
+from .network import FloatNetwork, QatNetwork, TrainingError, prepare_qat, term_masks
 from .recipe import Recipe, Stage
 
 __all__ = ["Team", "train"]
@@ -127,7 +127,7 @@ def _groups(network: QatNetwork, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[float, list] = {}
     for name, parameter in network.named_parameters():
         share = 1.0
-        if name.endswith("log_unit"):
+        if name.endswith("unit.logarithm"):
             share = recipe.unit_rate
         elif name.endswith("codebook"):
             share = recipe.level_rate
@@ -229,7 +229,8 @@ def train(
         template = folder / f"stage{index}.npz"
         masks = {name: tuple(mask) for name, mask in (stage.masks or recipe.masks).items()}
         if index == state["stage"] and "model" in state:
-            network = QatNetwork(graph, IntegerNetwork.load(template), recipe.units, masks)
+            loaded = IntegerNetwork.load(template)
+            network = QatNetwork(graph, loaded, recipe.units, term_masks(loaded, masks))
             network.load_state_dict(state["model"])
         else:
             progress(f"stage {index + 1} of {len(recipe.stages)}: quantizing")

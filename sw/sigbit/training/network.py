@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
+from sigbit_hw.spec.masks import MaskError, Policy, TermMask
 from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.numerics import project as golden_project
@@ -35,7 +36,7 @@ from ..quantize import convolution, level_groups, other_layer, quantize
 from ..scales import unit_from_statistic
 from .straight_through import activation_levels, keep_parts, nearest_integer, project, straight_through
 
-__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "read_model"]
+__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "read_model", "term_masks"]
 
 #: How units are found: trained, or from statistics of every batch.
 UNITS = ("trained", "statistics")
@@ -48,25 +49,21 @@ class TrainingError(SigbitError):
     """A model, an option or a file that cannot be trained with."""
 
 
-def _powers_of_two(format: Format) -> bool:
-    return format.kind.startswith("ausn")
+class _Unit(nn.Module):
+    """Trained units, float64: the first ones times a factor, which is a power of two where the format needs one."""
 
+    def __init__(self, first, format: Format) -> None:
+        super().__init__()
+        self._octaves = format.ausn
+        self.register_buffer("first", torch.tensor(first, dtype=torch.float64))
+        self.logarithm = nn.Parameter(torch.zeros(self.first.shape))
 
-def _has_codebook(format: Format) -> bool:
-    return format.kind.startswith("nuuq")
-
-
-def _unit(logarithm: Tensor, format: Format) -> Tensor:
-    """float64 unit with its logarithm as parameter; the nearest power of two where the format needs one."""
-    logarithm = logarithm.double()
-    if _powers_of_two(format):
-        octaves = logarithm / math.log(2)
-        return 2 ** straight_through(octaves, torch.floor(octaves + 0.5))
-    return logarithm.exp()
-
-
-def _logarithm(units) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(np.log(units), dtype=torch.float32))
+    def forward(self) -> Tensor:
+        logarithm = self.logarithm.double()
+        if self._octaves:
+            octaves = logarithm / math.log(2)
+            return self.first * 2 ** straight_through(octaves, torch.floor(octaves + 0.5))
+        return self.first * logarithm.exp()
 
 
 class QuantizedLayer(nn.Module):
@@ -99,15 +96,15 @@ class QuantizedLayer(nn.Module):
         if self._statistics:
             self.register_buffer("frozen_units", torch.tensor(first), persistent=True)
         else:
-            self.log_unit = _logarithm(first)
-        if _has_codebook(self._format):
+            self.unit = _Unit(first, self._format)
+        if self._format.indexed:
             self.codebook = nn.Parameter(torch.tensor(self._format.codebook, dtype=torch.float32))
         self.frozen = False
 
     @property
     def format(self) -> Format:
         """The format, with the codebook as it is trained."""
-        if not _has_codebook(self._format):
+        if not self._format.indexed:
             return self._format
         return replace(self._format, codebook=tuple(int(level) for level in self._levels().tolist()))
 
@@ -124,7 +121,7 @@ class QuantizedLayer(nn.Module):
     def units(self) -> Tensor:
         """float64, ``(out,)`` or ``(1,)``."""
         if not self._statistics:
-            return _unit(self.log_unit, self._format)
+            return self.unit()
         if self.training and not self.frozen:
             with torch.no_grad():
                 squares = self.weight.double().square().flatten(1)
@@ -145,7 +142,7 @@ class QuantizedLayer(nn.Module):
         # To the unit the gradient of LSQ, to the weight that of the identity.
         gradient = (weight.detach() / column).clamp(low, high)
         to_weight = (weight - weight.detach()) / column.detach()
-        if _has_codebook(self._format):
+        if self._format.indexed:
             margin = (high - low) / (len(format.levels) - 1) / 2
             inside = (scaled.detach() >= low - margin) & (scaled.detach() <= high + margin)
             to_weight = to_weight * inside
@@ -168,13 +165,14 @@ class QuantizedTensor(nn.Module):
     def __init__(self, format: Format, unit: float, limit: float | None, units: str, alone: bool) -> None:
         super().__init__()
         self.format = format
-        self._highest = math.inf if limit is None else limit / format.magnitude_max
+        # What post-training quantization found is below the limit, and a power of two where it has to be.
+        self._highest = math.inf if limit is None else max(unit, 0.0 if format.ausn else limit / format.magnitude_max)
         self._alone = alone
         self._statistics = units == "statistics"
         if self._statistics:
             self.register_buffer("average", torch.tensor(unit / float(unit_from_statistic(1.0, format))).double())
         else:
-            self.log_unit = _logarithm(unit)
+            self.unit = _Unit(unit, format)
         self.frozen = False
 
     @property
@@ -185,7 +183,7 @@ class QuantizedTensor(nn.Module):
     def forward(self, values: Tensor | None = None) -> Tensor:
         """float64 unit; while training by statistics that of ``values``, if they are all that have it."""
         if not self._statistics:
-            return _unit(self.log_unit, self.format).clamp(max=self._highest)
+            return self.unit().clamp(max=self._highest)
         statistic = self.average.clone()
         if values is not None and self.observes:
             values = values.detach().double()
@@ -239,7 +237,7 @@ class QatNetwork(nn.Module):
     """
 
     def __init__(
-        self, graph: Graph, network: IntegerNetwork, units: str = "trained", masks: Mapping[str, tuple] | None = None
+        self, graph: Graph, network: IntegerNetwork, units: str = "trained", masks: Mapping[str, TermMask] | None = None
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -285,7 +283,7 @@ class QatNetwork(nn.Module):
     def freeze_units(self) -> None:
         """Keep all units, and averages of statistics, as they are from now on."""
         for name, parameter in self.named_parameters():
-            if name.endswith("log_unit"):
+            if name.endswith("unit.logarithm"):
                 parameter.requires_grad_(False)
         for module in [*self.layers.values(), *self.tensors.values()]:
             module.frozen = True
@@ -321,7 +319,8 @@ class QatNetwork(nn.Module):
         quantized = self.layers[self._layer_of[node.name]]
         weights, weight_units = quantized()
         if node.name in self._masks:
-            x = keep_parts(x, *self._masks[node.name])
+            mask = self._masks[node.name]
+            x = keep_parts(x, mask.group, mask.budget, mask.policy.name.lower())
         gain = weight_units * units[self._group[node.input]]
         bias = nearest_integer(quantized.bias.double() / gain)
         top, left, bottom, right = node.pads
@@ -398,7 +397,8 @@ class QatNetwork(nn.Module):
                 format, weights = quantized.format, found.cpu().numpy().astype(np.int64)
                 units = np.broadcast_to(unit.cpu().numpy(), len(weights)).astype(np.float64)
                 bias = quantized.bias.double().cpu().numpy()
-            layers.append(convolution(node, format, weights, units, bias, tensors))
+            made = convolution(node, format, weights, units, bias, tensors)
+            layers.append(replace(made, mask=self._masks.get(node.name)))
             if tensors[node.output].format is None:
                 raw = float(units[0]) * tensors[node.input].unit
                 tensors[node.output] = replace(tensors[node.output], unit=raw)
@@ -505,12 +505,13 @@ def prepare_qat(
     if units == "statistics":
         options = {**options, "alpha_mode": "dda"}
     network = quantize(graph, calibration, **options)
-    return QatNetwork(graph, network, units, _checked_masks(network, masks or {}))
+    return QatNetwork(graph, network, units, term_masks(network, masks or {}))
 
 
-def _checked_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, tuple]:
+def term_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, TermMask]:
+    """Masks by layer, checked; everything wrong is reported at once."""
     layers = {layer.name: layer for layer in network.layers if isinstance(layer, golden.Convolution)}
-    problems = []
+    found, problems = {}, []
     for name, mask in masks.items():
         if name not in layers:
             problems.append(f"{name!r}: no convolution has this name; they are {', '.join(layers)}")
@@ -518,11 +519,15 @@ def _checked_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[
         format = network.tensors[layers[name].input].format
         if format is None or not format.uniform or format.bits != 8:
             problems.append(f"{name!r}: masks need activations in uint:8 or int:8, but the layer reads {format}")
-        elif not (len(mask) in (2, 3) and all(isinstance(x, int) for x in mask[:2]) and 1 <= mask[1] <= 2 * mask[0]):
-            problems.append(f"{name!r}: a mask is (group, budget) with 1 <= budget <= 2 * group, not {mask!r}")
+            continue
+        try:
+            group, budget, *policy = mask
+            found[name] = TermMask(group, budget, *(Policy[each.upper()] for each in policy))
+        except (MaskError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problems.append(f"{name!r}: a mask is (group, budget) or (group, budget, policy), not {mask!r}: {error}")
     if problems:
         raise TrainingError("Term masks cannot be used:\n  " + "\n  ".join(problems))
-    return {name: tuple(mask) for name, mask in masks.items()}
+    return found
 
 
 class FloatNetwork(nn.Module):
