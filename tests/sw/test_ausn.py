@@ -131,7 +131,6 @@ def test_what_shifts_cannot_do_is_refused(options, model, message):
         ({"weights": "auto:9"}, "No format ausn-g has 9 stored bits"),
         ({"weights": "auto"}, "Unknown format 'auto'; expected auto:B or auto-a:B"),
         ({"weights": "auto:4", "adaptation": "best"}, "adaptation must be search, fixed, incremental, not 'best'"),
-        ({"weights": "auto:4", "rounding": "reconstruct"}, "no powers of two"),
     ],
 )
 def test_bad_options_are_named(options, message):
