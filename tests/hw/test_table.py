@@ -49,7 +49,7 @@ def test_a_generator_gives_every_multiple_of_its_columns_with_the_sign_as_an_exc
             if 1 <= cycle <= len(given):
                 _, restart, double, hold = given[cycle - 1]
                 ctx.set(dut.restart, restart)
-                ctx.set(dut.double, double)
+                ctx.set(dut.twice, double)
                 ctx.set(dut.hold, hold)
             if cycle >= 2:
                 found[divmod(cycle - 2, len(steps))] = [int(word) for word in ctx.get(dut.words)]

@@ -164,7 +164,7 @@ class TableGenerator(wiring.Component):
         Per column stored at once and lane ``{add, operand}``: whether the weight is positive, and its operand.
     load, load_bank, row : ``In``
         Store ``weights`` as number ``row`` of a bank.
-    bank, column, restart, double, hold : ``In``
+    bank, column, restart, twice, hold : ``In``
         The step: start at zero, count two multiples or none, else one. ``bank`` and ``column``, which say what weight,
         are given one cycle before the others.
     words : ``Out``
@@ -185,10 +185,10 @@ class TableGenerator(wiring.Component):
                 "load": In(1),
                 "load_bank": In(1),
                 "bank": In(1),
-                "row": In(range(columns // weight_columns)),
-                "column": In(range(columns)),
+                "row": In(range(max(2, columns // weight_columns))),
+                "column": In(range(max(2, columns))),
                 "restart": In(1),
-                "double": In(1),
+                "twice": In(1),
                 "hold": In(1),
                 "words": Out(data.ArrayLayout(word_bits, lanes)),
             }
@@ -207,6 +207,9 @@ class TableGenerator(wiring.Component):
         stored = []
         position_bits = (self._weight_columns - 1).bit_length()
         rows = self._columns // self._weight_columns
+        # Ports have one bit at least, addresses of one row none.
+        row_bits = (rows - 1).bit_length()
+        column_row = self.column[position_bits : position_bits + row_bits]
         for position in range(self._weight_columns):
             memory = Memory(
                 shape=unsigned(layout.size),
@@ -218,9 +221,9 @@ class TableGenerator(wiring.Component):
             write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [
                 write.en.eq(self.load),
-                write.addr.eq(Cat(self.row, self.load_bank)),
+                write.addr.eq(Cat(self.row[:row_bits], self.load_bank)),
                 write.data.eq(self.weights[position]),
-                read.addr.eq(Cat(self.column[position_bits:], self.bank)),
+                read.addr.eq(Cat(column_row, self.bank)),
             ]
             stored.append(read.data)
         chosen = Signal(layout)
@@ -237,7 +240,7 @@ class TableGenerator(wiring.Component):
             extended = Signal(self._word_bits, name=f"extended_{lane}")
             m.d.comb += [extended.eq(operand.as_signed()), self.words[lane].eq(value)]
             following = count_step(
-                m, platform, value, extended, double=self.double, add=add, restart=self.restart, name=f"next_{lane}"
+                m, platform, value, extended, double=self.twice, add=add, restart=self.restart, name=f"next_{lane}"
             )
             with m.If(~self.hold):
                 m.d.sync += value.eq(following)
@@ -372,7 +375,7 @@ class TableGrid(wiring.Component):
                         generator.bank.eq(fill.bank),
                         generator.column.eq(fill.column),
                         generator.restart.eq(step.restart),
-                        generator.double.eq(step.double),
+                        generator.twice.eq(step.twice),
                         generator.hold.eq(step.hold),
                     ]
                     instantiate(m, platform, f"generator_{row}_{group}", generator)
@@ -422,7 +425,7 @@ class TableGrid(wiring.Component):
             data.StructLayout(
                 {
                     "restart": 1,
-                    "double": 1,
+                    "twice": 1,
                     "hold": 1,
                     "bank": 1,
                     "code": self._code_bits,
@@ -480,7 +483,7 @@ class TableGrid(wiring.Component):
             fill.bank.eq(fill_bank),
             fill.column.eq(column),
             fill.restart.eq(starting),
-            fill.double.eq(current.step > 1),
+            fill.twice.eq(current.step > 1),
             fill.hold.eq(~starting & (current.step == 0)),
             fill.code.eq(current.code),
         ]
