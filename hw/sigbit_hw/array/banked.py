@@ -11,7 +11,17 @@ from ..lib.shared import instantiate
 from ..lib.tree import tree_levels
 from .grid import BUS_COLUMNS, GridTiming, bus_stage, grid_members
 
-__all__ = ["BankedGrid", "BankedGridTiming"]
+__all__ = [
+    "EDGE_CYCLES",
+    "SEQUENCE_CYCLES",
+    "START_CYCLES",
+    "WRITE_CYCLES",
+    "BankedGrid",
+    "BankedGridTiming",
+    "activation_edge",
+    "chain_cells",
+    "travelling_bank",
+]
 
 #: From an activation code at the grid to the first cell: an input register.
 EDGE_CYCLES = 1
@@ -57,6 +67,46 @@ class BankedGridTiming(GridTiming):
         return cls(EDGE_CYCLES, EDGE_CYCLES + shape.rows + stages, hold, lead, fill_cycles=fill)
 
 
+def activation_edge(m, codes, shape):
+    """Activations of every row as its first cell gets them: ``EDGE_CYCLES`` later, and one more per row."""
+    neighbours = []
+    for row in range(shape.rows):
+        own = [
+            codes[plane * shape.vector + row * shape.lanes + lane]
+            for plane in range(shape.planes)
+            for lane in range(shape.lanes)
+        ]
+        neighbours.append(delayed(m, Cat(own), EDGE_CYCLES + row, name=f"row_{row}"))
+    return neighbours
+
+
+def travelling_bank(m, swap, shape):
+    """The bank that computed last, and the one that computes as it travels with the activations: one per diagonal."""
+    last_bank, bank = Signal(), Signal()
+    m.d.comb += bank.eq(last_bank ^ swap)
+    m.d.sync += last_bank.eq(bank)
+    banks = [delayed(m, bank, EDGE_CYCLES, name="bank_edge", clear=True)]
+    for position in range(1, shape.columns + shape.rows - 1):
+        banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
+    return last_bank, banks
+
+
+def chain_cells(m, platform, column, cells, neighbours, banks, write, words, sums):
+    """Chain the cells of a column, one per row; returns the sums of the last and moves ``neighbours`` one column on."""
+    for row, pe in enumerate(cells):
+        m.d.comb += [
+            pe.activations.eq(neighbours[row]),
+            pe.bank.eq(banks[column + row]),
+            pe.write.eq(write),
+            pe.words.eq(words[row]),
+            pe.sums_in.eq(Cat(sums)),
+        ]
+        instantiate(m, platform, f"cell_{row}_{column}", pe)
+        neighbours[row] = pe.activations_out
+        sums = [pe.sums_out[plane] for plane in range(len(sums))]
+    return sums
+
+
 class BankedGrid(wiring.Component):
     """The same sums as :class:`~.grid.Grid` gives, from tables in distributed RAM that generators fill.
 
@@ -86,24 +136,8 @@ class BankedGrid(wiring.Component):
         m = Module()
         shape = self._shape
 
-        # Edge of the activations.
-        neighbours = []
-        for row in range(shape.rows):
-            codes = [
-                self.codes[plane * shape.vector + row * shape.lanes + lane]
-                for plane in range(shape.planes)
-                for lane in range(shape.lanes)
-            ]
-            neighbours.append(delayed(m, Cat(codes), EDGE_CYCLES + row, name=f"row_{row}"))
-
-        # The bank travels with the activations, one register per diagonal.
-        last_bank, bank = Signal(), Signal()
-        m.d.comb += bank.eq(last_bank ^ self.swap)
-        m.d.sync += last_bank.eq(bank)
-        banks = [delayed(m, bank, EDGE_CYCLES, name="bank_edge", clear=True)]
-        for position in range(1, shape.columns + shape.rows - 1):
-            banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
-
+        neighbours = activation_edge(m, self.codes, shape)
+        last_bank, banks = travelling_bank(m, self.swap, shape)
         fill, writing = self._sequence(m, last_bank)
         # Operands one cycle, constants of their columns `tree_levels` and one cycle later.
         operands, constants = self._weight_edge(m)
@@ -146,19 +180,9 @@ class BankedGrid(wiring.Component):
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
             constant = self._constant(m, column, owed, bus[2 + shape.weight_columns :], taken)
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
-            sums = [constant] * shape.planes
-            for row in range(shape.rows):
-                pe = self._cell()
-                m.d.comb += [
-                    pe.activations.eq(neighbours[row]),
-                    pe.bank.eq(banks[column + row]),
-                    pe.write.eq(Cat(enables[inside], write[-1], write[:-1])),
-                    pe.words.eq(words[row]),
-                    pe.sums_in.eq(Cat(sums)),
-                ]
-                instantiate(m, platform, f"cell_{row}_{column}", pe)
-                neighbours[row] = pe.activations_out
-                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
+            stored = Cat(enables[inside], write[-1], write[:-1])
+            cells = [self._cell() for _ in range(shape.rows)]
+            sums = chain_cells(m, platform, column, cells, neighbours, banks, stored, words, [constant] * shape.planes)
             m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
         return m
 

@@ -28,19 +28,18 @@ from ..lib.tree import adder_tree, ternary_levels, ternary_tree, tree_levels
 from ..lib.ultrascale import count_step, tables
 from ..spec.config import TABLE_CODE_BITS
 from ..spec.instructions import LEVEL, LEVEL_CODES
+from .banked import (
+    EDGE_CYCLES,
+    SEQUENCE_CYCLES,
+    START_CYCLES,
+    WRITE_CYCLES,
+    activation_edge,
+    chain_cells,
+    travelling_bank,
+)
 from .grid import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
 
 __all__ = ["LevelEntry", "TableCell", "TableGenerator", "TableGrid", "TableGridTiming"]
-
-#: From an activation code at the grid to the first cell: an input register.
-EDGE_CYCLES = 1
-#: From a weight word at the grid to the first step of its generator, beside stages of the bus: recoding, the bus, the
-#: memory of the generator.
-START_CYCLES = 3
-#: Of them, from the sequence of steps to its outputs.
-SEQUENCE_CYCLES = 1
-#: From a step at the generator to its write: the weight's register, the counter.
-WRITE_CYCLES = 2
 
 
 class LevelEntry(data.StructLayout):
@@ -322,23 +321,8 @@ class TableGrid(wiring.Component):
         shape = self._shape
         stages = 1 + ternary_levels(shape.lanes)
 
-        # Edge of the activations.
-        neighbours = []
-        for row in range(shape.rows):
-            codes = [
-                self.codes[plane * shape.vector + row * shape.lanes + lane]
-                for plane in range(shape.planes)
-                for lane in range(shape.lanes)
-            ]
-            neighbours.append(delayed(m, Cat(codes), EDGE_CYCLES + row, name=f"row_{row}"))
-
-        # The bank travels with the activations, one register per diagonal.
-        last_bank, bank = Signal(), Signal()
-        m.d.comb += bank.eq(last_bank ^ self.swap)
-        m.d.sync += last_bank.eq(bank)
-        banks = [delayed(m, bank, EDGE_CYCLES, name="bank_edge", clear=True)]
-        for position in range(1, shape.columns + shape.rows - 1):
-            banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
+        neighbours = activation_edge(m, self.codes, shape)
+        last_bank, banks = travelling_bank(m, self.swap, shape)
 
         fill, writing, loading = self._sequence(m, last_bank)
         operands, constants = self._weight_edge(m, platform)
@@ -383,27 +367,17 @@ class TableGrid(wiring.Component):
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
             constant = self._constant(m, column, owed, taken)
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
-            sums = [constant] * shape.planes
-            for row in range(shape.rows):
-                pe = TableCell(
-                    self._code_bits,
-                    self._word_bits,
-                    lanes=shape.lanes,
-                    planes=shape.planes,
-                    sum_bits=shape.sum_bits,
-                )
-                m.d.comb += [
-                    pe.activations.eq(neighbours[row]),
-                    pe.bank.eq(banks[column + row]),
-                    pe.write.eq(Cat(enables[inside], write[-1], write[:-1])),
-                    pe.words.eq(words[row]),
-                    pe.sums_in.eq(Cat(sums)),
-                ]
-                instantiate(m, platform, f"cell_{row}_{column}", pe)
-                neighbours[row] = pe.activations_out
-                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
+            stored = Cat(enables[inside], write[-1], write[:-1])
+            cells = [self._cell() for _ in range(shape.rows)]
+            sums = chain_cells(m, platform, column, cells, neighbours, banks, stored, words, [constant] * shape.planes)
             m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
         return m
+
+    def _cell(self):
+        shape = self._shape
+        return TableCell(
+            self._code_bits, self._word_bits, lanes=shape.lanes, planes=shape.planes, sum_bits=shape.sum_bits
+        )
 
     def _generator(self):
         return TableGenerator(
