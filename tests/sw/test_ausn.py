@@ -13,7 +13,7 @@ from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import AUSN_A, AUSN_G, AUSN_GU, INT, UINT
-from sigbit_sim.golden.network import run
+from sigbit_sim.golden.network import Convolution, run
 
 
 def network(seed, weights, activations):
@@ -137,3 +137,14 @@ def test_bad_options_are_named(options, message):
     model = small_model()
     with pytest.raises(SigbitError, match=message):
         quantize(model, images(model), **options)
+
+
+@pytest.mark.parametrize(("weights", "activations"), [("auto:4", "auto:4"), ("int:4", "uint:4")])
+def test_units_that_are_powers_of_two_stay_so_when_weights_are_reconstructed(weights, activations):
+    model = small_model()
+    network = quantize(
+        model, images(model), weights=weights, activations=activations, alpha_mode="window", rounding="reconstruct"
+    )
+    for layer in network.layers:
+        if isinstance(layer, Convolution):
+            assert (np.frexp(layer.weight_units)[0] == 0.5).all(), layer.name
