@@ -518,7 +518,7 @@ def _search(arguments):
         "native": lambda row: f"{row['weight_format']} x {row['activation_format']}",
         "cycles": _thousands(lambda row: row["cycles"]),
         "weight bytes": _thousands(lambda row: row["weight_bytes"]),
-        "grid LUTs": _thousands(lambda row: row["luts"] and round(row["luts"])),
+        "LUTs": _thousands(lambda row: row["luts"]),
         "divergence": lambda row: f"{row['divergence']:.4f}",
         "predicted": lambda row: f"{row['predicted_divergence']:.4f}",
         "accuracy": lambda row: _percent(row["accuracy"]),
@@ -1007,7 +1007,7 @@ def _parser():
     sub.add_argument("--points", type=_positive, default=6, metavar="N", help="measured points per accelerator (6)")
     sub.add_argument("--max-cycles", type=float, metavar="N", help="per image, predicted")
     sub.add_argument("--max-bytes", type=float, metavar="N", help="of weights")
-    sub.add_argument("--max-luts", type=float, metavar="N", help="of the grid, which is synthesized for it")
+    sub.add_argument("--max-luts", type=float, metavar="N", help="of the accelerator, predicted")
     sub.add_argument(
         "--max-loss", type=float, metavar="POINTS", help="of accuracy lost against float; then the fastest"
     )

@@ -49,7 +49,7 @@ class Budget:
     weight_bytes : float
         Of the weight memory.
     luts : float
-        Of the grid (synthesized).
+        Of the whole accelerator, predicted (:mod:`sigbit_sim.ledger`).
     loss : float
         Accuracy lost against float, in points, on the validation images.
     """
@@ -75,7 +75,8 @@ class Point:
     accuracy : float or None
         Of the golden model on the validation images.
     cycles, weight_bytes : int
-    luts : float or None
+    luts : int or None
+        None where the ledger has no model of the accelerator.
     network : IntegerNetwork
     """
 
@@ -87,7 +88,7 @@ class Point:
     accuracy: float | None
     cycles: int
     weight_bytes: int
-    luts: float | None
+    luts: int | None
     network: IntegerNetwork = field(repr=False)
 
 
@@ -347,7 +348,6 @@ def search(
     edge_bits : int or None
         As in :func:`~sigbit.quantize.quantize`; with it the first and last layers are not searched.
     budget : Budget, optional
-        With a limit of ``luts`` the grids are synthesized, which takes a while.
     validation : (images, labels), optional
         By which points are measured; the calibration images, without accuracy, if left out.
     images : int
@@ -362,6 +362,8 @@ def search(
     :exc:`~sigbit_hw.spec.errors.SigbitError`
         If nothing can be chosen, or an option does not fit.
     """
+    from sigbit_sim.ledger import ledger
+
     budget = budget or Budget()
     if not configs:
         raise SearchError("A search needs at least one accelerator configuration")
@@ -392,7 +394,7 @@ def search(
     )  # fmt: skip
     found: list[Point] = []
     for config, (own_weights, own_activations) in chosen.items():
-        luts = None if budget.luts is None else _grid_luts(config, progress)
+        resources = ledger(config)
         choices = _choices(graph, calibration, config, own_weights, own_activations, edge_bits, progress)
         path = _path(choices, losses, shares)
         costs = [_predicted(choices, state) for state in path]
@@ -415,7 +417,7 @@ def search(
                     accuracy=None if validation is None else accuracy(real, validation[1]),
                     cycles=round(total["cycles_per_image"]),
                     weight_bytes=total["weight_bytes"],
-                    luts=luts,
+                    luts=resources and resources["lut"],
                     network=network,
                 )
             )
@@ -430,14 +432,6 @@ def _formats(given: Sequence[Format | str], native: Format) -> tuple[Format, ...
 
 def _first(outputs):
     return next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
-
-
-def _grid_luts(config: AcceleratorConfig, progress: Callable) -> float:
-    from sigbit_sim.synthesis import grid_cost
-
-    progress(f"synthesizing a grid of {config.weight_format} x {config.activation_format}")
-    cost = grid_cost(config.weight_format, config.activation_format, cell=config.cell, planes=config.planes)
-    return cost["lut_per_mac"] * config.mac_lanes
 
 
 def _predicted(choices: _Choices, state: Mapping[tuple[str, str], Format]) -> tuple[int, int]:
@@ -461,7 +455,7 @@ def _spread(costs: Sequence[tuple[int, int]], points: int, budget: Budget) -> li
 
 def _best(points: Sequence[Point], budget: Budget, float_accuracy: float | None) -> Point | None:
     def within(value, limit):
-        return limit is None or value <= limit
+        return limit is None or (value is not None and value <= limit)
 
     kept = [
         point

@@ -17,6 +17,7 @@ from sigbit.search import Budget, Point, SearchError, divergence, draw, pareto, 
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import ESB, INT, UINT
 from sigbit_sim.golden.numerics import project
+from sigbit_sim.ledger import ledger
 
 MODELS = Path(sigbit.__file__).parent / "models"
 DIGITS = f"{MODELS / 'digits.npz'}:"
@@ -97,6 +98,19 @@ def test_a_search_goes_from_accurate_to_cheap_and_keeps_its_budget(model):
     assert cycles[0] < bound.best.cycles <= limit
     none = search(graph, calibration, [config], **formats, images=4, points=2, budget=Budget(weight_bytes=1))
     assert none.best is None
+
+
+def test_a_budget_of_look_up_tables_chooses_the_accelerator(model):
+    graph, calibration, _ = model
+    narrow = replace(PRESETS["tiny"], weight_format=INT(3), activation_format=UINT(3))
+    wide = replace(PRESETS["tiny"], weight_format=INT(8), activation_format=UINT(8))
+    luts = [ledger(config)["lut"] for config in (narrow, wide)]
+    assert luts[0] < luts[1]
+    options = {"weights": ["int:8"], "images": 4, "points": 2}
+    for limit, weights in ((None, "int:8"), (luts[1], "int:8"), (luts[1] - 1, "int:3"), (luts[0] - 1, None)):
+        found = search(graph, calibration, [narrow, wide], **options, budget=Budget(cycles=1e9, luts=limit))
+        assert {point.luts for point in found.points} == set(luts)
+        assert (found.best and found.best.weight_format) == weights
 
 
 def point(cycles, size, loss):
