@@ -1080,7 +1080,7 @@ def _parser():
     _batch(group)
     help = "images that calibrate ONNX models (random ones), or images and labels of codebooks and sdp"
     group.add_argument("--data", metavar="FILE.npz:X[,Y]", help=help)
-    group = sub.add_argument_group("codebooks, sdp and accuracy", "One ONNX model in --networks.")
+    group = sub.add_argument_group("codebooks, sdp, accuracy and trained", "One ONNX model in --networks.")
     group.add_argument("--calibration", metavar="FILE.npz:X", help="images that fix the scales")
     group.add_argument("--activations", metavar="FORMAT", help="of codebooks: of all layers (uint:8)")
     group.add_argument("--scale", type=float, help="uint8 images are divided by this (255)")
@@ -1089,7 +1089,7 @@ def _parser():
     group.add_argument("--limit", type=_positive, metavar="N", help="of sdp: the first N images only")
     group.add_argument("--picture", metavar="FILE", help="of nuuq, codebooks and sdp: also draw it (.svg, .png, .pdf)")
     group.add_argument("--bits", type=_widths, metavar="B[,B]", help="of accuracy: stored bits (2 to 8)")
-    group.add_argument("--trained", nargs="+", metavar="FOLDER", help="of accuracy: what sigbit train wrote")
+    group.add_argument("--trained", nargs="+", metavar="FOLDER", help="of trained: what sigbit train wrote")
     group.add_argument("--plain", action="store_const", const=True, help="of accuracy: measure nearest levels, too")
     group = sub.add_argument_group("boards")
     group.add_argument("--builds", metavar="FOLDER", help="with the folders of sigbit build, by board (build)")

@@ -13,7 +13,9 @@ from sigbit_hw.spec.errors import SigbitError
 __all__ = ["BENCHES", "bench_needs", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
-BENCHES = ("lut", "ledger", "size", "sim", "networks", "accuracy", "ausn", "nuuq", "codebooks", "sdp", "boards")
+BENCHES = (
+    "lut", "ledger", "size", "sim", "networks", "accuracy", "trained", "ausn", "nuuq", "codebooks", "sdp", "boards",
+)  # fmt: skip
 
 
 def _bench(what):

@@ -1,14 +1,11 @@
-"""Accuracy of a classifier in every family of formats at equal bits, from the golden integer model."""
+"""Accuracy of a classifier in every family of formats at equal bits after training, from the golden integer model."""
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import INT, UINT, Format, FormatError
+from sigbit_hw.spec.formats import UINT, Format, FormatError
 from sigbit_sim.golden import network as golden
-from sigbit_sim.golden.network import IntegerNetwork
 
 from ..data import load_images
 from ..evaluation import accuracy, choose
@@ -24,18 +21,12 @@ FAMILIES = ("INT", "ESB", "AUSN", "NUUQ")
 
 _EDGE_BITS = 8
 
-#: What the papers say of accuracy, as far as their abstracts do.
-_CLAIMS = """\
-The papers, other networks and recipes: ESB, on average 4.78 / 1.92 / 3.56 points better than methods before it \
-(AlexNet, ResNet-18, MobileNetV2, trained); NUUQ, no loss at 2 bits (N = 4) and about 0.6 points at 1.58 (N = 3), \
-trained; AUSN and SDP name no accuracy in their abstracts, SDP compares at equal accuracy, fine-tuned."""
-
 _NOTE = """\
 {name}: accuracy on {images} images, float {float:.1f} %; first and last layer in {edge} bits and not counted. \
 One image is {one:.2f} points, so differences below about one point do not rank formats. Weights only: activations in \
 uint:8. INT and UINT; ESB and AUSN of type G with two exponent bits (one at 2 bits); NUUQ of 2**b levels \
 (255 at 8 bits) of b + 2 bits, 8 at most. Post-training: `rounding` reconstruct, `alpha_mode` output, {calibration} \
-calibration images{plain}. {claims}"""
+calibration images{plain}."""
 
 
 def family_formats(family, bits):
@@ -56,10 +47,8 @@ def family_formats(family, bits):
         return None
 
 
-def bench(
-    progress, networks, data, calibration, scale=255.0, mean=(0.0,), std=(1.0,), bits=BITS, trained=(), plain=False
-):
-    """Accuracy of one ONNX model after training in all formats, and of trained integer networks.
+def bench(progress, networks, data, calibration, scale=255.0, mean=(0.0,), std=(1.0,), bits=BITS, plain=False):
+    """Accuracy of one ONNX model after training in all formats.
 
     Parameters
     ----------
@@ -70,8 +59,6 @@ def bench(
     scale : float
     mean, std : sequences of float
     bits : sequence of int
-    trained : sequence of str
-        Folders that ``sigbit train`` wrote.
     plain : bool
         Measure nearest levels with scales of least squared error, too.
     """
@@ -107,7 +94,6 @@ def bench(
                     row[f"{what}_{method}"] = measured(network)
             rows.append(row)
     rows.sort(key=lambda row: row["bits"])
-    trained_rows = [_trained(folder, measured) for folder in trained]
     table = markdown(
         rows,
         {
@@ -127,55 +113,11 @@ def bench(
         edge=_EDGE_BITS,
         one=100 / len(images),
         calibration=len(calibration_images),
-        claims=_CLAIMS,
         plain=brackets,
     )
-    parts = [table, note]
-    if trained_rows:
-        parts.insert(1, _trained_table(trained_rows, float_accuracy))
-    return rows + trained_rows, "\n\n".join(parts)
+    return rows, f"{table}\n\n{note}"
 
 
 def _cell(row, what):
     text = f"{100 * row[f'{what}_reconstructed']:.1f} %"
     return f"{text} ({100 * row[f'{what}_plain']:.1f} %)" if f"{what}_plain" in row else text
-
-
-def _trained(folder, measured):
-    """Accuracy of a trained network, and what its log says."""
-    network = IntegerNetwork.load(Path(folder) / "network.npz")
-    try:
-        log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise SigbitError(f"{folder} has no log of a training: {error}") from error
-    weights: Counter = Counter()
-    activations: Counter = Counter()
-    for layer in network.layers:
-        format = network.tensors[layer.output].format
-        if isinstance(layer, golden.Convolution) and layer.weight_format != INT(8):
-            # Trained codebooks differ from layer to layer.
-            weights[layer.weight_format.label] += layer.weights.size
-            activations[None if format is None else format.label] += layer.weights.size
-    return {
-        "trained": Path(folder).name,
-        "weights": max(weights, key=weights.__getitem__, default="int:8"),
-        "activations": max(activations, key=activations.__getitem__, default="uint:8"),
-        "accuracy": measured(network),
-        "steps": sum(row["steps"] for row in log),
-        "seconds": sum(row["seconds"] for row in log),
-    }
-
-
-def _trained_table(rows, float_accuracy):
-    return "Trained:\n\n" + markdown(
-        rows,
-        {
-            "run": lambda row: f"`{row['trained']}`",
-            "weights": lambda row: f"`{row['weights']}`",
-            "activations": lambda row: f"`{row['activations']}`",
-            "accuracy": lambda row: f"{100 * row['accuracy']:.1f} %",
-            "against float": lambda row: f"{100 * (row['accuracy'] - float_accuracy):+.1f}",
-            "steps": lambda row: row["steps"],
-            "minutes": lambda row: f"{row['seconds'] / 60:.0f}",
-        },
-    )
