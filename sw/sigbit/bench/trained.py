@@ -25,8 +25,8 @@ The papers, other networks and recipes: ESB, on average 4.78 / 1.92 / 3.56 point
 trained; AUSN and SDP name no accuracy in their abstracts, SDP compares at equal accuracy, fine-tuned."""
 
 _NOTE = """\
-{name}: accuracy on {images} images, float {float:.1f} %, of the networks that `sigbit train` exported; the formats are those \
-of most weights. Runs of equal formats, masks and steps share a row: mean, and least and largest. One image is \
+{name}: accuracy on {images} images, float {float:.1f} %, of the networks that `sigbit train` exported; formats are \
+those of most weights. Runs of equal formats, masks and steps share a row: mean, and least and largest. One image is \
 {one:.2f} points. {claims}"""
 
 
