@@ -1,7 +1,6 @@
 """Clipping and rounding error of every operand of a quantized network, as a table and as a picture (docs/ausn.md)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ from sigbit_sim.golden.network import Convolution, IntegerNetwork
 
 from .adaptation import Errors, errors
 from .float_model import run_float
-from .graph import Conv, Graph
-from .onnx_reader import read_onnx
+from .graph import Conv
+from .model_reader import Model, read_model
 from .passes import lower
 
 __all__ = ["OperandErrors", "draw", "operand_errors"]
@@ -74,7 +73,7 @@ def _histogram(values: np.ndarray, levels: tuple) -> tuple[Any, Any]:
     return np.histogram(np.clip(values, -reach, reach), _BINS, (-reach if levels[0] < 0 else 0.0, reach))
 
 
-def operand_errors(model: Graph | str | Path, network: IntegerNetwork, calibration: np.ndarray) -> list[OperandErrors]:
+def operand_errors(model: Model, network: IntegerNetwork, calibration: np.ndarray) -> list[OperandErrors]:
     """Errors of all weights, and of all activations on the float values of ``calibration``.
 
     Every operand is measured alone: activations are those of the float model, not of a network that is quantized up
@@ -85,7 +84,7 @@ def operand_errors(model: Graph | str | Path, network: IntegerNetwork, calibrati
     :exc:`~sigbit_hw.spec.errors.SigbitError`
         If the images do not fit the model.
     """
-    graph = lower(model if isinstance(model, Graph) else read_onnx(model))
+    graph = lower(read_model(model, calibration))
     images = np.asarray(calibration)
     if images.ndim == 2:
         images = images[:, :, np.newaxis, np.newaxis]

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from .adaptation import MODES, Adaptive, adapt, unit_window
 from .codebooks import fit_weights, project_weights, search_codebook
 from .float_model import channel_sums, evaluate_node, run_float, window_means
 from .graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
-from .onnx_reader import read_onnx
+from .model_reader import Model, read_model
 from .passes import keeps_levels, leaves_raw, lower
 from .reconstruction import activation_unit, equalized, output_units, reconstruct, statistics
 from .scales import requantizer_constants, unit_dda, unit_max, unit_mse, unit_percentile
@@ -162,10 +161,6 @@ def _options(
         symmetric_levels,
         adaptation,
     )
-
-
-def _lowered(model: Graph | str | Path) -> Graph:
-    return lower(model if isinstance(model, Graph) else read_onnx(model))
 
 
 def _as_maps(graph: Graph, images: np.ndarray) -> np.ndarray:
@@ -565,7 +560,7 @@ def other_layer(
 
 
 def quantize(
-    model: Graph | str | Path,
+    model: Model,
     calibration: np.ndarray,
     weights: Format | str = "esb:4,2",
     activations: Format | str = "esbu:4,2",
@@ -591,8 +586,8 @@ def quantize(
 
     Parameters
     ----------
-    model : Graph, str or Path
-        The float model, or its ONNX file.
+    model : Model
+        The trained float model: a graph, an ONNX file or a PyTorch module (:mod:`~sigbit.model_reader`).
     calibration : float array, ``(n, *input_shape)``
         Images as the model takes them; a hundred are usually enough.
     weights, activations : Format or str
@@ -637,10 +632,10 @@ def quantize(
     :exc:`~sigbit_hw.spec.errors.SigbitError`
         If the model, a format, an option or the calibration data cannot be used.
     """
-    graph = _lowered(model)
     images = np.asarray(calibration)
     if images.size == 0:
         raise QuantizationError(f"Calibration needs at least one image, but the array has shape {images.shape}")
+    graph = lower(read_model(model, images))
     images = _as_maps(graph, images)
     options = _options(
         images, weights, activations, signed_activations, edge_bits, input_format, per_channel, alpha_mode,
@@ -728,7 +723,7 @@ def _energies(graph: Graph, network: IntegerNetwork, images: np.ndarray) -> dict
     return energies
 
 
-def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.ndarray) -> list[dict[str, Any]]:
+def summary(model: Model, network: IntegerNetwork, calibration: np.ndarray) -> list[dict[str, Any]]:
     """One dictionary per layer of ``network`` for reports.
 
     Keys: ``name``, ``kind`` (``conv``, ``max_pool``, ``average_pool``, ``concat``, ``upsample``), ``input_shape``,
@@ -738,8 +733,8 @@ def summary(model: Graph | str | Path, network: IntegerNetwork, calibration: np.
     ``sqnr_db``: energy of the float tensor over that of the difference at the layer's output on ``calibration``,
     everything before it quantized, too (None if one of them is 0).
     """
-    graph = _lowered(model)
-    images = _as_maps(graph, np.asarray(calibration))
+    graph = lower(read_model(model, calibration))
+    images = _as_maps(graph, calibration)
     energies = _energies(graph, network, images)
     kinds = {
         golden.Convolution: "conv",

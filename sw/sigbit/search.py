@@ -25,7 +25,7 @@ from sigbit_sim.golden.numerics import project
 from .evaluation import accuracy
 from .float_model import evaluate_node, run_float
 from .graph import Conv, Graph, MaxPool
-from .onnx_reader import read_onnx
+from .model_reader import Model, read_model
 from .passes import keeps_levels, leaves_raw, lower
 from .performance import report
 from .quantize import input_levels, level_groups, quantize, signed_groups
@@ -320,7 +320,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 def search(
-    model: Graph | str | Path,
+    model: Model,
     calibration: np.ndarray,
     configs: Sequence[AcceleratorConfig],
     *,
@@ -338,7 +338,7 @@ def search(
 
     Parameters
     ----------
-    model : Graph, str or Path
+    model : Model
     calibration : float array
         Images for units and sensitivities.
     configs : sequence of AcceleratorConfig
@@ -371,7 +371,7 @@ def search(
         raise SearchError(f"points must be at least 2, not {points!r}")
     if budget.loss is not None and validation is None:
         raise SearchError("A limit of lost accuracy needs images and labels to measure it on")
-    graph = lower(model if isinstance(model, Graph) else read_onnx(model))
+    graph = lower(read_model(model, calibration))
     calibration = graph.check_images(np.asarray(calibration))
     chosen = {
         config: (_formats(weights, config.weight_format), _formats(activations, config.activation_format))

@@ -21,7 +21,6 @@ from sigbit_sim.golden.network import IntegerNetwork, run
 torch = pytest.importorskip("torch")
 
 from sigbit.training import Recipe, TrainingError, prepare_qat, train  # noqa: E402
-from sigbit.training.network import FloatNetwork  # noqa: E402
 from sigbit.training.straight_through import activation_levels, keep_parts, nearest_integer, project  # noqa: E402
 
 MODELS = Path(sigbit.__file__).parent / "models"
@@ -225,21 +224,6 @@ def test_units_by_statistics_are_averages_of_the_batches():
     network.train().freeze_units()
     tensor(values)
     assert float(tensor.average) == pytest.approx(0.9 * before + 0.1 * batch)
-
-
-def test_a_pytorch_module_is_read_through_onnx():
-    pytest.importorskip("onnx")
-    torch.manual_seed(8)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
-        torch.nn.Linear(64, 3),
-    )  # fmt: skip
-    images = np.random.default_rng(8).normal(size=(16, 1, 4, 4)).astype(np.float32)
-    network = sigbit.prepare_qat(model, images, weights="int:8", activations="uint:8").eval()
-    with torch.no_grad():
-        expected = model.eval()(torch.tensor(images))
-        assert (network(torch.tensor(images)) - expected).abs().max() < 0.1
-    np.testing.assert_allclose(FloatNetwork(network.graph)(torch.tensor(images)), expected, atol=1e-5)
 
 
 def test_what_cannot_be_trained_is_refused():

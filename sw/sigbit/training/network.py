@@ -11,11 +11,8 @@ have the gradient of trained ternary quantization (Zhu et al., ICLR 2017), for a
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,13 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
-from ..onnx_reader import read_onnx
+from ..model_reader import Model, read_model
 from ..passes import keeps_levels, lower
 from ..quantize import convolution, level_groups, other_layer, quantize
 from ..scales import unit_from_statistic
 from .straight_through import activation_levels, keep_parts, nearest_integer, project, straight_through
 
-__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "read_model", "term_masks"]
+__all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "term_masks"]
 
 #: How units are found: trained, or from statistics of every batch.
 UNITS = ("trained", "statistics")
@@ -441,39 +438,8 @@ def _moved(node: Node, x: Tensor, *others: Tensor) -> Tensor:
     raise TypeError(f"A lowered graph has no {node.label}")
 
 
-def read_model(model: nn.Module | Graph | str | Path, images: np.ndarray) -> Graph:
-    """A PyTorch module (through ONNX, for images of this shape), a graph, or the graph of an ONNX file.
-
-    Raises
-    ------
-    :exc:`TrainingError`
-        If PyTorch cannot write the module as ONNX.
-    """
-    if isinstance(model, Graph):
-        return model
-    if not isinstance(model, nn.Module):
-        return read_onnx(model)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        example = torch.as_tensor(images[:1], dtype=torch.float32)
-        was = model.training
-        model.eval()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                torch.onnx.export(
-                    model.cpu(), (example,), str(path), input_names=["image"], opset_version=17,
-                    training=torch.onnx.TrainingMode.EVAL, do_constant_folding=False, dynamo=False,
-                )  # fmt: skip
-        except Exception as error:
-            raise TrainingError(f"PyTorch cannot write {type(model).__name__} as ONNX: {error}") from error
-        finally:
-            model.train(was)
-        return read_onnx(path)
-
-
 def prepare_qat(
-    model: nn.Module | Graph | str | Path,
+    model: Model,
     calibration: np.ndarray,
     *,
     units: str = "trained",
@@ -484,8 +450,8 @@ def prepare_qat(
 
     Parameters
     ----------
-    model : torch.nn.Module, Graph, str or Path
-        The trained float model, or its ONNX file.
+    model : Model
+        The trained float model: a graph, an ONNX file or a PyTorch module (:mod:`~sigbit.model_reader`).
     calibration : float array, ``(n, *input_shape)``
     units : str
         ``"trained"``, or ``"statistics"`` of every batch: the rule of the ESB paper, for INT and ESB only.
