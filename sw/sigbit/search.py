@@ -473,7 +473,7 @@ def _best(points: Sequence[Point], budget: Budget, float_accuracy: float | None)
 
 
 def draw(result: SearchResult, path: str | Path) -> None:
-    """Picture of all points, cycles against divergence; those of the Pareto front are joined.
+    """Picture of all points, cycles against divergence; those that no other beats in these two are joined.
 
     Raises
     ------
@@ -486,7 +486,10 @@ def draw(result: SearchResult, path: str | Path) -> None:
         raise SearchError("A picture needs matplotlib; install it with: pip install 'sigbit[plot]'") from error
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    front = pareto(result.points)
+    front: list[Point] = []
+    for point in sorted(result.points, key=lambda point: (point.cycles, point.divergence)):
+        if not front or point.divergence < front[-1].divergence:
+            front.append(point)
     for pair in dict.fromkeys((point.weight_format, point.activation_format) for point in result.points):
         own = [point for point in result.points if (point.weight_format, point.activation_format) == pair]
         axes.scatter([point.cycles for point in own], [point.divergence for point in own], label=" x ".join(pair))
