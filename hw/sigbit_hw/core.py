@@ -403,6 +403,12 @@ class Accelerator(wiring.Component):
             Register.OUTPUT_CYCLES: sequencer.output_busy,
             Register.IDLE_CYCLES: parser.session & ~busy,
         }
+        if config.masked:
+            # A stop also drops the tokens that are on their way.
+            m.submodules.tokens_line = ResetInserter(stop)(line := Module())
+            cycles = _FEATURE_CYCLES + array.valid_tokens_cycles
+            counted = delayed(line, sequencer.computing, cycles, name="computing", clear=True)
+            events[Register.VALID_TOKENS] = Mux(counted, array.valid_tokens, 0)
         for register, event in events.items():
             counter = registers.counters[register.name.lower()]
             with m.If(clear | registers.clear_counters):

@@ -18,13 +18,12 @@ from sigbit_hw.spec.codebooks import STREAM_PACKINGS
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, MIN_TILE_CYCLES, Opcode
 from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, PACKING, Kind
 from sigbit_hw.spec.parts import fill_steps
-from sigbit_hw.spec.registers import COUNTERS
 
 __all__ = ["REASONS", "Prediction", "marks", "predict"]
 
 #: Counters beside ``cycles`` (cycles with work) and ``idle_cycles``: what the cycles with work are spent on.
 REASONS = ("compute_cycles", "weight_stalls", "post_stalls", "pool_cycles", "output_cycles")
-_COUNTERS = tuple(register.name.lower() for register in COUNTERS)
+_COUNTERS = ("cycles", *REASONS, "idle_cycles")
 #: Sets of weights of one COMPUTE are taken together where counters inside them are right: with at most so many cycles
 #: of one kind per set, or so many sets that one of them does not matter.
 _EVEN_CYCLES, _EVEN_SETS = 2, 256
@@ -37,9 +36,9 @@ class Prediction:
     Attributes
     ----------
     layers : tuple of dict
-        By layer of the program, summed over the images: the counters by register name, and ``stream_waits``, the cycles
-        in which the sequencer waits for an instruction that has not arrived (most of them are idle cycles). A layer
-        lasts from the retirement of the last instruction before its own to that of its own last one.
+        By layer of the program, summed over the images: the counters of cycles by register name, and ``stream_waits``,
+        the cycles in which the sequencer waits for an instruction that has not arrived (most of them are idle cycles).
+        A layer lasts from the retirement of the last instruction before its own to that of its own last one.
     output : dict
         The same for sending the results.
     total : dict

@@ -381,8 +381,16 @@ def _run_program(arguments, images, labels):
 
 
 def _speed(result):
-    return (
+    text = (
         f"{result['cycles_per_image']:.0f} cycles per image, {_percent(result['mac_utilisation'])} of MAC lanes in use"
+    )
+    return text if result["tokens"] is None else f"{text}\n{_tokens(result['tokens'])}"
+
+
+def _tokens(tokens):
+    return (
+        f"{tokens['valid_tokens']} valid tokens in {tokens['beats']} beats, {_percent(tokens['utilisation'])} of their "
+        f"lanes; {tokens['wload_stall']} cycles wait for weights, {tokens['memory_stall']} for the post-processor"
     )
 
 
@@ -645,6 +653,8 @@ def _report(arguments):
             "cycles in RTL": _count("measured", "total"),
             "difference": lambda row: row["measured"]["total"] - row["predicted"]["total"],
         }
+        if config.masked:
+            measured["valid tokens"] = lambda row: _percent(row["tokens"]["utilisation"])
     error = {}
     if model is not None:
         for row, quantized in zip(rows, summary(model, network, calibration), strict=True):
@@ -671,6 +681,8 @@ def _report(arguments):
             f"{result['mismatches']} of {result['images']} images differ from the golden model; the prediction is "
             f"{100 * predicted:+.2f} % off"
         )
+        if config.masked:
+            lines.append(_tokens(total["tokens"]))
     result["storage"] = weight_storage(network)
     lines.append(_storage(result["storage"]["total"]))
     _print(arguments, result, "\n\n".join(lines))

@@ -17,7 +17,17 @@ from .device import open_device
 from .quantize import input_levels
 from .session import Session
 
-__all__ = ["DEVICES", "accuracy", "choose", "configuration", "differing", "evaluate", "layer_report", "native_formats"]
+__all__ = [
+    "DEVICES",
+    "accuracy",
+    "choose",
+    "configuration",
+    "differing",
+    "evaluate",
+    "layer_report",
+    "native_formats",
+    "token_counters",
+]
 
 DEVICES = ("golden", "emulator", "rtl")
 
@@ -153,7 +163,8 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
         ``golden_accuracy`` (None without labels), ``mismatches_against_golden`` (images of which any output differs),
         ``first_mismatch`` (None, or where it is; with ``output`` if there are several), ``layers``
         (:func:`layer_report`; None for ``"golden"``) and, from RTL,
-        ``cycles_per_image``, ``mac_utilisation`` and ``counters``.
+        ``cycles_per_image``, ``mac_utilisation``, ``counters`` and ``tokens`` (:func:`token_counters`; None without
+        masked cells).
 
     Raises
     ------
@@ -175,6 +186,7 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
         "cycles_per_image": None,
         "mac_utilisation": None,
         "counters": None,
+        "tokens": None,
     }
     outputs = expected
     if program is not None:
@@ -190,6 +202,7 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
                     "cycles_per_image": cycles / len(images),
                     "mac_utilisation": useful * len(images) / (cycles * config.mac_lanes),
                     "counters": counters,
+                    "tokens": token_counters(counters, config) if config.masked else None,
                 }
         wrong = differing(outputs, expected)
         result["mismatches_against_golden"] = len(wrong)
@@ -207,6 +220,38 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
         result["accuracy"] = accuracy(choose(outputs, output), labels)
     layers = None if program is None else layer_report(network, config, program)
     return {**result, "layers": layers, "outputs": outputs}
+
+
+def token_counters(counters, config):
+    """What the performance counters say of masked cells, in the words of structured dynamic precision.
+
+    Parameters
+    ----------
+    counters : dict
+        By register name, as a session or a layer of a report has them.
+    config : AcceleratorConfig
+        With masked cells.
+
+    Returns
+    -------
+    dict
+        ``busy``: cycles in which tokens enter the array (the fill of a tile passes beside the next one); ``beats``:
+        these times rows and planes; ``valid_tokens``; ``idle_lanes``: token lanes of beats without a token;
+        ``wload_stall``, ``memory_stall``: cycles of waiting for weights, and for the post-processor or while it reads
+        feature memory; ``utilisation``: valid tokens per beat and token lane, None without beats.
+    """
+    busy, valid = counters["compute_cycles"], counters["valid_tokens"]
+    beats = busy * config.rows * config.planes
+    slots = beats * config.token_lanes
+    return {
+        "busy": busy,
+        "beats": beats,
+        "valid_tokens": valid,
+        "idle_lanes": slots - valid,
+        "wload_stall": counters["weight_stalls"],
+        "memory_stall": counters["post_stalls"],
+        "utilisation": valid / slots if slots else None,
+    }
 
 
 def differing(found, expected):

@@ -6,7 +6,7 @@ from sigbit_sim.golden import network as golden
 
 from .compiler import compile
 from .device import DeviceError, open_device
-from .evaluation import differing, layer_report
+from .evaluation import differing, layer_report, token_counters
 from .session import Session
 
 __all__ = ["CLOCKS_MHZ", "REPORT_DEVICES", "frames_per_second", "measure", "report"]
@@ -56,6 +56,8 @@ def report(network, config, *, device="model", images=1, batch=1, seed=0, progre
         * ``passes`` (native passes over the weights and activations), ``weight_bytes`` (of ``weight_words``);
         * ``predicted`` and ``measured`` (None without RTL): ``total`` cycles, and the performance counters by name. The
           prediction also has ``stream_waits`` and ``sequencer``, the cycles that no counter counts;
+        * ``tokens`` (:func:`~sigbit.evaluation.token_counters` of the measurement; None without, or without masked
+          cells);
         * ``utilisation``: part products over lanes and total cycles, of the measurement if there is one;
         * ``bound_by``: what most of the predicted cycles go to; None for a layer that takes none.
 
@@ -126,7 +128,7 @@ def measure(program, levels, progress=None):
     Returns
     -------
     :class:`~sigbit_sim.cycles.Prediction`, int64 array
-        As predicted, but without ``stream_waits``, which no counter counts.
+        As predicted, but without ``stream_waits``, which no counter counts, and with ``valid_tokens``.
     """
     from sigbit_sim.cycles import attribute, marks
 
@@ -180,6 +182,7 @@ def _cycles(row, config, images, index, predicted, measured):
     slots = cycles * config.mac_lanes
     return {
         **result,
+        "tokens": token_counters(result["measured"], config) if measured and config.masked else None,
         "utilisation": row["part_products"] * images / slots if slots else None,
         "bound_by": max(shares, key=shares.__getitem__) if counts["total"] else None,
     }

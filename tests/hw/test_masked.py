@@ -55,6 +55,11 @@ def expected_sums(tile):
     return np.einsum("sprg,rgc->spc", kept, tile["weights"])
 
 
+def valid_tokens(tile):
+    masks = select(np.abs(tile["codes"] - tile["zero"]), tile["budget"], tile["policy"])
+    return sum(int(mask[:, :, tile["weights"].any(axis=(1, 2))].sum()) for mask in masks)
+
+
 def weight_words(case, weights):
     """Words of a tile, each an integer per ``weight_columns``."""
     group, _, columns, weight_columns, _, _ = case
@@ -66,11 +71,11 @@ def weight_words(case, weights):
     return words
 
 
-def run_tiles(case, tiles, *, hold=0, lead=0):
-    """Feed tiles ``hold`` and ``lead`` cycles before they may; sums of every step, and when the last one came."""
+def run_tiles(case, tiles, *, hold=0, lead=0, counts=None):
+    """Feed tiles ``hold`` and ``lead`` cycles before they may; sums of every step. ``counts`` gets their tokens."""
     _, _, columns, weight_columns, planes, token_lanes = case
     grid = MaskedGrid(INT(8), UINT(8), shape(case))
-    pushes, inputs, reads = {}, {}, []
+    pushes, inputs, reads, spans = {}, {}, [], []
     push, swap = lead, 0
     for tile in tiles:
         words = weight_words(case, tile["weights"])
@@ -88,8 +93,9 @@ def run_tiles(case, tiles, *, hold=0, lead=0):
             steps.append(swap + (step + 1) * beats - 1 + grid.timing.latency_cycles)
         reads.append(steps)
         push = max(push + len(words), swap + grid.timing.weight_hold_cycles - hold)
+        spans.append(slice(swap, swap + len(tile["codes"]) * beats))
         swap += len(tile["codes"]) * beats
-    seen = []
+    seen, tokens = [], []
 
     async def bench(ctx):
         idle = False, [0] * len(grid.codes), dict.fromkeys(("budget", "magnitude_keys", "zero"), 0)
@@ -102,12 +108,15 @@ def run_tiles(case, tiles, *, hold=0, lead=0):
             ctx.set(grid.mask, mask)
             ctx.set(grid.weight, {"valid": int(cycle in pushes), "index": index, "word": word})
             seen.append([ctx.get(value) for value in grid.sums])
+            tokens.append(ctx.get(grid.valid_tokens))
             await ctx.tick()
 
     sim = Simulator(grid)
     sim.add_clock(1e-8)
     sim.add_testbench(bench)
     sim.run()
+    if counts is not None:
+        counts += [sum(tokens[grid.valid_tokens_cycles :][span]) for span in spans]
     return [
         np.array([[[seen[time + c][p * columns + c] for c in range(columns)] for p in range(planes)] for time in steps])
         for steps in reads
@@ -126,8 +135,12 @@ def test_every_sum_is_the_golden_one_with_tiles_of_any_budget_back_to_back(case)
         random_tile(rng, case, budget=budget, policy=policy, zero=zero, steps=int(rng.integers(1, 9)))
         for budget, policy, zero in settings
     ]
-    for tile, result in zip(tiles, run_tiles(case, tiles), strict=True):
+    # Rows without weights have no tokens.
+    tiles[1]["weights"][0] = tiles[3]["weights"][-1] = 0
+    counts = []
+    for tile, result in zip(tiles, run_tiles(case, tiles, counts=counts), strict=True):
         np.testing.assert_array_equal(result, expected_sums(tile))
+    assert counts == [valid_tokens(tile) for tile in tiles]
 
 
 def only_position(tile, position):

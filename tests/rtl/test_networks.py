@@ -20,7 +20,7 @@ from networks import (
     with_masks,
 )
 from sigbit.compiler import compile
-from sigbit.device import RtlDevice
+from sigbit.device import EmulatorDevice, RtlDevice
 from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
 from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
@@ -107,6 +107,13 @@ def check_network(name, network, images, stalls=(0, 0), batch=1):
     layers = program.layers
     for key in ("compute_cycles", "pool_cycles"):
         assert counters[key] == groups * sum(layer[key] for layer in layers), key
+    if accelerator.config.masked:
+        emulator = EmulatorDevice(accelerator.config)
+        with Session(emulator, program) as session:
+            session.run(images)
+            assert counters["valid_tokens"] == session.counters()["valid_tokens"] > 0
+    else:
+        assert counters["valid_tokens"] == 0
     if stalls == (0, 0):
         check_cycles(program, len(images), accelerator.model.snapshots())
     instructions = len(network.outputs) * batch
@@ -116,15 +123,16 @@ def check_network(name, network, images, stalls=(0, 0), batch=1):
 
 
 def check_cycles(program, images, snapshots):
-    """The cycle model agrees with the counters in every layer."""
+    """The cycle model agrees with the counters of cycles in every layer."""
+    counted = ("cycles", "idle_cycles", *cycles.REASONS)
     assert len(snapshots) == len(cycles.marks(program, images))
     measured = cycles.attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots])
     predicted = cycles.predict(program, images)
     for layer in range(len(program.layers)):
-        found, expected = predicted.layers[layer], measured.layers[layer]
-        assert {key: found[key] for key in expected} == pytest.approx(expected, rel=0.005, abs=4), layer
-    found, expected = predicted.total, measured.total
-    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=0.005, abs=4)
+        found, expected = ({key: row.layers[layer][key] for key in counted} for row in (predicted, measured))
+        assert found == pytest.approx(expected, rel=0.005, abs=4), layer
+    found, expected = ({key: row.total[key] for key in counted} for row in (predicted, measured))
+    assert found == pytest.approx(expected, rel=0.005, abs=4)
 
 
 NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
@@ -419,6 +427,23 @@ def test_groups_take_means_and_maxima_and_send_every_output(name):
     builder.average_pool((4, 5), (1, 1), activations).concat("layer1_out", "layer2_out")
     builder.conv(5, (3, 3), weights, activations, pads=(1, 1, 1, 1)).conv(3, (1, 1), weights, None)
     check_network(name, builder.network("layer5_out", "layer0_out", "layer1_out"), builder.images(5), batch=3)
+
+
+def test_run_and_report_say_how_many_tokens_are_valid():
+    accelerator = device("masked")
+    builder = random_network(2, INT(8), UINT(8))
+    network, images = with_masks(builder.network(), accelerator.config.lanes, 1), builder.images(2)
+    images = images.astype(np.float32) * network.tensors[network.input].unit
+    result = sigbit.evaluate(network, images, device="rtl", config=accelerator.config)
+    found, config = result["tokens"], accelerator.config
+    assert found["busy"] == 2 * sum(layer["compute_cycles"] for layer in result["layers"])
+    assert found["beats"] == found["busy"] * config.rows * config.planes
+    assert found["valid_tokens"] == result["counters"]["valid_tokens"]
+    assert found["idle_lanes"] == found["beats"] * config.token_lanes - found["valid_tokens"]
+    assert 0 < found["utilisation"] < 1
+    report = sigbit.report(network, config, device="rtl", images=2)
+    rows = [row["tokens"]["valid_tokens"] for row in (*report["layers"], report["total"])]
+    assert sum(rows[:-1]) == rows[-1] > 0
 
 
 def test_cycles_of_a_masked_layer_are_proportional_to_its_budget():

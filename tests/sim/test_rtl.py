@@ -48,10 +48,10 @@ module \\sigbit.core (input aclk, aresetn, beat);
     cycles <= aresetn ? cycles + 1 : 0;
     instructions <= aresetn ? instructions + beat : 0;
   end
-  \\sigbit.core.registers registers(instructions, {192'd7, cycles});
+  \\sigbit.core.registers registers(instructions, {224'd7, cycles});
 endmodule
 
-module \\sigbit.core.registers (input [31:0] instructions, input [223:0] counters);
+module \\sigbit.core.registers (input [31:0] instructions, input [255:0] counters);
 endmodule
 """
 

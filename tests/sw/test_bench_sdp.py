@@ -36,6 +36,22 @@ def test_costs_are_interpolated_on_the_front(points, goal, cost):
     assert module._cost_at(points, goal) == (None if cost is None else pytest.approx(cost))
 
 
+def test_settings_are_chosen_by_the_tuning_images():
+    def row(cost, error, tuned):
+        return {
+            "kind": "sdp",
+            "cost": cost,
+            "accuracy": 1 - error,
+            "error": error,
+            "tuning": {"cost": cost, "error": tuned},
+        }
+
+    # The second setting is the best of all on the images of the test, and not on the front of the others.
+    rows = [row(1.0, 0.5, 0.5), row(2.0, 0.001, 0.6), row(3.0, 0.01, 0.01)]
+    (match,) = [found for found in module._matches(rows, 1.0) if found["goal"] == "8 bits - 1 points"]
+    assert match["SDP"] == 3.0 and match["M0"] is match["realisable"] is None
+
+
 def test_a_gain_has_two_readings():
     assert module._gain(1.41, 1.0) == "1.41x, 29.1%"
     assert module._gain(1.0, 0.775) == "1.29x, 22.5%"
@@ -45,10 +61,12 @@ def test_a_gain_has_two_readings():
 def test_a_run_compares_both_designs_on_one_network(monkeypatch):
     monkeypatch.setattr(module, "_size", lambda progress, config: [SIZE])
     rows, text = run_bench("sdp", limit=12, **OPTIONS)
-    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("sdp", "drq", "match")}
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("sdp", "w1p", "drq", "match")}
     assert [row["budget"] for row in kinds["sdp"]] == list(range(2, 17, 2))
     last = kinds["sdp"][-1]
     assert (last["error"], last["cost"], last["share"], last["average_bits"]) == (0, 4, 1, 8)
+    single = kinds["w1p"][-1]
+    assert single["cost"] < 4 and single["cycles"] == last["cycles"] and 0 < single["error"] < 0.1
     errors = [row["error"] for row in kinds["sdp"]]
     assert errors[0] > errors[3] > errors[-1]
     cycles = [row["cycles"] for row in kinds["sdp"]]
@@ -83,7 +101,7 @@ def test_the_command_line_names_options_that_are_missing(capsys):
 
 
 def test_a_picture_needs_matplotlib(monkeypatch, tmp_path):
-    rows = [{"kind": "sdp", "cost": 1.0, "accuracy": 0.5}]
+    rows = [{"kind": kind, "cost": 1.0, "accuracy": 0.5} for kind in ("sdp", "w1p")]
     rows += [{"kind": "drq", "accuracy": 0.5, **dict.fromkeys(("M0", "M1", "M2(4)", "M2(16)"), 2.0)}]
     path = tmp_path / "pareto.png"
     try:

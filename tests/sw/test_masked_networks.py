@@ -7,12 +7,14 @@ import pytest
 from networks import Builder, mixed_network, random_dag, random_network, roomy, with_masks
 from sigbit.compiler import CompileError, compile
 from sigbit.device import EmulatorDevice
+from sigbit.evaluation import token_counters
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import INT, UINT
 from sigbit_hw.spec.masks import Policy, TermMask
 from sigbit_hw.spec.registers import Register
 from sigbit_sim.golden.network import IntegerNetwork, NetworkError, run
+from sigbit_sim.golden.sdp import select, tokens
 
 TINY = roomy(PRESETS["tiny"], INT(8), UINT(8), cell="masked", feature_depth=8192, weight_depth=8192)
 DENSE = roomy(
@@ -70,6 +72,33 @@ def test_cycles_follow_the_budget():
     assert cycles == {budget: budget * cycles[1] for budget in cycles}
     program = compile(one_layer(8, mask=TermMask(4, 3)), TINY).layers[0]
     assert program["part_products"] == program["macs"] * 3 // 4
+
+
+@pytest.mark.parametrize("format", [UINT(8), INT(8)])
+def test_valid_tokens_are_those_of_the_golden_model(format):
+    budget, lanes = 5, 2
+    config = replace(TINY, token_lanes=lanes)
+    # 12 channels are 3 groups in 2 tiles of 2 rows; 10 columns are 2 passes over the same tokens.
+    builder = Builder(0, 12, 4, 5, format).conv(10, (3, 2), INT(8), UINT(8), pads=(1, 0, 1, 1))
+    network, images = builder.network(), builder.images(2)
+    layer = replace(network.layers[0], mask=TermMask(4, budget))
+    network = replace(network, layers=(layer,))
+    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (0, 1)))
+    beats = valid = 0
+    for image, y, x, ky, kx, group in np.ndindex(2, 4, 5, 3, 2, 3):
+        values = padded[image, 4 * group : 4 * group + 4, y + ky, x + kx]
+        high, low = select(np.abs(values), budget)
+        for beat in tokens(values, high, low, budget, lanes):
+            beats += 1
+            valid += sum(token is not None for token in beat)
+    with Session(EmulatorDevice(config), compile(network, config)) as session:
+        np.testing.assert_array_equal(session.run(images), run(network, images))
+        found = token_counters(session.counters(), config)
+    assert found["valid_tokens"] == 2 * valid
+    # A row without a group has beats as well, but no tokens, whatever lies there.
+    assert found["beats"] == 2 * beats * 4 // 3
+    assert found["idle_lanes"] == found["beats"] * lanes - 2 * valid
+    assert found["utilisation"] == 2 * valid / (found["beats"] * lanes)
 
 
 def joined(channels):

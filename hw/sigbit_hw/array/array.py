@@ -53,6 +53,8 @@ class Array(wiring.Component):
     read_data : ``Out``
         The accumulators of the group, ``read_latency_cycles`` later. They hold exact sums less the number of weight
         sign bits in the reduction (numerics 5.2), which masked cells do not take off.
+    valid_tokens : ``Out``
+        Masked cells only, as in :class:`~.masked.MaskedGrid`, ``valid_tokens_cycles`` after ``i.start``.
     """
 
     def __init__(self, config):
@@ -61,11 +63,16 @@ class Array(wiring.Component):
         levels = {"levels": In(LevelEntry()), "level_bank": In(1)} if config.cell == "table" else {}
         members = {"swap": 1, **dict(accumulator_tag(config.strip_depth).members)}
         members["codes"] = data.ArrayLayout(config.activation_format.bits, config.planes * config.vector)
+        counted = {}
+        grid = build_grid(config)
         if config.masked:
             members |= {"start": 1, "mask": mask_layout(config.lanes)}
+            counted = {"valid_tokens": Out(grid.valid_tokens.shape())}
+            self.valid_tokens_cycles = grid.valid_tokens_cycles
         super().__init__(
             {
                 **levels,
+                **counted,
                 "i": In(data.StructLayout(members)),
                 "weight": In(
                     data.StructLayout(
@@ -89,7 +96,7 @@ class Array(wiring.Component):
                 "read_data": Out(data.ArrayLayout(signed(config.accumulator_bits), config.post_lanes)),
             }
         )
-        timing = build_grid(config).timing
+        timing = grid.timing
         #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
         self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
         #: Cycles from ``i.swap`` until the first word of the next weights may be given, one word per cycle.
@@ -117,7 +124,11 @@ class Array(wiring.Component):
 
         m.submodules.grid = grid = build_grid(config)
         if config.masked:
-            m.d.comb += [grid.start.eq(self.i.start), grid.mask.eq(self.i.mask)]
+            m.d.comb += [
+                grid.start.eq(self.i.start),
+                grid.mask.eq(self.i.mask),
+                self.valid_tokens.eq(grid.valid_tokens),
+            ]
         m.d.comb += [
             grid.codes.eq(self.i.codes),
             grid.swap.eq(self.i.swap),

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from ..arith.mask import Compactor, MaskUnit, mask_cycles, token_layout
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
-from ..lib.tree import tree_levels
+from ..lib.tree import adder_tree, tree_levels
 from .grid import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
 
 __all__ = ["MaskedCell", "MaskedGrid", "mask_layout"]
@@ -194,6 +194,10 @@ class MaskedGrid(wiring.Component):
     start : ``In(1)``
         ``codes``, ``mask`` and ``swap`` are valid.
     mask : ``In(mask_layout(lanes))``
+    valid_tokens : ``Out``
+        Tokens that are not idle, of all rows and planes, ``valid_tokens_cycles`` after ``start`` those of the first
+        beat. Rows whose weights are all zero in the first ``lanes`` words of a tile have none: nothing that a layer
+        reads lies there.
     """
 
     def __init__(self, weight_format, activation_format, shape):
@@ -202,11 +206,14 @@ class MaskedGrid(wiring.Component):
         self._cell = self._build_cell()
         #: :class:`~.grid.GridTiming`
         self.timing = self._timing()
+        lanes = shape.rows * shape.planes * shape.token_lanes
+        self.valid_tokens_cycles = self.timing.edge_cycles + 1 + tree_levels(lanes)
         super().__init__(
             grid_members(weight_format, activation_format, shape)
             | {
                 "start": In(1),
                 "mask": In(mask_layout(shape.lanes)),
+                "valid_tokens": Out(range(lanes + 1)),
             }
         )
 
@@ -242,7 +249,7 @@ class MaskedGrid(wiring.Component):
         # number.
         masked = mask_cycles(shape.lanes)
         start = delayed(m, self.start, masked, name="start", clear=True)
-        neighbours = []
+        neighbours, nonzero = [], []
         for row in range(shape.rows):
             tokens = []
             for plane in range(shape.planes):
@@ -260,6 +267,7 @@ class MaskedGrid(wiring.Component):
                     compactor.start.eq(start),
                 ]
                 tokens.append(compactor.tokens)
+                nonzero.append(Cat(token.nibble.any() for token in compactor.tokens))
             neighbours.append(delayed(m, Cat(tokens), row, name=f"row_{row}"))
 
         # What travels with tokens, one register per diagonal: the first beat, and the bank of weights.
@@ -277,6 +285,28 @@ class MaskedGrid(wiring.Component):
         with m.If(self.weight.valid):
             m.d.sync += held.eq(fill_bank)
         index_bits = (shape.lanes - 1).bit_length()
+        first_words = self.weight.valid & (self.weight.index[index_bits:] == 0)
+        filled = delayed(m, Cat(first_words, self.weight.index == 0, fill_bank), 1, name="filled", clear=True)
+        row_bits = shape.rows * self._weight_bits
+        words = Value.cast(self.weight.word)
+        used = [Signal(shape.rows, name=f"used_{number}") for number in range(2)]
+        for row in range(shape.rows):
+            own = range(row * self._weight_bits, len(words), row_bits)
+            holds = Cat(words[start : start + self._weight_bits] for start in own).any()
+            holds = delayed(m, holds, 1, name=f"holds_{row}")
+            for number, rows in enumerate(used):
+                with m.If(filled[0] & (filled[2] == number)):
+                    m.d.sync += rows[row].eq(holds | (rows[row] & ~filled[1]))
+
+        # Tokens of rows with weights. A row's flag is there one cycle behind its tokens, as its weights are.
+        counted = delayed(m, diagonal[0][1], 1, name="counted_bank")
+        now = Mux(counted, used[1], used[0])
+        lanes = shape.planes * shape.token_lanes
+        valid = [
+            delayed(m, token, 1, name=f"nonzero_{number}") & now[number // lanes]
+            for number, token in enumerate(Cat(nonzero))
+        ]
+        m.d.comb += self.valid_tokens.eq(adder_tree(m, valid, name="valid_tokens"))
         bus = [self.weight.valid, Cat(self.weight.index, fill_bank), self.weight.word]
 
         for column in range(shape.columns):

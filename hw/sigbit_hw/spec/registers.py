@@ -29,9 +29,10 @@ class Register(IntEnum):
     POOL_CYCLES = 0x40
     OUTPUT_CYCLES = 0x44
     IDLE_CYCLES = 0x48
+    VALID_TOKENS = 0x4C
 
 
-#: What every performance counter counts; one count per clock cycle, 32 bits, wrapping.
+#: What every performance counter counts; 32 bits, wrapping.
 COUNTERS = {
     Register.CYCLES: "cycles since an instruction was first queued, until the queue is empty and all units are idle",
     Register.COMPUTE_CYCLES: "cycles in which an activation vector enters the grid",
@@ -40,6 +41,7 @@ COUNTERS = {
     Register.POOL_CYCLES: "cycles in which the pooling unit reads",
     Register.OUTPUT_CYCLES: "cycles in which an output packet is being sent",
     Register.IDLE_CYCLES: "cycles in which no instruction is queued while a session is open",
+    Register.VALID_TOKENS: "term parts that masked cells multiply, counted once for all columns; 0 with other cells",
 }
 
 

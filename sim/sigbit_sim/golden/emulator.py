@@ -105,7 +105,7 @@ class Emulator:
         self._weight_cache, self._index_cache, self._index_elements = {}, {}, 0
         self._returned: deque[bytes] = deque()
         self._irq_enable = 0
-        self._counters = dict.fromkeys((Register.COMPUTE_CYCLES, Register.POOL_CYCLES, Register.OUTPUT_CYCLES), 0)
+        self._counters = dict.fromkeys(_COUNTED, 0)
         self._reset()
 
     def _reset(self):
@@ -141,8 +141,8 @@ class Emulator:
     def read(self, register):
         """Value of a register. All instructions that have arrived run first.
 
-        Of the counters only COMPUTE_CYCLES, POOL_CYCLES and OUTPUT_CYCLES (beats) have values; what depends on time
-        reads 0.
+        Of the counters only COMPUTE_CYCLES, POOL_CYCLES, OUTPUT_CYCLES (beats) and VALID_TOKENS have values; what
+        depends on time reads 0.
         """
         self._run(0)
         status = (Status.SESSION * self._session) | (Status.DRAINING * self._draining)
@@ -494,16 +494,29 @@ class Emulator:
         self._weight_cache[key] = matrix.reshape(len(matrix) * config.vector, -1), 0
         return self._weight_cache[key]
 
+    def _used_rows(self, fields, tiles):
+        """Rows that have weights, ``(tiles, rows)``: those whose first words of a tile are not all zero."""
+        config = self.config
+        words = fields["weight_words"]
+        repeats = fields["count1"] * fields["count2"] if fields["keep"] else 1
+        codes = self._weights[fields["weight_base"] :][: tiles // repeats * words].reshape(
+            -1, words, config.weight_columns * config.lanes, config.rows
+        )
+        return codes[:, : config.lanes].any(axis=(1, 2)).repeat(repeats, axis=0)
+
     def _masked_levels(self, indices, fields):
-        """What the grid multiplies of the words at some addresses: levels less that of the padding, masked."""
+        """What the grid multiplies of the words at some addresses: levels less that of the padding, masked; and how
+        many term parts these are in every row."""
         group, budget = self.config.lanes, fields["budget"]
         if budget > 2 * group:
             raise EmulatorError(f"COMPUTE keeps {budget} parts of a group; there are {2 * group}")
         addresses, inverse = np.unique(indices, return_inverse=True)
         values = (self._levels[addresses] - fields["pad_code"]).astype(np.int16).reshape(len(addresses), -1, group)
         policy = Policy.MAG if fields["magnitude_keys"] else Policy.NIB
-        kept = keep_masked(values, *select(np.abs(values), budget, policy)).astype(np.float32)
-        return kept.reshape(len(addresses), -1)[inverse.reshape(indices.shape)]
+        high, low = select(np.abs(values), budget, policy)
+        kept = keep_masked(values, high, low).astype(np.float32).reshape(len(addresses), -1)
+        inverse = inverse.reshape(indices.shape)
+        return kept[inverse], (high.sum(axis=-1) + low.sum(axis=-1))[inverse]
 
     def _compute(self, word, fields):
         config = self.config
@@ -520,7 +533,10 @@ class Emulator:
         dtype = np.float32 if bound < 1 << 24 else np.float64
         order, beats = indices.transpose(0, 2, 1), 1
         if config.masked:
-            levels, beats = self._masked_levels(order, fields), -(-fields["budget"] // config.token_lanes)
+            levels, tokens = self._masked_levels(order, fields)
+            beats = -(-fields["budget"] // config.token_lanes)
+            used = self._used_rows(fields, tiles)
+            self._counters[Register.VALID_TOKENS] += int(tokens.sum(axis=(0, 1))[used].sum())
         elif config.cell == "table":
             levels = self._levels_of_codes(fields["level_base"])[1][self._codes[order]]
             if np.isnan(levels).any():
@@ -694,6 +710,7 @@ class Emulator:
         self._counters[Register.OUTPUT_CYCLES] += len(packet) * 8 // config.stream_bits
 
 
+_COUNTED = (Register.COMPUTE_CYCLES, Register.POOL_CYCLES, Register.OUTPUT_CYCLES, Register.VALID_TOKENS)
 _PARAMETERS = tuple(field.name for field in PARAMETER.fields)
 _DEPTHS = {
     Kind.WEIGHTS: "weight_depth",

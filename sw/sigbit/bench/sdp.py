@@ -5,23 +5,28 @@ from itertools import pairwise
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
+from sigbit_hw.spec.formats import NUUQ
 from sigbit_sim.golden import network as golden
+from sigbit_sim.golden.sdp import W1P_LEVELS
 
 from ..budgets import average_bits, maskable, predicted_cycles, relative_error, uniform_budgets, with_budgets
 from ..compiler import compile
 from ..data import load_images
 from ..device import open_device
-from ..evaluation import accuracy, choose, configuration
+from ..evaluation import accuracy, choose, configuration, token_counters
 from ..quantize import input_levels, quantize
 from ..session import Session
 from .table import markdown
 
 __all__ = ["bench"]
 
-#: Images that fix the scales, and images of which DRQ's regions are put through the models of its arrays.
+#: Images that fix the scales and choose what is on a front, and images of which DRQ's regions are put through the
+#: models of its arrays.
 _CALIBRATION, _COST_IMAGES = 128, 4
 #: Regions and thresholds of DRQ: around those of its Table III.
-_REGIONS, _THRESHOLDS = ((2, 4), (4, 8)), (10, 20, 40)
+_REGIONS, _THRESHOLDS = ((2, 4), (4, 8), (4, 16)), (5, 10, 20, 40)
+#: Weights of one part each, as far as they are levels of INT(8): all but 128.
+_SINGLE_PART = tuple(level for level in W1P_LEVELS if abs(level) < 128)
 #: Points of accuracy that may be lost, and errors of the outputs, at which both are compared.
 _LOST_POINTS, _ERRORS = (0.5, 1.0, 2.0), (0.015, 0.03)
 #: Stall models of DRQ that an array can have; ``ideal`` (M0) is none.
@@ -43,19 +48,36 @@ def bench(
         raise SigbitError("Accuracy needs labels; name them after the images: --data FILE.npz:IMAGES,LABELS")
     first, _ = load_images(calibration, _CALIBRATION, scale=scale, mean=mean, std=std)
     progress("quantizing")
-    network = quantize(networks[0], first, weights=config.weight_format, activations=config.activation_format)
-    levels = input_levels(network, images)
-    progress(f"exact: {len(levels)} images")
-    outputs = choose(golden.run(network, levels))
-    exact = {"accuracy": accuracy(outputs, labels), "outputs": outputs, "cycles": predicted_cycles(network, config)}
-    rows = _rtl(progress, network, levels, config) if device == "rtl" else []
-    rows += _sdp(progress, network, levels, labels, config, exact)
-    rows += _drq(progress, network, levels, labels, config, exact)
-    rows += _matches(rows, exact["accuracy"])
+    formats = {"weights": config.weight_format, "activations": config.activation_format}
+    network = quantize(networks[0], first, **formats)
+    single = {"weights": NUUQ(len(_SINGLE_PART), config.weight_format.bits, _SINGLE_PART)}
+    names = [layer.name for layer in maskable(network, config.lanes)]
+    single_part = quantize(networks[0], first, **formats, layers=dict.fromkeys(names, single))
+    tuning, test = _Images(network, first), _Images(network, images, labels)
+    progress(f"exact: {len(images)} images")
+    best = test.measure(test.exact)["accuracy"]
+    rows = _rtl(progress, network, single_part, test.levels, config) if device == "rtl" else []
+    rows += _sdp(progress, "sdp", network, tuning, test, config)
+    rows += _sdp(progress, "w1p", single_part, tuning, test, config)
+    rows += _drq(progress, network, tuning, test, config)
+    rows += _matches(rows, best)
     rows += _size(progress, config)
     if picture is not None:
         _plot(picture, rows)
-    return rows, _text(rows, exact, network, config, len(levels))
+    return rows, _text(rows, best, network, config, len(images))
+
+
+class _Images:
+    """Images and what the network without masks gives for them."""
+
+    def __init__(self, network, images, labels=None):
+        self.levels, self._labels = input_levels(network, images), labels
+        self.exact = choose(golden.run(network, self.levels))
+
+    def measure(self, outputs):
+        """Error of other outputs, and their accuracy if there are labels."""
+        found = {"error": relative_error(outputs, self.exact)}
+        return found if self._labels is None else {**found, "accuracy": accuracy(outputs, self._labels)}
 
 
 def _macs(network):
@@ -69,68 +91,71 @@ def _macs(network):
     }  # fmt: skip
 
 
-def _sdp(progress, network, levels, labels, config, exact):
+def _sdp(progress, kind, network, tuning, test, config):
+    """By budget; the lanes of ``sdp`` multiply weights of 8 bits, those of ``w1p`` weights of one part."""
     group = config.lanes
     macs = _macs(network)
+    parts = {"sdp": 2, "w1p": 1}[kind]
+    full = predicted_cycles(network, config)
     rows = []
     for budget in range(group // 4, 2 * group + 1, group // 4):
         budgets = uniform_budgets(network, group, budget)
         masked = with_budgets(network, group, budgets)
-        progress(f"SDP, budget {budget} of {2 * group}")
-        outputs = exact["outputs"] if budget == 2 * group else choose(golden.run(masked, levels))
-        cost = sum(2 * budgets.get(name, 2 * group) / group * count for name, count in macs.items())
+        progress(f"{kind.upper()}, budget {budget} of {2 * group}")
+        measures = [images.measure(choose(golden.run(masked, images.levels))) for images in (tuning, test)]
+        # Exact layers have both parts of their weights.
+        costs = {name: parts * budgets[name] / group if name in budgets else 4 for name in macs}
         cycles = predicted_cycles(masked, config)
         rows.append(
             {
-                "kind": "sdp",
+                "kind": kind,
                 "budget": budget,
                 "average_bits": average_bits(network, group, budgets),
-                "accuracy": accuracy(outputs, labels),
-                "error": relative_error(outputs, exact["outputs"]),
-                "cost": cost / sum(macs.values()),
+                **measures[1],
+                "cost": _mean(costs, macs),
                 "cycles": cycles,
-                "share": cycles / exact["cycles"],
+                "share": cycles / full,
+                "tuning": {**measures[0], "cost": _mean(costs, macs)},
             }
         )
     return rows
 
 
-def _drq(progress, network, levels, labels, config, exact):
-    from sigbit_sim.drq import SENSITIVE_CYCLES, Region, layer_costs, run_drq
+def _mean(values, weights):
+    return sum(values[name] * weight for name, weight in weights.items()) / sum(weights.values())
 
-    macs = _macs(network)
+
+def _drq(progress, network, tuning, test, config):
+    from sigbit_sim.drq import Region, run_drq
+
     own = {layer.name: layer for layer in maskable(network, config.lanes)}
-    exempt = set(macs) - set(own)
     rows = []
     for height, width in _REGIONS:
         for threshold in _THRESHOLDS:
             progress(f"DRQ, regions of {height}x{width}, threshold {threshold}")
-            region = Region(height, width, threshold)
-            outputs, masks = _in_parts(run_drq, network, levels, region, exempt)
-            sums = dict.fromkeys(("M0", *_REALISABLE, "share"), 0.0)
-            for name, count in macs.items():
-                if name in own:
-                    target = network.tensors[own[name].output]
-                    costs = layer_costs(own[name], target, masks[name], depths=(4, 16))
-                    values = {
-                        "M0": costs.ideal, "M1": costs.lockstep, "M2(4)": costs.elastic[4], "M2(16)": costs.elastic[16],
-                        "share": costs.share,
-                    }  # fmt: skip
-                else:
-                    values = {**dict.fromkeys(("M0", *_REALISABLE), SENSITIVE_CYCLES), "share": 1.0}
-                for key, value in values.items():
-                    sums[key] += value * count / sum(macs.values())
+            found = []
+            for images in (tuning, test):
+                region = Region(height, width, threshold)
+                outputs, masks = _in_parts(run_drq, network, images.levels, region, set(_macs(network)) - set(own))
+                found.append({**images.measure(outputs), **_drq_costs(network, own, masks)})
             rows.append(
-                {
-                    "kind": "drq",
-                    "region": f"{height}x{width}",
-                    "threshold": threshold,
-                    "accuracy": accuracy(outputs, labels),
-                    "error": relative_error(outputs, exact["outputs"]),
-                    **sums,
-                }
+                {"kind": "drq", "region": f"{height}x{width}", "threshold": threshold, **found[1], "tuning": found[0]}
             )
     return rows
+
+
+def _drq_costs(network, own, masks):
+    """Cycles per product by stall model, and the share of products in 8 bits; other layers than ``own`` are exact."""
+    from sigbit_sim.drq import SENSITIVE_CYCLES, layer_costs
+
+    macs = _macs(network)
+    models = ("M0", *_REALISABLE)
+    values = {name: {**dict.fromkeys(models, SENSITIVE_CYCLES), "share": 1.0} for name in macs}
+    for name, layer in own.items():
+        costs = layer_costs(layer, network.tensors[layer.output], masks[name], depths=(4, 16))
+        found = (costs.ideal, costs.lockstep, costs.elastic[4], costs.elastic[16], costs.share)
+        values[name] = dict(zip((*models, "share"), found, strict=True))
+    return {key: _mean({name: row[key] for name, row in values.items()}, macs) for key in (*models, "share")}
 
 
 def _in_parts(run, network, levels, region, exempt, images=100):
@@ -144,12 +169,18 @@ def _in_parts(run, network, levels, region, exempt, images=100):
     return np.concatenate(outputs), kept
 
 
+def _front(points):
+    """Indices of the points ``(cost, value)`` that no point of at most their cost is as good as, by cost."""
+    found: list[int] = []
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        if not found or points[index][1] > points[found[-1]][1]:
+            found.append(index)
+    return found
+
+
 def _cost_at(points, goal):
     """Cost on the Pareto front of ``(cost, value)`` at which a value is reached, interpolated; None if it is not."""
-    front: list[tuple] = []
-    for cost, value in sorted(points):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
+    front = [points[index] for index in _front(points)]
     if not front or front[-1][1] < goal:
         return None
     for (low, before), (high, after) in pairwise(front):
@@ -158,16 +189,26 @@ def _cost_at(points, goal):
     return front[0][0]
 
 
+def _nearness(row):
+    return -np.log(max(row["error"], 1e-9))
+
+
 def _matches(rows, best):
-    """Costs of both at equal accuracy and at equal error."""
-    sdp, drq = ([row for row in rows if row["kind"] == kind] for kind in ("sdp", "drq"))
+    """Costs at equal accuracy and at equal error, of the settings that are on the fronts of the tuning images."""
     goals = [(f"8 bits - {lost:g} points", best - lost / 100, lambda row: row["accuracy"]) for lost in _LOST_POINTS]
-    goals += [(f"error {error:g}", -np.log(error), lambda row: -np.log(max(row["error"], 1e-9))) for error in _ERRORS]
+    goals += [(f"error {error:g}", -np.log(error), _nearness) for error in _ERRORS]
+    chosen = {}
+    for name, kind, cost in [("SDP", "sdp", "cost"), ("W1P", "w1p", "cost")] + [
+        (model, "drq", model) for model in ("M0", *_REALISABLE)
+    ]:
+        own = [row for row in rows if row["kind"] == kind]
+        front = _front([(row["tuning"][cost], _nearness(row["tuning"])) for row in own])
+        chosen[name] = [(own[index][cost], own[index]) for index in front]
     found = []
     for name, goal, value in goals:
-        costs = {"SDP": _cost_at([(row["cost"], value(row)) for row in sdp], goal)}
-        for model in ("M0", *_REALISABLE):
-            costs[model] = _cost_at([(row[model], value(row)) for row in drq], goal)
+        costs = {
+            design: _cost_at([(cost, value(row)) for cost, row in points], goal) for design, points in chosen.items()
+        }
         real = {model: costs[model] for model in _REALISABLE if costs[model] is not None}
         fastest = min(real, key=real.__getitem__, default=None)
         found.append({"kind": "match", "goal": name, **costs, "realisable": fastest})
@@ -181,15 +222,20 @@ def _size(progress, config):
     return [{"kind": "size", **masking_cost(config)}]
 
 
-def _rtl(progress, network, levels, config):
-    """Whole network at two budgets, and single layers at every budget with one token lane."""
+def _rtl(progress, network, single_part, levels, config):
+    """Whole network at two budgets and with weights of one part, single layers at every budget with one token lane."""
     group = config.lanes
     rows = []
     device = open_device("rtl", config, progress)
-    for budget in (group, 3 * group // 4):
-        masked = with_budgets(network, group, uniform_budgets(network, group, budget))
-        progress(f"RTL, whole network, budget {budget} of {2 * group}")
-        rows.append({"kind": "rtl", "budget": budget, **_measured(device, masked, levels[:1])})
+    for what, whole, budget in (
+        ("whole network", network, group),
+        ("whole network", network, 3 * group // 4),
+        ("whole network, W1P", single_part, group),
+    ):
+        masked = with_budgets(whole, group, uniform_budgets(whole, group, budget))
+        what = f"{what}, K = {budget}"
+        progress(f"RTL, {what}")
+        rows.append({"kind": "rtl", "what": what, **_measured(device, masked, levels[:1])})
     device = open_device("rtl", replace(config, token_lanes=1), progress)
     _, values = golden.run(network, levels[:1], trace=True)
     layers = [layer for layer in maskable(network, group) if layer.residual is None]
@@ -212,6 +258,7 @@ def _rtl(progress, network, levels, config):
                 "deviation": off[worst],
                 "prediction": max((row["prediction"] for row in found.values()), key=abs),
                 "mismatches": sum(row["mismatches"] for row in found.values()),
+                "tokens": found[group]["tokens"],
             }
         )
     return rows
@@ -231,11 +278,11 @@ def _behind_a_copy(network, layer):
 
 
 def _measured(device, network, levels, layer=None):
-    """Cycles of a network or of one of its layers in RTL, how far the model is off, and images that differ."""
+    """Cycles and tokens of a network or of one of its layers in RTL, how far the model is off, images that differ."""
     from sigbit_sim.cycles import attribute, marks, predict
 
     def counted(source):
-        return (source.total if layer is None else source.layers[layer])["cycles"]
+        return source.total if layer is None else source.layers[layer]
 
     program = compile(network, device.config)
     with Session(device, program) as session:
@@ -245,9 +292,10 @@ def _measured(device, network, levels, layer=None):
     measured = counted(attribute(program, [dict.fromkeys(snapshots[0], 0), *snapshots]))
     wrong = (outputs != choose(golden.run(network, levels))).reshape(len(levels), -1).any(axis=1)
     return {
-        "cycles": measured,
-        "prediction": counted(predict(program, len(levels))) / measured - 1,
+        "cycles": measured["cycles"],
+        "prediction": counted(predict(program, len(levels)))["cycles"] / measured["cycles"] - 1,
         "mismatches": int(wrong.sum()),
+        "tokens": token_counters(measured, program.config),
     }
 
 
@@ -259,8 +307,9 @@ def _plot(path, rows):
         raise SigbitError("A picture needs matplotlib, which is not installed; run: pip install matplotlib") from None
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    sdp = sorted((row["cost"], 100 * row["accuracy"]) for row in rows if row["kind"] == "sdp")
-    axes.plot(*zip(*sdp, strict=True), "o-", label="SDP-1, uniform budgets")
+    for kind, label in (("sdp", "SDP-1, weights of 8 bits"), ("w1p", "SDP-1, weights of one part")):
+        sdp = sorted((row["cost"], 100 * row["accuracy"]) for row in rows if row["kind"] == kind)
+        axes.plot(*zip(*sdp, strict=True), "o-", label=label)
     for model in ("M0", *_REALISABLE):
         drq = [(row[model], 100 * row["accuracy"]) for row in rows if row["kind"] == "drq"]
         axes.plot(*zip(*sorted(drq), strict=True), "x", label=f"DRQ, {model}")
@@ -286,19 +335,23 @@ _NOTE = """\
 {name}, {images} images, {weights} x {activations}, {accuracy:.2%} without masks. Groups of {group}, policy NIB, the \
 same budget in every layer but the first, the last and copies, which are exact for both designs; nothing is retrained. \
 Cost is cycles per MAC and 4x4 multiplier over all convolutions in the steady state: 2K/G for SDP with 8-bit weights, \
-4 for exact layers; fill is left out of both. Cycles are those of the second of two images by the cycle model, with \
-{token_lanes} token lanes. DRQ is our model of it, not the published design: rows of {rows}, M0 ideal (no array \
-reaches it), M1 lock-step, M2(d) elastic with FIFOs of d entries; its costs are of the first {cost_images} images. \
-Costs at equal accuracy are interpolated on the Pareto fronts. Gains are speed-up and time saved, against M0 and \
-against the fastest model that can be built."""
+4 for exact layers; fill is left out of both. W1P: weights of one nibble each, a codebook of the levels of INT(8) \
+among them with units by least squared error, so that a lane is one 4x4 multiplier and the cost K/G; that lane is not \
+built, these weights run on lanes for 8 bits in the same cycles. Cycles are those of the second of two images by the \
+cycle model, with {token_lanes} token lanes. DRQ is our model of it, not the published design: rows of {rows}, M0 \
+ideal (no array reaches it), M1 lock-step, M2(d) elastic with FIFOs of d entries; its costs are of the first \
+{cost_images} images. Costs at equal accuracy are interpolated on the Pareto fronts, between the settings that are on \
+the front of cost and error for the {calibration} calibration images. Gains are speed-up and time saved, against M0 \
+and against the fastest model that can be built."""
 
 
-def _text(rows, exact, network, config, images):
+def _text(rows, best, network, config, images):
     from sigbit_sim.drq import ROWS
 
     def of(*kinds):
         return [row for row in rows if row["kind"] in kinds]
 
+    single = {row["budget"]: row for row in of("w1p")}
     parts = [
         markdown(
             of("sdp"),
@@ -308,6 +361,9 @@ def _text(rows, exact, network, config, images):
                 "accuracy": lambda row: f"{row['accuracy']:.1%}",
                 "error of the outputs": lambda row: f"{row['error']:.5f}",
                 "cost": lambda row: f"{row['cost']:.2f}",
+                "W1P: accuracy": lambda row: f"{single[row['budget']]['accuracy']:.1%}",
+                "error": lambda row: f"{single[row['budget']]['error']:.5f}",
+                "cost ": lambda row: f"{single[row['budget']]['cost']:.2f}",
                 "cycles per image": lambda row: row["cycles"],
                 "of exact": lambda row: f"{row['share']:.1%}",
             },
@@ -330,18 +386,21 @@ def _text(rows, exact, network, config, images):
             {
                 "at": lambda row: row["goal"],
                 "SDP": lambda row: _number(row["SDP"]),
+                "SDP, W1P": lambda row: _number(row["W1P"]),
                 "DRQ M0": lambda row: _number(row["M0"]),
                 "best of M1, M2": lambda row: (
                     "-" if row["realisable"] is None else f"{row[row['realisable']]:.2f} {row['realisable']}"
                 ),
                 "gain against M0": lambda row: _gain(row["M0"], row["SDP"]),
                 "against realisable": lambda row: _gain(row.get(row["realisable"]), row["SDP"]),
+                "of W1P against M0": lambda row: _gain(row["M0"], row["W1P"]),
+                "against realisable ": lambda row: _gain(row.get(row["realisable"]), row["W1P"]),
             },
         ),
         _NOTE.format(
             name=network.name, images=images, weights=config.weight_format, activations=config.activation_format,
-            accuracy=exact["accuracy"], group=config.lanes, token_lanes=config.token_lanes, rows=ROWS,
-            cost_images=_COST_IMAGES,
+            accuracy=best, group=config.lanes, token_lanes=config.token_lanes, rows=ROWS,
+            cost_images=_COST_IMAGES, calibration=_CALIBRATION,
         ),
     ]  # fmt: skip
     (size,) = of("size")
@@ -358,7 +417,7 @@ def _text(rows, exact, network, config, images):
             markdown(
                 of("rtl", "layer"),
                 {
-                    "in RTL": lambda row: row.get("layer", f"whole network, K = {row.get('budget')}"),
+                    "in RTL": lambda row: row["what"] if row["kind"] == "rtl" else row["layer"],
                     "token lanes": lambda row: config.token_lanes if row["kind"] == "rtl" else 1,
                     "cycles": lambda row: (
                         row["cycles"]
@@ -369,12 +428,17 @@ def _text(rows, exact, network, config, images):
                         "" if row["kind"] == "rtl" else f"{row['deviation']:+.2%} at K = {row['worst_budget']}"
                     ),
                     "prediction": lambda row: f"{row['prediction']:+.3%}",
+                    "valid tokens": lambda row: f"{row['tokens']['utilisation']:.1%}",
+                    "waits for weights": lambda row: row["tokens"]["wload_stall"],
+                    "for the post-processor": lambda row: row["tokens"]["memory_stall"],
                     "wrong": lambda row: row["mismatches"],
                 },
             )
         )
         parts.append(
             "One image of the network; single layers behind a copy of their input with every K from 1 to 2G, against "
-            "K / 2G of the cycles at K = 2G."
+            f"K / 2G of the cycles at K = 2G. Counters (of the layers at K = {config.lanes}): tokens per beat and "
+            "lane, and cycles of waiting. The cycles have the fill in them; masks are made at run time, so there are no "
+            "bytes of metadata."
         )
     return "\n\n".join(parts)
