@@ -49,7 +49,8 @@ def test_settings_are_chosen_by_the_tuning_images():
     # The second setting is the best of all on the images of the test, and not on the front of the others.
     rows = [row(1.0, 0.5, 0.5), row(2.0, 0.001, 0.6), row(3.0, 0.01, 0.01)]
     (match,) = [found for found in module._matches(rows, 1.0) if found["goal"] == "8 bits - 1 points"]
-    assert match["SDP"] == 3.0 and match["M0"] is match["realisable"] is None
+    assert match["SDP"] == 3.0
+    assert match["M0"] is match["realisable"] is None
 
 
 def test_a_gain_has_two_readings():
@@ -66,7 +67,9 @@ def test_a_run_compares_both_designs_on_one_network(monkeypatch):
     last = kinds["sdp"][-1]
     assert (last["error"], last["cost"], last["share"], last["average_bits"]) == (0, 4, 1, 8)
     single = kinds["w1p"][-1]
-    assert single["cost"] < 4 and single["cycles"] == last["cycles"] and 0 < single["error"] < 0.1
+    assert single["cost"] < 4
+    assert single["cycles"] == last["cycles"]
+    assert 0 < single["error"] < 0.1
     errors = [row["error"] for row in kinds["sdp"]]
     assert errors[0] > errors[3] > errors[-1]
     cycles = [row["cycles"] for row in kinds["sdp"]]

@@ -438,7 +438,7 @@ def _text(rows, best, network, config, images):
         parts.append(
             "One image of the network; single layers behind a copy of their input with every K from 1 to 2G, against "
             f"K / 2G of the cycles at K = 2G. Counters (of the layers at K = {config.lanes}): tokens per beat and "
-            "lane, and cycles of waiting. The cycles have the fill in them; masks are made at run time, so there are no "
-            "bytes of metadata."
+            "lane, and cycles of waiting. The cycles have the fill in them; masks are made at run time, so there are "
+            "no bytes of metadata."
         )
     return "\n\n".join(parts)
