@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sigbit
+from sigbit.budgets import maskable
 from sigbit.cli import main
 from sigbit.graph import AveragePool, Concat, Conv, Graph, MaxPool, Upsample
 from sigbit.quantize import input_levels, quantize
 from sigbit.scales import unit_from_statistic
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT, Format
+from sigbit_hw.spec.masks import Policy, TermMask
 from sigbit_sim.golden import numerics
-from sigbit_sim.golden.network import IntegerNetwork, run
+from sigbit_sim.golden.network import Convolution, IntegerNetwork, run
+from sigbit_sim.golden.sdp import masked_levels
 
 torch = pytest.importorskip("torch")
 
@@ -119,6 +122,19 @@ def test_term_parts_are_kept_by_importance(values, group, budget, policy, kept):
     assert (levels.grad == 1).all()
 
 
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("group", [4, 8, 16])
+def test_kept_parts_are_those_of_the_golden_model(group, policy):
+    random = np.random.default_rng(group)
+    # Channels that do not fill the last group; few different values, so that there are ties in every group.
+    values = random.choice([0, 1, 15, 16, 17, 31, 32, 127, 128, 240, 255], (40, group + 2, 3))
+    signed = random.choice([-128, -127, -17, -16, -1, 0, 1, 5, 16, 127], (40, group + 2, 3))
+    for levels in (values, random.integers(0, 256, values.shape), signed):
+        for budget in range(1, 2 * group + 1):
+            found = keep_parts(torch.tensor(levels, dtype=torch.float32), group, budget, policy.name.lower())
+            np.testing.assert_array_equal(found.numpy(), masked_levels(levels, TermMask(group, budget, policy)))
+
+
 def shaken(network, random):
     """All that is trained moved by a little, so that nothing is what post-training quantization left."""
     with torch.no_grad():
@@ -205,9 +221,36 @@ def test_masked_layers_compute_with_the_parts_that_are_kept():
 
     _, plain = outputs({})
     _, exact = outputs({"side": (8, 16)})
-    _, coarse = outputs({"side": (8, 2)})
+    network, coarse = outputs({"side": (8, 2)})
     assert torch.equal(plain, exact)
     assert not torch.equal(plain, coarse)
+    # Budgets fall from everything to those of the masks; the exported network has the latter.
+    found = []
+    for share in (0, 0.5, 1):
+        network.anneal(share)
+        with torch.no_grad():
+            found.append(network(torch.tensor(images)))
+    assert torch.equal(found[0], plain)
+    assert torch.equal(found[2], coarse)
+    assert not torch.equal(found[1], plain)
+    assert not torch.equal(found[1], coarse)
+    network.anneal(0)
+    masks = {layer.name: layer.mask for layer in network.export().layers if isinstance(layer, Convolution)}
+    assert {name for name, mask in masks.items() if mask} == {"side"}
+    assert masks["side"] == TermMask(8, 2)
+
+
+def test_all_layers_that_can_have_a_budget_are_named_at_once():
+    images = np.random.default_rng(11).normal(size=(4, 2, 8, 8)).astype(np.float32)
+    graph = everything(np.random.default_rng(12))
+    masks = {"side": (8, 3), "*": (8, 4, "mag")}
+    network = prepare_qat(graph, images, weights="int:8", activations="uint:8", masks=masks).export()
+    found = {layer.name: layer.mask for layer in network.layers if getattr(layer, "mask", None)}
+    names = {layer.name for layer in maskable(network, 8)}
+    assert len(names) > 1
+    assert found == {name: TermMask(8, 4, Policy.MAG) for name in names} | {"side": TermMask(8, 3)}
+    with pytest.raises(TrainingError, match=r"'\*': a mask is \(group, budget\)"):
+        prepare_qat(graph, images, weights="int:8", activations="uint:8", masks={"*": "sdp"})
 
 
 def test_units_by_statistics_are_averages_of_the_batches():

@@ -16,6 +16,7 @@ from ..device import open_device
 from ..evaluation import accuracy, choose, configuration, token_counters
 from ..quantize import input_levels, quantize
 from ..session import Session
+from .picture import check_pictures, figure
 from .table import markdown
 
 __all__ = ["bench"]
@@ -43,6 +44,7 @@ def bench(
     config = configuration(config)
     if not config.masked:
         raise SigbitError(f"bench sdp needs a configuration with masked cells, not {config.cell}; leave --config out")
+    check_pictures(picture)
     images, labels = load_images(data, limit, scale=scale, mean=mean, std=std)
     if labels is None:
         raise SigbitError("Accuracy needs labels; name them after the images: --data FILE.npz:IMAGES,LABELS")
@@ -301,23 +303,17 @@ def _measured(device, network, levels, layer=None):
 
 def _plot(path, rows):
     """Accuracy against cost, of both."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SigbitError("A picture needs matplotlib, which is not installed; run: pip install matplotlib") from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for kind, label in (("sdp", "SDP-1, weights of 8 bits"), ("w1p", "SDP-1, weights of one part")):
-        sdp = sorted((row["cost"], 100 * row["accuracy"]) for row in rows if row["kind"] == kind)
-        axes.plot(*zip(*sdp, strict=True), "o-", label=label)
-    for model in ("M0", *_REALISABLE):
-        drq = [(row[model], 100 * row["accuracy"]) for row in rows if row["kind"] == "drq"]
-        axes.plot(*zip(*sorted(drq), strict=True), "x", label=f"DRQ, {model}")
-    axes.set_xlabel("cycles per MAC and 4x4 multiplier")
-    axes.set_ylabel("accuracy in %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)
+    with figure(path) as axes:
+        for kind, label in (("sdp", "SDP-1, weights of 8 bits"), ("w1p", "SDP-1, weights of one part")):
+            sdp = sorted((row["cost"], 100 * row["accuracy"]) for row in rows if row["kind"] == kind)
+            axes.plot(*zip(*sdp, strict=True), "o-", label=label)
+        for model in ("M0", *_REALISABLE):
+            drq = [(row[model], 100 * row["accuracy"]) for row in rows if row["kind"] == "drq"]
+            axes.plot(*zip(*sorted(drq), strict=True), "x", label=f"DRQ, {model}")
+        axes.set_xlabel("cycles per MAC and 4x4 multiplier")
+        axes.set_ylabel("accuracy in %")
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def _gain(old, new):

@@ -272,6 +272,7 @@ def _epoch(network, teacher, optimizer, batches, recipe, index, epoch, total, te
         done = (epoch * len(batches) + step) / total
         if done >= 1 - recipe.freeze:
             network.freeze_units()
+        network.anneal(min(done / recipe.anneal, 1) if recipe.anneal else 1)
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * _rate(recipe, stage, done)
         loss = _loss(recipe, network(images), labels, teacher, images)

@@ -26,6 +26,7 @@ from sigbit_sim.golden.numerics import project as golden_project
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..budgets import maskable
 from ..graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
 from ..model_reader import Model, read_model
 from ..passes import keeps_levels, lower
@@ -239,7 +240,7 @@ class QatNetwork(nn.Module):
         super().__init__()
         self.graph = graph
         self._network = network
-        self._masks = dict(masks or {})
+        self._masks = self._masks_now = dict(masks or {})
         layers = {layer.name: layer for layer in network.layers}
         self._group = level_groups(graph)
         writers: dict[str, list[Node]] = {}
@@ -312,11 +313,18 @@ class QatNetwork(nn.Module):
             outputs[name] = found[:, :, 0, 0] if found.shape[2:] == (1, 1) else found
         return outputs if len(outputs) > 1 else outputs[self.graph.output]
 
+    def anneal(self, share: float) -> None:
+        """Go a share of the way from all term parts to the budgets of the masks; 1 is where a module begins."""
+        self._masks_now = {
+            name: replace(mask, budget=math.ceil(2 * mask.group - share * (2 * mask.group - mask.budget)))
+            for name, mask in self._masks.items()
+        }
+
     def _convolution(self, node: Conv, units: dict[str, Tensor], x: Tensor, residual: Tensor | None = None) -> Tensor:
         quantized = self.layers[self._layer_of[node.name]]
         weights, weight_units = quantized()
-        if node.name in self._masks:
-            mask = self._masks[node.name]
+        if node.name in self._masks_now:
+            mask = self._masks_now[node.name]
             x = keep_parts(x, mask.group, mask.budget, mask.policy.name.lower())
         gain = weight_units * units[self._group[node.input]]
         bias = nearest_integer(quantized.bias.double() / gain)
@@ -456,7 +464,8 @@ def prepare_qat(
     units : str
         ``"trained"``, or ``"statistics"`` of every batch: the rule of the ESB paper, for INT and ESB only.
     masks : mapping, optional
-        Structured dynamic precision by layer: ``(group, budget)`` or ``(group, budget, policy)``.
+        Structured dynamic precision by layer: ``(group, budget)`` or ``(group, budget, policy)``; ``"*"`` are all
+        layers that :func:`~sigbit.budgets.maskable` names.
     options
         Those of :func:`~sigbit.quantize.quantize`.
 
@@ -477,8 +486,18 @@ def prepare_qat(
 def term_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, TermMask]:
     """Masks by layer, checked; everything wrong is reported at once."""
     layers = {layer.name: layer for layer in network.layers if isinstance(layer, golden.Convolution)}
-    found, problems = {}, []
+    found: dict[str, TermMask] = {}
+    problems = []
     for name, mask in masks.items():
+        try:
+            group, budget, *policy = mask
+            own = TermMask(group, budget, *(Policy[each.upper()] for each in policy))
+        except (MaskError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problems.append(f"{name!r}: a mask is (group, budget) or (group, budget, policy), not {mask!r}: {error}")
+            continue
+        if name == "*":
+            found = {layer.name: own for layer in maskable(network, own.group)} | found
+            continue
         if name not in layers:
             problems.append(f"{name!r}: no convolution has this name; they are {', '.join(layers)}")
             continue
@@ -486,11 +505,7 @@ def term_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str,
         if format is None or not format.uniform or format.bits != 8:
             problems.append(f"{name!r}: masks need activations in uint:8 or int:8, but the layer reads {format}")
             continue
-        try:
-            group, budget, *policy = mask
-            found[name] = TermMask(group, budget, *(Policy[each.upper()] for each in policy))
-        except (MaskError, ValueError, TypeError, KeyError, AttributeError) as error:
-            problems.append(f"{name!r}: a mask is (group, budget) or (group, budget, policy), not {mask!r}: {error}")
+        found[name] = own
     if problems:
         raise TrainingError("Term masks cannot be used:\n  " + "\n  ".join(problems))
     return found

@@ -58,7 +58,10 @@ class Recipe:
     crop, flip : int, bool
         Pixels by which images are moved at most, and whether half of them are mirrored.
     masks : dict
-        Layer -> ``[group, budget]`` or ``[group, budget, policy]`` of structured dynamic precision.
+        Layer -> ``[group, budget]`` or ``[group, budget, policy]`` of structured dynamic precision; ``"*"`` are all
+        layers that can have a budget.
+    anneal : float
+        Share of the steps of a stage in which budgets fall from everything to those of the masks.
     scale, mean, std : float, list
         Normalization of images, as in :func:`~sigbit.data.normalize`.
     calibration : int
@@ -79,6 +82,7 @@ class Recipe:
     crop: int = 4
     flip: bool = True
     masks: dict[str, list] = field(default_factory=dict)
+    anneal: float = 1 / 3
     scale: float = 255.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -126,6 +130,7 @@ class Recipe:
             "freeze": (0, 1),
             "distillation": (0, 1),
             "temperature": (0, None),
+            "anneal": (0, 1),
             "scale": (0, None),
         }
         problems += _numbers(values, limits, "")

@@ -105,21 +105,35 @@ def keep_parts(levels: Tensor, group: int, budget: int, policy: str = "nib") -> 
     if budget == 2 * group:
         return levels
     count, channels, *rest = levels.shape
-    filler = levels.new_zeros((count, -channels % group, *rest))
-    grouped = torch.cat((levels.detach(), filler), 1).reshape(count, -1, group, *rest)
-    magnitude = grouped.abs()
-    high = torch.floor(magnitude / 16)
-    low = magnitude - 16 * high
-    if policy == "nib":
-        keys = [16 + high, low]
-    elif policy == "mag":
-        keys = [256 + magnitude, low]
+    signed = levels.detach()
+    filled = torch.cat((signed, signed.new_zeros((count, -channels % group, *rest))), 1)
+    # Bytes, a group's positions first: passes over whole tensors, no sort.
+    grouped = filled.abs().to(torch.uint8).reshape(count, -1, group, *rest).movedim(2, 0).contiguous()
+    high, low = grouped & 0xF0, grouped & 0x0F
+    if policy == "term":
+        leading, trailing = torch.where(high > 0, high, low), (high > 0) & (low > 0)
+        first = _first(grouped, grouped > 0, budget)
+        left = (budget - (grouped > 0).sum(0, dtype=torch.int16)).clamp_(min=0)
+        kept = leading * first + low * _first(grouped * trailing, trailing, left)
     else:
-        keys = [256 + magnitude, torch.where(high > 0, magnitude, 256 + magnitude)]
-    nothing = torch.zeros_like(low)
-    keys = [torch.where(part > 0, key, nothing) for key, part in zip(keys, (high, low), strict=True)]
-    order = torch.cat(keys, 2).sort(dim=2, descending=True, stable=True).indices
-    kept = torch.zeros_like(order, dtype=torch.bool).scatter_(2, order[:, :, :budget], True)
-    parts = torch.cat((16 * high, low), 2) * kept
-    masked = grouped.sign() * (parts[:, :, :group] + parts[:, :, group:])
-    return straight_through(levels, masked.reshape(count, -1, *rest)[:, :channels])
+        first = _first(grouped if policy == "mag" else high, high > 0, budget)
+        left = (budget - (high > 0).sum(0, dtype=torch.int16)).clamp_(min=0)
+        kept = high * first + low * _first(low, low > 0, left)
+    masked = kept.movedim(0, 2).reshape(filled.shape)[:, :channels].to(levels.dtype) * signed.sign()
+    return straight_through(levels, masked)
+
+
+def _first(keys: Tensor, valid: Tensor, budget: Tensor | int) -> Tensor:
+    """Which valid keys are among the ``budget`` largest along the first axis, equal ones by position.
+
+    Invalid keys must be smaller than the valid ones. Every key counts those before it: a comparison of two positions
+    serves both, and gives a tie to the earlier one.
+    """
+    size = len(keys)
+    rank = torch.zeros_like(keys)
+    rank += torch.arange(size - 1, -1, -1, dtype=torch.uint8, device=keys.device).view(-1, *[1] * (keys.dim() - 1))
+    for distance in range(1, size):
+        wins = (keys[:-distance] >= keys[distance:]).view(torch.uint8)
+        rank[distance:] += wins
+        rank[:-distance] -= wins
+    return valid & (rank < budget)
