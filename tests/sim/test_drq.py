@@ -10,7 +10,7 @@ from sigbit_sim.drq import (
     elastic_cycles,
     layer_costs,
     lockstep_cycles,
-    row_sensitivity,
+    array_reads,
     run_drq,
     sensitive,
     short_activations,
@@ -116,7 +116,7 @@ def test_rows_of_the_array_read_taps_of_a_channel_one_after_the_other():
     (layer,) = integer.layers
     target = integer.tensors[layer.output]
     mask = np.random.default_rng(5).random((1, 2, 4, 5)) < 0.5
-    found = row_sensitivity(layer, target, mask)[0].reshape(2, 2, 2, target.height, target.width)
+    found = array_reads(layer, target, mask)[0].reshape(2, 2, 2, target.height, target.width)
     for c, ky, kx, y, x in np.ndindex(found.shape):
         row, column = 2 * y + ky - 1, x + kx
         inside = 0 <= row < 4 and column < 5

@@ -1,0 +1,68 @@
+"""Energy proxy of structured dynamic precision and of DRQ: toggles of their netlists for the same activations."""
+
+import numpy as np
+from sigbit_hw.spec.formats import UINT
+from sigbit_hw.spec.masks import TermMask
+from sigbit_sim.golden import network as golden
+
+from ..budgets import maskable
+
+__all__ = ["IMAGES", "POSITIONS", "add_toggles"]
+
+#: Images of which activations are taken, positions per tile.
+IMAGES, POSITIONS = 8, 48
+
+
+def add_toggles(progress, network, levels, config, rows):
+    """Give rows of kinds ``sdp`` (by ``budget``) and ``drq`` (by ``region`` and ``threshold``) their ``toggles``.
+
+    Per multiplication of the whole network: layers that may be masked by tiles of them, the others as exact.
+
+    Parameters
+    ----------
+    network : :class:`~sigbit_sim.golden.network.IntegerNetwork`
+    levels : int array, ``(N, channels, height, width)``
+        Input levels.
+    config : :class:`~sigbit_hw.spec.config.AcceleratorConfig`
+        With masked cells.
+    """
+    from sigbit_sim.drq import Region, sensitive
+    from sigbit_sim.energy import draw_tiles, drq_toggles, masked_toggles
+
+    own = maskable(network, config.lanes)
+    layers = [layer for layer in own if layer.groups == 1 and network.tensors[layer.input].format == UINT(8)]
+    _, values = golden.run(network, levels[:IMAGES], trace=True)
+    inputs = {layer.name: values[layer.input] for layer in layers}
+
+    def drawn(maps):
+        return draw_tiles(network, layers, maps, config, POSITIONS, seed=1)
+
+    weights, activations = drawn(inputs)
+    found = {}
+    group = config.lanes
+    for budget in sorted({row["budget"] for row in rows if row["kind"] == "sdp"} | {2 * group}):
+        progress(f"toggles of masked cells, budget {budget} of {2 * group}")
+        found["sdp", budget] = masked_toggles(config, weights, activations, TermMask(group, budget))
+    progress("toggles of DRQ, everything sensitive")
+    found["drq", None] = drq_toggles(weights[:, 0], activations, np.ones(activations.shape, dtype=bool))
+    for row in rows:
+        if row["kind"] == "drq":
+            region = Region(*map(int, row["region"].split("x")), row["threshold"])
+            progress(f"toggles of DRQ, regions of {row['region']}, threshold {row['threshold']}")
+            _, flags = drawn({name: sensitive(array, region) for name, array in inputs.items()})
+            found["drq", row["region"], row["threshold"]] = drq_toggles(weights[:, 0], activations, flags > 0)
+    share = _products(network, own) / _products(network, network.layers)
+    for row in rows:
+        if row["kind"] == "sdp":
+            row["toggles"] = share * found["sdp", row["budget"]] + (1 - share) * found["sdp", 2 * group]
+        elif row["kind"] == "drq":
+            key = "drq", row["region"], row["threshold"]
+            row["toggles"] = share * found[key] + (1 - share) * found["drq", None]
+
+
+def _products(network, layers):
+    return sum(
+        layer.weights.size * network.tensors[layer.output].height * network.tensors[layer.output].width
+        for layer in layers
+        if isinstance(layer, golden.Convolution)
+    )
