@@ -364,7 +364,8 @@ def drq_toggles(weights, activations, sensitive):
         inputs, ends = _drq_inputs(held[part], values[part], flags[part], above[part], sum_bits)
         streams = len(ends)
         circuit = MappedCircuit.synthesized(module, "drq_element", streams)
-        found = circuit.run(inputs, ("sum_out",), slice(1, None))["sum_out"]
+        # The weight is held, and the first activation not yet taken.
+        found = circuit.run(inputs, ("sum_out",), slice(2, None))["sum_out"]
         found = row_values(found, sum_bits, streams, signed=True)[:, 0]
         _same(found[ends, np.arange(streams)[:, np.newaxis]], sums[part], "DRQ's element")
         toggles += circuit.toggles
