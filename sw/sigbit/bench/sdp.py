@@ -1,4 +1,4 @@
-"""Structured dynamic precision: accuracy and cycles by budget, against DRQ on the same network, in RTL, and in LUTs."""
+"""Structured dynamic precision: accuracy, cycles and energy proxy by budget, against DRQ, in RTL, and in LUTs."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +17,9 @@ from ..evaluation import accuracy, choose, configuration, token_counters
 from ..quantize import input_levels, quantize
 from ..session import Session
 from .picture import check_pictures, figure
+from .sdp_energy import IMAGES as ENERGY_IMAGES
+from .sdp_energy import NOTE as ENERGY_NOTE
+from .sdp_energy import POSITIONS, add_toggles
 from .table import markdown
 
 __all__ = ["bench"]
@@ -62,6 +65,7 @@ def bench(
     rows += _sdp(progress, "sdp", network, tuning, test, config)
     rows += _sdp(progress, "w1p", single_part, tuning, test, config)
     rows += _drq(progress, network, tuning, test, config)
+    rows.append(add_toggles(progress, network, tuning.levels, config, rows))
     rows += _matches(rows, best)
     rows += _size(progress, config)
     if picture is not None:
@@ -200,11 +204,12 @@ def _matches(rows, best):
     goals = [(f"8 bits - {lost:g} points", best - lost / 100, lambda row: row["accuracy"]) for lost in _LOST_POINTS]
     goals += [(f"error {error:g}", -np.log(error), _nearness) for error in _ERRORS]
     chosen = {}
-    for name, kind, cost in [("SDP", "sdp", "cost"), ("W1P", "w1p", "cost")] + [
-        (model, "drq", model) for model in ("M0", *_REALISABLE)
-    ]:
+    for name, kind, cost in [("SDP", "sdp", "cost"), ("W1P", "w1p", "cost"), ("SDP toggles", "sdp", "toggles")] + [
+        ("DRQ toggles", "drq", "toggles"), *((model, "drq", model) for model in ("M0", *_REALISABLE))
+    ]:  # fmt: skip
         own = [row for row in rows if row["kind"] == kind]
-        front = _front([(row["tuning"][cost], _nearness(row["tuning"])) for row in own])
+        # Toggles are always those of tuning images.
+        front = _front([(row["tuning"].get(cost, row[cost]), _nearness(row["tuning"])) for row in own])
         chosen[name] = [(own[index][cost], own[index]) for index in front]
     found = []
     for name, goal, value in goals:
@@ -362,6 +367,7 @@ def _text(rows, best, network, config, images):
                 "cost ": lambda row: f"{single[row['budget']]['cost']:.2f}",
                 "cycles per image": lambda row: row["cycles"],
                 "of exact": lambda row: f"{row['share']:.1%}",
+                "toggles per MAC": lambda row: f"{row['toggles']:.1f}",
             },
         ),
         markdown(
@@ -375,6 +381,7 @@ def _text(rows, best, network, config, images):
                 **{
                     f"cost {model}": lambda row, model=model: f"{row[model]:.2f}" for model in ("M0", *_REALISABLE)
                 },
+                "toggles per MAC": lambda row: f"{row['toggles']:.1f}",
             },
         ),
         markdown(
@@ -398,6 +405,16 @@ def _text(rows, best, network, config, images):
             accuracy=best, group=config.lanes, token_lanes=config.token_lanes, rows=ROWS,
             cost_images=_COST_IMAGES, calibration=_CALIBRATION,
         ),
+        markdown(
+            of("match"),
+            {
+                "toggles per MAC at": lambda row: row["goal"],
+                "SDP": lambda row: _number(row["SDP toggles"]),
+                "DRQ": lambda row: _number(row["DRQ toggles"]),
+                "gain": lambda row: _gain(row["DRQ toggles"], row["SDP toggles"]),
+            },
+        ),
+        ENERGY_NOTE.format(images=ENERGY_IMAGES, positions=POSITIONS, **of("toggles")[0]),
     ]  # fmt: skip
     (size,) = of("size")
     parts.append(
