@@ -24,13 +24,13 @@ __all__ = ["STREAMS", "MappedCircuit", "bit_rows", "row_values"]
 STREAMS = 64
 
 _ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_XOR, _MUX, _NOT, _PASS = "0110", "11001010", "01", "10"
-#: Distributed memory: words, bits of a port, its ports, the one with the address of writes.
+_MUX, _NOT = "11001010", "01"
+#: Distributed memory: bits of a port, its ports, the one with the address of writes.
 _MEMORIES = {
-    "RAM32M": (32, 2, "ABCD", "D"),
-    "RAM64M": (64, 1, "ABCD", "D"),
-    "RAM32M16": (32, 2, "ABCDEFGH", "H"),
-    "RAM64M8": (64, 1, "ABCDEFGH", "H"),
+    "RAM32M": (2, "ABCD", "D"),
+    "RAM64M": (1, "ABCD", "D"),
+    "RAM32M16": (2, "ABCDEFGH", "H"),
+    "RAM64M8": (1, "ABCDEFGH", "H"),
 }
 _DUAL_PORTS = {"RAM32X1D": 5, "RAM64X1D": 6}
 #: Block memory with one port to read and one to write: address bits, the lowest one's place, width.
@@ -79,7 +79,8 @@ def _choose(table, select):
 class _Tables:
     """Look-up tables with as many inputs of one level, whose inputs are settled before."""
 
-    def __init__(self, truths, inputs, outputs):
+    def __init__(self, tables):
+        truths, inputs, outputs = zip(*tables, strict=True)
         bits = np.array(
             [[_ONES if digit == "1" else 0 for digit in reversed(text)] for text in truths], dtype=np.uint64
         )
@@ -94,10 +95,29 @@ class _Tables:
         values[self._outputs] = _choose(table, select[1:])
 
 
+class _Carries:
+    """Carry cells of as many bits of one level."""
+
+    def __init__(self, cells):
+        self._carry, self._generate, self._select, self._sums, self._carries = (
+            np.array(column).T.copy() for column in zip(*cells, strict=True)
+        )
+
+    def settle(self, values):
+        select, generate = values[self._select], values[self._generate]
+        carries = np.empty((len(select) + 1, select.shape[1]), dtype=np.uint64)
+        carries[0] = values[self._carry]
+        for bit in range(len(select)):
+            carries[bit + 1] = generate[bit] ^ ((generate[bit] ^ carries[bit]) & select[bit])
+        values[self._sums] = select ^ carries[:-1]
+        values[self._carries] = carries[1:]
+
+
 class _Words:
     """One-bit memories of look-up tables with as many words: ports that read at one level, all that write."""
 
-    def __init__(self, depth, ports):
+    def __init__(self, ports):
+        depth = 1 << len(ports[0][0])
         self._reads, self._outputs, self._writes, self._enables, self._data = (
             np.array(column).T.copy() for column in zip(*ports, strict=True)
         )
@@ -117,7 +137,8 @@ class _Words:
 class _Shifts:
     """Shift registers of look-up tables with as many stages."""
 
-    def __init__(self, depth, ports):
+    def __init__(self, ports):
+        depth = 1 << len(ports[0][0])
         self._reads, self._outputs, self._enables, self._data = (
             np.array(column).T.copy() for column in zip(*ports, strict=True)
         )
@@ -221,12 +242,12 @@ class MappedCircuit:
         self._rows = {"0": 0, "1": 1, "x": 0, "z": 0}
         self._ports = {name: (port["direction"], self._of(port["bits"])) for name, port in module["ports"].items()}
         self._groups, self._clocked, self._stored = [], [], []
-        drivers, read = self._connect(module["cells"].values(), boxes)
-        read |= {row for direction, rows in self._ports.values() if direction == "output" for row in rows}
+        drivers, used = self._connect(module["cells"].values(), boxes)
+        used |= {row for direction, rows in self._ports.values() if direction == "output" for row in rows}
         self._values = np.zeros(max(self._rows.values()) + 1, dtype=np.uint64)
         self._values[1] = _ONES
         self._values[self._high] = _ONES
-        self._nets = np.array(sorted(drivers & read - {0, 1}), dtype=np.int64)
+        self._nets = np.array(sorted(drivers & used - {0, 1}), dtype=np.int64)
         self._last = self._values[self._nets]
         self.nets = len(self._nets)
         self.restart_count()
@@ -237,8 +258,8 @@ class MappedCircuit:
 
     def _connect(self, cells, boxes):
         """Sort all cells into groups; rows that cells drive, rows that they read."""
-        tables, words, shifts, registers, blocks = [], [], [], {0: [], 1: []}, {}
-        drivers, read = set(), set()
+        logic, registers, blocks = [], {0: [], 1: []}, {}
+        drivers, used = set(), set()
         self._high = []
         for cell in cells:
             kind, directions, parameters = cell["type"], cell["port_directions"], cell["parameters"]
@@ -253,13 +274,13 @@ class MappedCircuit:
                 if directions[name] == "output":
                     drivers.update(rows)
                 elif name not in _CLOCK_PINS:
-                    read.update(rows)
+                    used.update(rows)
             if kind.startswith("LUT") or kind == "INV":
-                tables += _tables(kind, parameters, pin)
+                logic += _tables(kind, parameters, pin)
             elif kind.startswith("MUXF"):
-                tables.append((_MUX, [pin["I0"][0], pin["I1"][0], pin["S"][0]], pin["O"][0]))
+                logic.append(_table(_MUX, [pin["I0"][0], pin["I1"][0], pin["S"][0]], pin["O"][0]))
             elif kind in ("CARRY4", "CARRY8"):
-                tables += self._carry(pin)
+                logic.append(_carry(pin))
             elif kind in ("FDRE", "FDSE"):
                 value = kind == "FDSE"
                 ports = [pin["D"][0], pin["CE"][0], pin["S" if value else "R"][0], pin["Q"][0]]
@@ -269,11 +290,11 @@ class MappedCircuit:
             elif kind in _SHIFT_REGISTERS:
                 depth = _SHIFT_REGISTERS[kind]
                 address = pin["A"] if "A" in pin else [pin[f"A{bit}"][0] for bit in range(depth.bit_length() - 1)]
-                shifts.append((depth, address, pin["Q"][0], pin["CE"][0], pin["D"][0]))
-                if "Q31" in pin:
-                    shifts.append((depth, [1] * 5, pin["Q31"][0], pin["CE"][0], pin["D"][0]))
+                taps = [(address, pin["Q"][0])] + [([1] * len(address), row) for row in pin.get("Q31", ())]
+                for read, row in taps:
+                    logic.append((_Shifts, depth, read, [row], (read, row, pin["CE"][0], pin["D"][0])))
             elif kind in _MEMORIES or kind in _DUAL_PORTS:
-                words += _memory(kind, pin)
+                logic += _memory(kind, pin)
             elif kind in boxes:
                 granule = len(pin["write_data"]) // len(pin["write_enable"])
                 enables = [row for row in pin["write_enable"] for _ in range(granule)]
@@ -284,7 +305,7 @@ class MappedCircuit:
                 blocks.setdefault(key, []).extend(bits)
             else:
                 raise SynthesisError(f"A mapped netlist has {kind}, of which there is no model")
-        self._level(tables, words, shifts)
+        self._level(logic)
         for (address, enable, write, latency, _), bits in blocks.items():
             memory = _BlockMemory((address, enable), write, bits, latency)
             self._clocked.append(memory)
@@ -294,34 +315,21 @@ class MappedCircuit:
                 group = _Registers(ports, value)
                 self._clocked.append(group)
                 self._stored.append(group)
-        return drivers, read
+        return drivers, used
 
-    def _carry(self, pin):
-        """A carry chain as a table for every sum and every carry."""
-        carry = pin["CI"][0]
-        if "CYINIT" in pin and pin["CYINIT"][0] != 0:
-            carry = pin["CYINIT"][0]
-        for select, generate, total, carried in zip(pin["S"], pin["DI"], pin["O"], pin["CO"], strict=True):
-            yield _XOR, [carry, select], total
-            yield _MUX, [generate, carry, select], carried
-            carry = carried
-
-    def _level(self, tables, words, shifts):
+    def _level(self, logic):
         """Groups in an order in which inputs are settled first."""
-        items = [("table", len(inputs), inputs, output, truth) for truth, inputs, output in tables]
-        items += [("words", depth, port[0], port[1], port) for depth, *port in words]
-        items += [("shifts", depth, port[0], port[1], port) for depth, *port in shifts]
-        driver = {item[3]: number for number, item in enumerate(items)}
+        driver = {row: number for number, (*_, outputs, _) in enumerate(logic) for row in outputs}
         level = {}
 
-        for start in range(len(items)):
+        for start in range(len(logic)):
             stack = [start]
             while stack:
                 number = stack[-1]
                 if level.get(number, -1) >= 0:
                     stack.pop()
                     continue
-                below = [driver[row] for row in items[number][2] if row in driver]
+                below = [driver[row] for row in logic[number][2] if row in driver]
                 waiting = [other for other in below if level.get(other, -1) < 0]
                 if not waiting:
                     level[number] = 1 + max((level[other] for other in below), default=-1)
@@ -332,16 +340,13 @@ class MappedCircuit:
                     level[number] = -1
                     stack += waiting
         grouped: dict = {}
-        for number, item in enumerate(items):
-            grouped.setdefault((level[number], *item[:2]), []).append(item)
-        for (_, kind, size), members in sorted(grouped.items(), key=lambda entry: entry[0]):
-            if kind == "table":
-                _, _, inputs, outputs, truths = zip(*members, strict=True)
-                self._groups.append(_Tables(truths, inputs, outputs))
-                continue
-            group = (_Words if kind == "words" else _Shifts)(size, [item[4] for item in members])
+        for number, (kind, size, *_, ports) in enumerate(logic):
+            grouped.setdefault((level[number], kind.__name__, size, kind), []).append(ports)
+        for (*_, kind), ports in sorted(grouped.items(), key=lambda entry: entry[0][:3]):
+            group = kind(ports)
             self._groups.append(group)
-            self._clocked.append(group)
+            if kind in (_Words, _Shifts):
+                self._clocked.append(group)
 
     def set(self, name, rows):
         """Give an input its bits, lowest first: uint64 words of a bit per stream (:func:`bit_rows`)."""
@@ -413,37 +418,51 @@ class MappedCircuit:
         return {name: np.array(rows) for name, rows in found.items()}
 
 
+# Parts of the logic: class of their group, what equals in a group, rows that they need, rows that they drive, ports.
+
+
+def _table(truth, inputs, output):
+    return _Tables, len(inputs), inputs, [output], (truth, inputs, output)
+
+
 def _tables(kind, parameters, pin):
     if kind == "INV":
-        return [(_NOT, pin["I"], pin["O"][0])]
+        return [_table(_NOT, pin["I"], pin["O"][0])]
     if kind == "LUT6_2":
         truth = parameters["INIT"].zfill(64)
         inputs = [pin[f"I{number}"][0] for number in range(6)]
-        return [(truth, inputs, pin["O6"][0]), (truth[32:], inputs[:5], pin["O5"][0])]
+        return [_table(truth, inputs, pin["O6"][0]), _table(truth[32:], inputs[:5], pin["O5"][0])]
     size = int(kind[3:])
     truth = parameters["INIT"].zfill(1 << size)
-    return [(truth, [pin[f"I{number}"][0] for number in range(size)], pin["O"][0])]
+    return [_table(truth, [pin[f"I{number}"][0] for number in range(size)], pin["O"][0])]
+
+
+def _carry(pin):
+    carry = max(pin["CI"][0], pin.get("CYINIT", [0])[0])  # one of them is 0
+    ports = carry, pin["DI"], pin["S"], pin["O"], pin["CO"]
+    return _Carries, len(pin["S"]), [carry, *pin["DI"], *pin["S"]], [*pin["O"], *pin["CO"]], ports
 
 
 def _memory(kind, pin):
-    """One-bit memories: words, address and output of the read port, address, enable and data of the write port."""
+    """One-bit memories: address and output of the read port, address, enable and data of the write port."""
     enable = pin["WE"][0]
     if kind in _DUAL_PORTS:
         bits = _DUAL_PORTS[kind]
-        write, read = ([pin[f"{name}{bit}"][0] for bit in range(bits)] for name in ("A", "DPRA"))
-        ports = [(read, "DPO"), (write, "SPO")]
-        return [
-            (1 << bits, address, pin[output][0], write, enable, pin["D"][0])
-            for address, output in ports
+        write, other = ([pin[f"{name}{bit}"][0] for bit in range(bits)] for name in ("A", "DPRA"))
+        ports = [
+            (read, pin[output][0], write, enable, pin["D"][0])
+            for read, output in ((other, "DPO"), (write, "SPO"))
             if output in pin
         ]
-    depth, width, letters, writer = _MEMORIES[kind]
-    return [
-        (depth, pin[f"ADDR{letter}"], pin[f"DO{letter}"][bit], pin[f"ADDR{writer}"], enable, pin[f"DI{letter}"][bit])
-        for letter in letters
-        for bit in range(width)
-        if f"DO{letter}" in pin and len(pin[f"DO{letter}"]) > bit
-    ]
+    else:
+        width, letters, writer = _MEMORIES[kind]
+        ports = [
+            (pin[f"ADDR{letter}"], pin[f"DO{letter}"][bit], pin[f"ADDR{writer}"], enable, pin[f"DI{letter}"][bit])
+            for letter in letters
+            if f"DO{letter}" in pin
+            for bit in range(width)
+        ]
+    return [(_Words, len(port[0]), port[0], [port[1]], port) for port in ports]
 
 
 def _block(kind, parameters, pin):
