@@ -442,7 +442,7 @@ def accelerator_toggles(config, program, levels):
     circuit.set("aresetn", mask)
     circuit.set("s_axis_tkeep", mask)
     sent = cycles = quiet = 0
-    packets = [[]]
+    packets: list[list] = [[]]
     while len(packets) <= len(program.arrival):
         valid = sent < len(data)
         circuit.set("s_axis_tvalid", mask * valid)

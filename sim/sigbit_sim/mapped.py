@@ -298,8 +298,8 @@ class MappedCircuit:
             elif kind in boxes:
                 granule = len(pin["write_data"]) // len(pin["write_enable"])
                 enables = [row for row in pin["write_enable"] for _ in range(granule)]
-                bits = zip(pin["write_data"], enables, pin["read_data"], strict=True)
-                blocks[tuple(pin["read_address"]), 1, tuple(pin["write_address"]), 2, kind] = list(bits)
+                bits = list(zip(pin["write_data"], enables, pin["read_data"], strict=True))
+                blocks[tuple(pin["read_address"]), 1, tuple(pin["write_address"]), 2, kind] = bits
             elif kind in _BLOCKS:
                 key, bits = _block(kind, parameters, pin)
                 blocks.setdefault(key, []).extend(bits)
@@ -320,7 +320,7 @@ class MappedCircuit:
     def _level(self, logic):
         """Groups in an order in which inputs are settled first."""
         driver = {row: number for number, (*_, outputs, _) in enumerate(logic) for row in outputs}
-        level = {}
+        level: dict[int, int] = {}
 
         for start in range(len(logic)):
             stack = [start]
@@ -401,7 +401,7 @@ class MappedCircuit:
         cycles = {len(rows) for rows in inputs.values()}
         if len(cycles) != 1:
             raise ValueError(f"inputs must have as many cycles each, not {sorted(cycles)}")
-        found = {name: [] for name in outputs}
+        found: dict[str, list] = {name: [] for name in outputs}
         start, stop, _ = counted.indices(*cycles)
         for cycle in range(*cycles):
             if cycle == start:

@@ -7,10 +7,10 @@ from sigbit_hw.spec.formats import INT, UINT
 from sigbit_hw.spec.masks import MaskError
 from sigbit_sim.drq import (
     Region,
+    array_reads,
     elastic_cycles,
     layer_costs,
     lockstep_cycles,
-    array_reads,
     run_drq,
     sensitive,
     short_activations,

@@ -49,7 +49,7 @@ def add_toggles(progress, network, levels, config, rows):
         return draw_tiles(network, layers, maps, config, POSITIONS, seed=1)
 
     weights, activations = drawn(inputs)
-    found = {}
+    found: dict[tuple, float] = {}
     group = config.lanes
     for budget in sorted({row["budget"] for row in rows if row["kind"] == "sdp"} | {2 * group}):
         progress(f"toggles of masked cells, budget {budget} of {2 * group}")
@@ -60,7 +60,8 @@ def add_toggles(progress, network, levels, config, rows):
         found["drq", exact] = drq_toggles(weights[:, 0], activations, flags)
     for row in rows:
         if row["kind"] == "drq":
-            region = Region(*map(int, row["region"].split("x")), row["threshold"])
+            height, width = map(int, row["region"].split("x"))
+            region = Region(height, width, row["threshold"])
             progress(f"toggles of DRQ, regions of {row['region']}, threshold {row['threshold']}")
             _, flags = drawn({name: sensitive(array, region) for name, array in inputs.items()})
             found["drq", row["region"], row["threshold"]] = drq_toggles(weights[:, 0], activations, flags > 0)
