@@ -258,7 +258,9 @@ class MappedCircuit:
 
     def _connect(self, cells, boxes):
         """Sort all cells into groups; rows that cells drive, rows that they read."""
-        logic, registers, blocks = [], {0: [], 1: []}, {}
+        logic: list[tuple] = []
+        registers: dict[bool, list] = {False: [], True: []}
+        blocks: dict[tuple, list] = {}
         drivers, used = set(), set()
         self._high = []
         for cell in cells:

@@ -44,6 +44,7 @@ def test_settings_are_chosen_by_the_tuning_images():
             "cost": cost,
             "accuracy": 1 - error,
             "error": error,
+            "toggles": 10 * cost,
             "tuning": {"cost": cost, "error": tuned},
         }
 
@@ -51,6 +52,7 @@ def test_settings_are_chosen_by_the_tuning_images():
     rows = [row(1.0, 0.5, 0.5), row(2.0, 0.001, 0.6), row(3.0, 0.01, 0.01)]
     (match,) = [found for found in module._matches(rows, 1.0) if found["goal"] == "8 bits - 1 points"]
     assert match["SDP"] == 3.0
+    assert match["SDP toggles"] == 30.0
     assert match["M0"] is match["realisable"] is None
 
 
@@ -97,10 +99,10 @@ def test_a_run_compares_both_designs_on_one_network(monkeypatch):
     # A budget of 16 is what exact layers take, too; the other rows are between their own and exact.
     assert [row["toggles"] for row in kinds["sdp"]][-1] == pytest.approx(64)
     assert 8 < kinds["sdp"][0]["toggles"] < 16
-    assert elements[0] == 1
+    assert elements[:2] == [1, 0]
     shares = [row["toggles"] for row in kinds["drq"]]
-    assert shares[0] > shares[1] > shares[2] > 20
-    assert all(row["toggles"] > 20 + 60 * share for row, share in zip(kinds["drq"], elements[1:], strict=True))
+    assert shares[0] > shares[1] > shares[2] > shares[3] > 20
+    assert all(row["toggles"] > 20 + 60 * share for row, share in zip(kinds["drq"], elements[2:], strict=True))
     assert {row["goal"] for row in kinds["match"]} >= {"8 bits - 1 points", "error 0.03"}
     assert "25.0% of 160" in text
     assert "not the published design" in text

@@ -204,9 +204,13 @@ def _matches(rows, best):
     goals = [(f"8 bits - {lost:g} points", best - lost / 100, lambda row: row["accuracy"]) for lost in _LOST_POINTS]
     goals += [(f"error {error:g}", -np.log(error), _nearness) for error in _ERRORS]
     chosen = {}
-    for name, kind, cost in [("SDP", "sdp", "cost"), ("W1P", "w1p", "cost"), ("SDP toggles", "sdp", "toggles")] + [
-        ("DRQ toggles", "drq", "toggles"), *((model, "drq", model) for model in ("M0", *_REALISABLE))
-    ]:  # fmt: skip
+    for name, kind, cost in (
+        ("SDP", "sdp", "cost"),
+        ("W1P", "w1p", "cost"),
+        *((model, "drq", model) for model in ("M0", *_REALISABLE)),
+        ("SDP toggles", "sdp", "toggles"),
+        ("DRQ toggles", "drq", "toggles"),
+    ):
         own = [row for row in rows if row["kind"] == kind]
         # Toggles are always those of tuning images.
         front = _front([(row["tuning"].get(cost, row[cost]), _nearness(row["tuning"])) for row in own])

@@ -10,16 +10,16 @@ from ..budgets import maskable
 __all__ = ["IMAGES", "NOTE", "POSITIONS", "add_toggles"]
 
 #: Images of which activations are taken, positions per tile.
-IMAGES, POSITIONS = 8, 48
+IMAGES, POSITIONS = 8, 32
 
 NOTE = """\
 Toggles: settled net toggles of the mapped netlist per multiplication of the network, our energy proxy of our circuits \
 and not power: one per net and cycle at most, no glitches, no clock, all nets alike, every result exact. 64 tiles of \
-the layers that may be masked, drawn by their share of all products, {positions} positions of the first {images} \
+the layers that may be masked, drawn by their share of all products, {positions} positions of {images} calibration \
 images each, with the weights in place. SDP: the whole grid of the configuration, masking units, compactors and tags \
-included. DRQ: only its processing element, a 4x4 multiplier with one adder (`sigbit_sim.drq_circuit`), in its favour: \
-regions, rounding, control, FIFOs and pipeline registers are free, and stalls take nothing. With exact \
-layers only SDP has {sdp_exact:.1f} and DRQ {drq_exact:.1f}, and DRQ {drq_short:.1f} with none of its regions sensitive. \
+included. DRQ: only its processing element, a 4x4 multiplier with one adder (`sigbit_sim.drq_circuit`), in its \
+favour: regions, rounding, control, FIFOs and pipeline registers are free, and stalls take nothing. With exact layers \
+only SDP has {sdp_exact:.1f} and DRQ {drq_exact:.1f}; with no region sensitive in any layer DRQ has {drq_short:.1f}. \
 The paper has 51 % less energy than DRQ (2.04x) for its own circuits; flows for FPGAs cannot check that figure."""
 
 
