@@ -49,7 +49,8 @@ def run_bench(what, write=None, progress=lambda line: None, **options):
         ``networks`` (names or ONNX files), ``device`` (``"model"`` or ``"rtl"``), ``data`` (images for ONNX files) and
         ``batch`` (images in a group). ``"codebooks"`` takes one ONNX model as ``networks``, ``data``, ``calibration``,
         ``activations``, ``scale``, ``mean`` and ``std``. ``"sdp"`` takes an ONNX classifier in ``networks``, ``data``
-        with labels, ``calibration``, ``scale``, ``mean`` and ``std``, ``limit`` (images), ``device`` and ``config``.
+        with labels, ``calibration``, ``scale``, ``mean`` and ``std``, ``limit`` (images), ``device`` and ``config``;
+        ``"ausn"`` may take one, with the first six of these, instead of the digits network.
         These and ``"nuuq"`` take ``picture``, a file.
         ``builds`` of ``"boards"``: where ``sigbit build`` put things.
 

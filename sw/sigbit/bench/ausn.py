@@ -78,8 +78,12 @@ def bench(progress, networks=(), data=None, calibration=None, scale=255.0, mean=
         progress(f"{pair}: accuracy")
         network, levels, labels = build(weights, activations)
         outputs = choose(golden.run(network, levels))
-        progress(f"{pair}: synthesizing")
         formats = Format.parse(weights), Format.parse(activations)
+        progress(f"{pair}: toggles")
+        generated = _toggles(*formats, mode, *_generated(*formats, mode))
+        layer, length, work = _real(network, *formats, levels[:_STREAMS])
+        real = _toggles(*formats, mode, *work)
+        progress(f"{pair}: size")
         lane = grid_cost(*formats, lanes=TILE_LANES)
         requantizer = requantizer_cost(formats[1], mode, PRESETS["tiny"].accumulator_bits)
         rows.append(
@@ -93,14 +97,14 @@ def bench(progress, networks=(), data=None, calibration=None, scale=255.0, mean=
                 "requantizer_ff": requantizer["ff"],
                 "dsp": requantizer["dsp"] + lane["dsp"],
                 "tile_lut": TILE_LANES * lane["lut_per_mac"] + requantizer["lut"],
+                "generated": generated,
+                "real": real,
+                "layer": layer,
+                "length": length,
                 "accuracy": accuracy(outputs, labels),
                 "yosys": lane["yosys"],
             }
         )
-        progress(f"{pair}: toggles")
-        rows[-1]["generated"] = _toggles(*formats, mode, *_generated(*formats, mode))
-        rows[-1]["layer"], rows[-1]["length"], work = _real(network, *formats, levels[:_STREAMS])
-        rows[-1]["real"] = _toggles(*formats, mode, *work)
     whole = [_accelerator(progress, *formats) for formats in ACCELERATORS]
     text = _text(rows, whole, network.name, len(levels), SYNTHESIS)
     return rows + whole, text
