@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from sigbit.bench import bench_needs, run_bench
 from sigbit.bench import sdp as module
+from sigbit.bench.sdp_area import area_rows, area_table
 from sigbit.cli import main
+from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
+from sigbit_sim import drq_cost
 
 MODELS = files("sigbit") / "models"
 OPTIONS = {
@@ -20,6 +23,7 @@ SIZE = {
     "kind": "size", "yosys": "0", "masking_lut": 40, "cells_lut": 160, "overhead": 0.25,
     **{name: {"lut": 10, "dsp": 0} for name in ("mask", "compactor", "cell", "plain")},
 }  # fmt: skip
+COSTS = {"element": 80, "predictor": 72, "fifos": {4: 160, 16: 320}, "lockstep": 80.5, "elastic": {4: 90.5, 16: 100.5}}
 
 
 @pytest.mark.parametrize(
@@ -62,8 +66,10 @@ def test_a_gain_has_two_readings():
     assert module._gain(None, 1.0) == "-"
 
 
-def test_a_run_compares_both_designs_on_one_network(monkeypatch):
+def test_a_run_compares_both_designs_on_one_network(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_size", lambda progress, config: [SIZE])
+    monkeypatch.setattr(drq_cost, "drq_cost", lambda: COSTS)
     masked, elements = [], []
 
     def masked_toggles(config, weights, activations, mask):
@@ -108,6 +114,26 @@ def test_a_run_compares_both_designs_on_one_network(monkeypatch):
     assert "not the published design" in text
     assert "| toggles per MAC at | SDP | DRQ | gain |" in text
     assert "flows for FPGAs cannot check that figure" in text
+
+    # What was measured is kept; other images are others.
+    monkeypatch.setattr(module, "_outputs", None)
+    monkeypatch.setattr(module.drq, "run_drq", None)
+    assert run_bench("sdp", limit=12, **OPTIONS) == (rows, text)
+    with pytest.raises(TypeError, match="not callable"):
+        run_bench("sdp", limit=11, **OPTIONS)
+
+
+def test_at_equal_look_up_tables_lanes_count_by_their_size(monkeypatch):
+    monkeypatch.setattr(drq_cost, "drq_cost", lambda: COSTS)
+    match = {"kind": "match", "goal": "error 1", "SDP": 2.0, "M0": 2.0, "M1": 4.0, "M2(4)": 3.0, "M2(16)": None}
+    config = PRESETS["sdp"]
+    size = {"masking_lut": 28 * 128, "cells_lut": 100 * 128}
+    (row,) = area_rows([match], size, config)
+    assert (row["lane"], row["SDP"], row["M0"], row["M1"]) == (128, 128, 161, 322)
+    assert (row["M2(4)"], row["M2(16)"], row["realisable"]) == (271.5, None, "M2(4)")
+    assert "| error 1 | 128 | 161 | 272 M2(4) | 1.26x, 20.5% | 2.12x, 52.9% |" in area_table(
+        [row], module._gain, config
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,20 @@
 """Structured dynamic precision: accuracy, cycles and energy proxy by budget, against DRQ, in RTL, and in LUTs."""
 
+import hashlib
+import json
+import os
 from dataclasses import replace
+from inspect import getsource
 from itertools import pairwise
 
 import numpy as np
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import NUUQ
+from sigbit_sim import drq
+from sigbit_sim.cache import cache_folder
 from sigbit_sim.golden import network as golden
-from sigbit_sim.golden.sdp import W1P_LEVELS
+from sigbit_sim.golden import numerics
+from sigbit_sim.golden import sdp as term_parts
 
 from ..budgets import average_bits, maskable, predicted_cycles, relative_error, uniform_budgets, with_budgets
 from ..compiler import compile
@@ -17,6 +24,7 @@ from ..evaluation import accuracy, choose, configuration, token_counters
 from ..quantize import input_levels, quantize
 from ..session import Session
 from .picture import check_pictures, figure
+from .sdp_area import area_rows, area_table
 from .sdp_energy import IMAGES as ENERGY_IMAGES
 from .sdp_energy import NOTE as ENERGY_NOTE
 from .sdp_energy import POSITIONS, add_toggles
@@ -30,7 +38,7 @@ _CALIBRATION, _COST_IMAGES = 128, 4
 #: Regions and thresholds of DRQ: around those of its Table III.
 _REGIONS, _THRESHOLDS = ((2, 4), (4, 8), (4, 16)), (5, 10, 20, 40)
 #: Weights of one part each, as far as they are levels of INT(8): all but 128.
-_SINGLE_PART = tuple(level for level in W1P_LEVELS if abs(level) < 128)
+_SINGLE_PART = tuple(level for level in term_parts.W1P_LEVELS if abs(level) < 128)
 #: Points of accuracy that may be lost, and errors of the outputs, at which both are compared.
 _LOST_POINTS, _ERRORS = (0.5, 1.0, 2.0), (0.015, 0.03)
 #: Stall models of DRQ that an array can have; ``ideal`` (M0) is none.
@@ -67,23 +75,42 @@ def bench(
     rows += _drq(progress, network, tuning, test, config)
     rows.append(add_toggles(progress, network, tuning.levels, config, rows))
     rows += _matches(rows, best)
-    rows += _size(progress, config)
+    rows += (sizes := _size(progress, config))
+    rows += area_rows([row for row in rows if row["kind"] == "match"], sizes[0], config)
     if picture is not None:
         _plot(picture, rows)
     return rows, _text(rows, best, network, config, len(images))
 
 
 class _Images:
-    """Images and what the network without masks gives for them."""
+    """Images and what the network without masks gives for them.
+
+    What is measured on them is kept in the user's cache folder, so that a run of an hour can be interrupted.
+    """
 
     def __init__(self, network, images, labels=None):
         self.levels, self._labels = input_levels(network, images), labels
         self.exact = choose(golden.run(network, self.levels))
+        self._about = (*map(getsource, (golden, numerics, term_parts)), self.levels, self.exact, labels)
 
     def measure(self, outputs):
         """Error of other outputs, and their accuracy if there are labels."""
         found = {"error": relative_error(outputs, self.exact)}
         return found if self._labels is None else {**found, "accuracy": accuracy(outputs, self._labels)}
+
+    def kept(self, network, setting, find):
+        """The numbers that ``find()`` gives for a network on these images, if an earlier run did not find them."""
+        digest = hashlib.sha256()
+        layers = [value for layer in network.layers for value in vars(layer).values()]
+        for part in (*self._about, setting, network.tensors, *layers):
+            digest.update((part.tobytes() if isinstance(part, np.ndarray) else str(part).encode()) + b"\0")
+        stored = cache_folder() / "bench" / f"{digest.hexdigest()}.json"
+        if not stored.exists():
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = stored.with_suffix(f".{os.getpid()}")
+            unfinished.write_text(json.dumps(find()))
+            unfinished.replace(stored)
+        return json.loads(stored.read_text())
 
 
 def _macs(network):
@@ -108,7 +135,10 @@ def _sdp(progress, kind, network, tuning, test, config):
         budgets = uniform_budgets(network, group, budget)
         masked = with_budgets(network, group, budgets)
         progress(f"{kind.upper()}, budget {budget} of {2 * group}")
-        measures = [images.measure(choose(golden.run(masked, images.levels))) for images in (tuning, test)]
+        measures = [
+            images.kept(masked, "", lambda images=images, masked=masked: images.measure(_outputs(masked, images)))
+            for images in (tuning, test)
+        ]
         # Exact layers have both parts of their weights.
         costs = {name: parts * budgets[name] / group if name in budgets else 4 for name in macs}
         cycles = predicted_cycles(masked, config)
@@ -127,38 +157,49 @@ def _sdp(progress, kind, network, tuning, test, config):
     return rows
 
 
+def _outputs(network, images):
+    return choose(golden.run(network, images.levels))
+
+
 def _mean(values, weights):
     return sum(values[name] * weight for name, weight in weights.items()) / sum(weights.values())
 
 
 def _drq(progress, network, tuning, test, config):
-    from sigbit_sim.drq import Region, run_drq
-
     own = {layer.name: layer for layer in maskable(network, config.lanes)}
-    rows = []
+
+    def found(images, region):
+        outputs, masks = _in_parts(drq.run_drq, network, images.levels, region, set(_macs(network)) - set(own))
+        return {**images.measure(outputs), **_drq_costs(network, own, masks)}
+
+    rows, about = [], f"{getsource(drq)} {_COST_IMAGES}"
     for height, width in _REGIONS:
         for threshold in _THRESHOLDS:
             progress(f"DRQ, regions of {height}x{width}, threshold {threshold}")
-            found = []
-            for images in (tuning, test):
-                region = Region(height, width, threshold)
-                outputs, masks = _in_parts(run_drq, network, images.levels, region, set(_macs(network)) - set(own))
-                found.append({**images.measure(outputs), **_drq_costs(network, own, masks)})
+            region = drq.Region(height, width, threshold)
+            measures = [
+                images.kept(network, about + str(region), lambda images=images, region=region: found(images, region))
+                for images in (tuning, test)
+            ]
             rows.append(
-                {"kind": "drq", "region": f"{height}x{width}", "threshold": threshold, **found[1], "tuning": found[0]}
+                {
+                    "kind": "drq",
+                    "region": f"{height}x{width}",
+                    "threshold": threshold,
+                    **measures[1],
+                    "tuning": measures[0],
+                }
             )
     return rows
 
 
 def _drq_costs(network, own, masks):
     """Cycles per product by stall model, and the share of products in 8 bits; other layers than ``own`` are exact."""
-    from sigbit_sim.drq import SENSITIVE_CYCLES, layer_costs
-
     macs = _macs(network)
     models = ("M0", *_REALISABLE)
-    values = {name: {**dict.fromkeys(models, SENSITIVE_CYCLES), "share": 1.0} for name in macs}
+    values = {name: {**dict.fromkeys(models, drq.SENSITIVE_CYCLES), "share": 1.0} for name in macs}
     for name, layer in own.items():
-        costs = layer_costs(layer, network.tensors[layer.output], masks[name], depths=(4, 16))
+        costs = drq.layer_costs(layer, network.tensors[layer.output], masks[name], depths=(4, 16))
         found = (costs.ideal, costs.lockstep, costs.elastic[4], costs.elastic[16], costs.share)
         values[name] = dict(zip((*models, "share"), found, strict=True))
     return {key: _mean({name: row[key] for name, row in values.items()}, macs) for key in (*models, "share")}
@@ -317,8 +358,8 @@ def _plot(path, rows):
             sdp = sorted((row["cost"], 100 * row["accuracy"]) for row in rows if row["kind"] == kind)
             axes.plot(*zip(*sdp, strict=True), "o-", label=label)
         for model in ("M0", *_REALISABLE):
-            drq = [(row[model], 100 * row["accuracy"]) for row in rows if row["kind"] == "drq"]
-            axes.plot(*zip(*sorted(drq), strict=True), "x", label=f"DRQ, {model}")
+            other = [(row[model], 100 * row["accuracy"]) for row in rows if row["kind"] == "drq"]
+            axes.plot(*zip(*sorted(other), strict=True), "x", label=f"DRQ, {model}")
         axes.set_xlabel("cycles per MAC and 4x4 multiplier")
         axes.set_ylabel("accuracy in %")
         axes.grid(alpha=0.3)
@@ -351,8 +392,6 @@ and against the fastest model that can be built."""
 
 
 def _text(rows, best, network, config, images):
-    from sigbit_sim.drq import ROWS
-
     def of(*kinds):
         return [row for row in rows if row["kind"] in kinds]
 
@@ -406,7 +445,7 @@ def _text(rows, best, network, config, images):
         ),
         _NOTE.format(
             name=network.name, images=images, weights=config.weight_format, activations=config.activation_format,
-            accuracy=best, group=config.lanes, token_lanes=config.token_lanes, rows=ROWS,
+            accuracy=best, group=config.lanes, token_lanes=config.token_lanes, rows=drq.ROWS,
             cost_images=_COST_IMAGES, calibration=_CALIBRATION,
         ),
         markdown(
@@ -429,6 +468,7 @@ def _text(rows, best, network, config, images):
         f"{size['overhead']:.1%} of {size['cells_lut']} in the cells of {config.columns} columns, and shrinks with "
         f"columns: {size['overhead'] * config.columns / 64:.1%} with 64."
     )
+    parts.append(area_table(of("area"), _gain, config))
     if of("rtl"):
         parts.append(
             markdown(
