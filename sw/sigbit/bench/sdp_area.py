@@ -1,5 +1,7 @@
 """Structured dynamic precision and DRQ at equal look-up tables: costs of equal accuracy times what a lane costs."""
 
+from typing import Any
+
 from .table import markdown
 
 __all__ = ["NOTE", "area_rows", "area_table"]
@@ -25,7 +27,7 @@ def area_rows(matches, size, config):
     rows = []
     for match in matches:
         # A token lane counts as two 4x4 multipliers there.
-        found = {"SDP": None if match["SDP"] is None else match["SDP"] / 2 * lane}
+        found: dict[str, Any] = {"SDP": None if match["SDP"] is None else match["SDP"] / 2 * lane}
         found |= {model: None if match[model] is None else match[model] * lut for model, lut in element.items()}
         real = {model: found[model] for model in _FIFOS if model != "M0" and found[model] is not None}
         best = min(real, key=real.__getitem__, default=None)
