@@ -44,6 +44,7 @@ test-all: lint
 bench: setup
 	$(BIN)/sigbit bench lut --write docs/results.md
 	$(BIN)/sigbit bench ledger --write docs/results.md
+	$(BIN)/sigbit bench fit --write docs/results.md
 	$(BIN)/sigbit bench size --write docs/results.md
 	$(BIN)/sigbit bench sim --write docs/results.md
 	$(BIN)/sigbit bench networks --device rtl --write docs/results.md

@@ -7,25 +7,24 @@ stand for what :mod:`.estimate` measures with Yosys; ``sigbit bench ledger`` com
 
 from dataclasses import replace
 
-from sigbit_hw.arith.multiplier import LATE_INPUTS, multiplier
+from sigbit_hw.arith.multiplier import multiplier
 from sigbit_hw.arith.operand import significand_bits, significand_parts
 from sigbit_hw.array.subset import subset_terms
 from sigbit_hw.lib.tree import Term, ternary_luts
+from sigbit_hw.lib.ultrascale import function_luts
 from sigbit_hw.spec.config import (
     COLUMNS_MAX,
     DEVICE_LUTS,
+    MEMORY_LUTS,
     SUBSET_WEIGHTS,
     ConfigError,
     ram_luts,
     subset_word_bits,
 )
+from sigbit_hw.spec.formats import product_bits
 
-__all__ = ["accumulator_luts", "cell_luts", "fitting_columns", "generator_luts", "ledger"]
+__all__ = ["accumulator_luts", "cell_luts", "fitting_grid", "generator_luts", "ledger"]
 
-#: Look-up tables of a truth table of more than six inputs, on average: found by synthesis of the formats of the LUT
-#: bench. Those of integers have fewer cofactors in common.
-_WIDE_TABLES = {7: 2.25, 8: 4.5, 9: 9}
-_WIDE_TABLES_OF_INTEGERS = {7: 2.65, 8: 5.3, 9: 10.6}
 #: Part of the bits of a conjunction that are not the reset of a register.
 _SINGLE_PARTIAL = 0.75
 #: Of a requantizer, an encoder and a decoder of residuals.
@@ -38,14 +37,14 @@ _STREAM_BIT, _FEATURE_BIT, _CONTROL = 6, 6, 3090
 _SHALLOW = 64
 
 
-def cell_luts(config):
-    """Look-up tables of one cell of the grid, memory included."""
+def cell_luts(config, cell=None):
+    """Look-up tables of one cell of the grid, memory included; of the configuration's kind, or of another one."""
+    cell = cell or config.cell
     terms, words, word_bits = None, config.lanes, config.product_bits
-    if config.cell == "logic":
-        return config.planes * (
-            _multipliers(config) + _signed_tree(config.lanes, config.product_bits) + config.sum_bits
-        )
-    if config.cell == "subset":
+    if cell == "logic":
+        word_bits = product_bits(config.weight_format, config.activation_format)
+        return config.planes * (_multipliers(config) + _signed_tree(config.lanes, word_bits) + config.sum_bits)
+    if cell == "subset":
         largest = config.weight_format.magnitude_max
         form = config.activation_format
         terms = subset_terms(config.lanes, form.bits, largest, form.signed)
@@ -59,17 +58,7 @@ def _multipliers(config):
     engine = multiplier(config.weight_format, config.activation_format)
     if engine.form == "significand":
         return config.lanes * _significand_multiplier(config.weight_format, config.activation_format, engine)
-    uniform = config.weight_format.uniform and config.activation_format.uniform
-    wide = _WIDE_TABLES_OF_INTEGERS if uniform else _WIDE_TABLES
-
-    def table(bit, late):
-        if bit.inputs <= (LATE_INPUTS if late else 2):
-            # The reset of a register is the second input of a conjunction.
-            return 0
-        return wide.get(bit.inputs, 1)
-
-    own = sum(table(bit, False) for bit in engine.bits)
-    late = sum(table(bit, True) for bit in engine.bits)
+    own, late = function_luts(engine.functions()), function_luts(engine.functions(late=True))
     return -(-config.lanes // 2) * own + config.lanes // 2 * late
 
 
@@ -154,12 +143,16 @@ def ledger(config):
     """
     if config.masked:
         return None
-    generators = config.rows * -(-config.columns // config.fill_columns)
+    columns = config.columns - config.logic_columns
+    generators = config.rows * -(-columns // config.fill_columns)
+    edges = 1 + (config.logic_columns > 0)
+    cells = columns * cell_luts(config) + (config.logic_columns and config.logic_columns * cell_luts(config, "logic"))
     parts = {
-        "cells": config.rows * config.columns * cell_luts(config),
+        "cells": config.rows * cells,
         "generators": generators * generator_luts(config),
         "accumulators": config.columns * config.planes * accumulator_luts(config),
-        "array's edges": _EDGE_LANE * config.vector * config.weight_columns + _EDGE + _read_multiplexer(config),
+        "array's edges": edges * (_EDGE_LANE * config.vector * config.weight_columns + _EDGE)
+        + _read_multiplexer(config),
         "post-processor": _POST_LANE * config.post_lanes,
         "control, pooling, buses": _STREAM_BIT * config.stream_bits
         + _FEATURE_BIT * config.planes * config.feature_word_bits
@@ -177,15 +170,29 @@ def ledger(config):
     }
 
 
-def fitting_columns(config, share):
-    """Most columns with which a configuration takes at most a share of the device's look-up tables, or 0."""
-    fitting = 0
+def fitting_grid(config, share, memory_luts=MEMORY_LUTS, *, mixed=True):
+    """The configuration with as many columns as take at most a share of the device's look-up tables; None if none do.
+
+    With ``mixed`` tables that would need more than ``memory_luts`` of them as memory make room for columns of logic
+    cells, as few as it takes.
+    """
+    fitting = None
     for columns in range(config.post_lanes, COLUMNS_MAX + 1, config.post_lanes):
-        try:
-            wider = replace(config, columns=columns)
-        except ConfigError:
+        most = columns if mixed and config.cell in ("table", "subset") else 1
+        wider = _with_logic(config, columns, range(0, most, config.fill_columns), memory_luts)
+        if wider is None or ledger(wider)["share"] > share:
             break
-        if ledger(wider)["share"] > share:
-            break
-        fitting = columns
+        fitting = wider
     return fitting
+
+
+def _with_logic(config, columns, choices, memory_luts):
+    """So many columns, with the first choice of how many are of logic cells that the memory allows, or None."""
+    for logic_columns in choices:
+        try:
+            wider = replace(config, columns=columns, logic_columns=logic_columns)
+        except ConfigError:
+            continue
+        if wider.memory_luts <= memory_luts:
+            return wider
+    return None

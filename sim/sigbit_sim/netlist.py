@@ -81,7 +81,7 @@ def simulate_netlist(netlist, top, inputs, outputs, stimulus):
     Returns
     -------
     list of dict
-        The outputs as they are in each cycle, before its rising edge; None where a bit is undefined.
+        The outputs as they are in each cycle, before its rising edge; four bits of which any is undefined are 0.
 
     Raises
     ------
@@ -113,10 +113,7 @@ def simulate_netlist(netlist, top, inputs, outputs, stimulus):
                 raise SynthesisError(f"{command[0]} failed on the netlist of {top}: {run.stderr.strip()[-500:]}")
         lines = [line.split() for line in run.stdout.splitlines() if line.startswith("cycle ")]
     return [
-        {
-            name: int(text, 16) if set(text) <= set("0123456789abcdef") else None
-            for name, text in zip(outputs, line[1:], strict=True)
-        }
+        {name: int(re.sub("[xXzZ]", "0", text), 16) for name, text in zip(outputs, line[1:], strict=True)}
         for line in lines
     ]
 

@@ -25,7 +25,7 @@ from sigbit_hw.array.accumulator import Accumulator, AccumulatorAdder
 from sigbit_hw.array.array import build_grid
 from sigbit_hw.lib.shared import SharedModules, emit_modules
 from sigbit_hw.lib.ultrascale import ULTRASCALE
-from sigbit_hw.spec.config import AcceleratorConfig
+from sigbit_hw.spec.config import SUBSET_WEIGHTS, AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.parts import code_distances, fill_steps
 
@@ -433,7 +433,7 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
         "planes": planes,
         "columns": columns,
         "fill_columns": fill_columns if cell in ("table", "subset") else 0,
-        "fill_cycles": _fill_cycles(bench.grid.timing, config),
+        "fill_cycles": _fill_cycles(config),
         "table_weight_bits": config.table_weight_bits if cell == "table" else 0,
         "table_product_bits": config.table_product_bits if cell == "table" else 0,
         **{f"{key}_per_mac": value for key, value in figures.items()},
@@ -444,11 +444,11 @@ def grid_cost(weight_format, activation_format, lanes=32, cell="logic", planes=1
     }
 
 
-def _fill_cycles(timing, config):
+def _fill_cycles(config):
     if config.cell == "table":
         distances = sorted(code_distances(config.activation_format))
         return config.fill_columns * fill_steps(np.diff(distances, prepend=0).tolist())
-    return timing.fill_cycles if config.cell == "subset" else 0
+    return config.fill_columns << SUBSET_WEIGHTS if config.cell == "subset" else 0
 
 
 def grid_modules(config):

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 from sigbit_hw.spec.instructions import LEVEL, LEVEL_CODES
-from sigbit_hw.spec.parts import fill_steps
+from sigbit_hw.spec.parts import code_distances, fill_steps
 
 __all__ = ["LevelTable"]
 
@@ -18,7 +18,7 @@ class LevelTable:
     ----------
     weights : tuple of int
         Level of every weight code, at most 16. Code 0 is level 0, unless there are 16 others; so are codes behind the
-        last one.
+        last one. Of two codes of a level the first is used.
     distances : tuple of int
         How far every activation code is above the smallest level.
     """
@@ -31,6 +31,12 @@ class LevelTable:
         """For the levels of weights that occur, in any order."""
         others = sorted(set(digits) - {0})
         return cls((0, *others) if len(others) < LEVEL_CODES else tuple(others), tuple(distances))
+
+    @classmethod
+    def native(cls, weight_format, activation_format):
+        """For columns of logic cells beside those of tables: what codes mean to these."""
+        positive = weight_format.magnitudes
+        return cls((*positive, *(-magnitude for magnitude in positive)), code_distances(activation_format))
 
     @cached_property
     def entries(self):
@@ -66,6 +72,6 @@ class LevelTable:
         """Code of every weight level of an array; code 0 for 0, also where that is no level: then no lane needs it."""
         low = min(0, *self.weights)
         table = np.zeros(max(0, *self.weights) - low + 1, dtype=np.uint8)
-        for code, level in enumerate(self.weights):
+        for code, level in reversed(list(enumerate(self.weights))):
             table[level - low] = code
         return table[levels - low]

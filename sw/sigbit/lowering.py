@@ -339,7 +339,7 @@ def _weight_parts(layer, source, config, unused_lanes=True):
         levels = tuple(np.unique(layer.codebooks).tolist())
         form = NUUQ(len(levels), form.level_bits, levels)
     try:
-        if config.cell != "table":
+        if not config.level_tables:
             return weight_parts(config.weight_format, form, config.part_shift_bits)
         reach = max(_distances(source, config))
         largest = min(config.table_weight_max, config.product_magnitude_max // reach)
@@ -347,7 +347,7 @@ def _weight_parts(layer, source, config, unused_lanes=True):
             form, config.part_shift_bits, min(largest, LEVEL_MAX), 1 << config.weight_format.bits, unused_lanes
         )
     except FormatError as error:
-        if config.cell != "table":
+        if not config.level_tables:
             raise CompileError(f"Layer {layer.name}: {error}") from error
         raise CompileError(
             f"Layer {layer.name}: {error}; its activations {source} reach {reach}, so weights reach {largest} at most: "
@@ -603,7 +603,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
     offset = 0 if config.masked else activations.offset
     if offset or (activations.stored != config.activation_format and not config.masked):
         smallest, largest = 0, (1 << activations.stored.bits) - 1
-    elif config.cell != "table":
+    elif not config.level_tables:
         smallest, largest = source.format.levels[0], source.format.levels[-1]
     else:
         # Tables count from the smallest level of a code.
@@ -626,10 +626,13 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         else:
             kernel, stride, dilation, pads = (kernel[0], 1), (stride[0], 1), (dilation[0], 1), (pads[0], 0)
     tables, no_weights = (), None
-    if config.cell == "table":
+    if config.level_tables:
         distances = _distances(source.format, config)
         tables = tuple(LevelTable.of(np.unique(digit).tolist(), distances) for digit in digits)
         no_weights = LevelTable.of((), distances)
+    elif config.cell == "table":
+        no_weights = LevelTable.native(config.weight_format, config.activation_format)
+        tables = (no_weights,) * len(digits)
     codebook = _codebook(layer, target, config)
     # What is added or leaks is not known to a threshold.
     by_threshold = bool(codebook) and residual is None and getattr(layer, "negative_multiplier", None) is None

@@ -25,6 +25,9 @@ CASES = [
     ("int:4", "int:4", 1, 4, 6, 2, 2, 1, 2),
     # and which cell
     ("int:8", "uint:4", 2, 4, 6, 1, 2, 2, 2, "subset"),
+    # and how many columns of logic cells
+    ("int:4", "uint:4", 1, 4, 6, 2, 2, 2, 2, "subset", 2),
+    ("esb:4,2", "esbu:4,2", 2, 4, 8, 1, 4, 2, 4, "table", 4),
 ]
 
 
@@ -43,7 +46,8 @@ def configuration(case):
         strip_depth=16,
         max_reduction=64,
         max_wide_reduction=1,
-        cell=("logic", "table", "subset")[len(options)],
+        cell=("logic", "table", *options[1:2])[min(len(options), 2)],
+        logic_columns=sum(options[2:]),
         fill_columns=options[0] if options else 8,
     )
 
@@ -70,6 +74,9 @@ class Schedule:
         filling = self.levels() if config.cell == "table" else 0
         signs = rng.integers(0, 2, (config.columns, config.vector))
         magnitudes = rng.integers(0, len(weights.magnitudes), (config.columns, config.vector))
+        if config.cell == "table":
+            # Weight -0 is no negative weight to a table.
+            signs = np.where(magnitudes, signs, 0)
         codes = (signs << weights.bits - 1 | magnitudes).reshape(-1, config.weight_columns * config.vector)
         for index, word in enumerate(codes):
             self.pushes[self.next_push + index] = index, sum(int(c) << weights.bits * i for i, c in enumerate(word))
@@ -86,9 +93,8 @@ class Schedule:
                 "address": step,
                 "codes": [activations.encode(int(level)) for level in vector.reshape(-1)],
             }
-        negative = levels < 0 if config.cell == "table" else signs
         least = min(map(activations.decode, range(1 << activations.bits))) if config.cell == "table" else 0
-        sums = np.einsum("spv,cv->psc", vectors - least, levels) - negative.sum(axis=1)
+        sums = np.einsum("spv,cv->psc", vectors - least, levels) - signs.sum(axis=1)
         old = self.expected[bank, :, :steps]
         old = 0 if clear else old << config.part_shift_bits if shift else old
         half = 1 << config.accumulator_bits - 1

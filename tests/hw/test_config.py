@@ -26,6 +26,7 @@ CHANGES = {
     "weight_depth": 4096,
     "parameter_depth": 128,
     "cell": "table",
+    "logic_columns": 4,
     "fill_columns": 4,
     "table_weight_bits": 6,
     "table_product_bits": 10,
@@ -38,7 +39,7 @@ CHANGES = {
     "stream_bits": 128,
 }
 _BYTES = {"cell": "masked", "weight_format": INT(8), "activation_format": UINT(8)}
-OTHERS = ("cell", "requantizer", "packing", "threshold_count")
+OTHERS = ("cell", "requantizer", "packing", "threshold_count", "logic_columns")
 NUMBERS = [name for name in CHANGES if "format" not in name and name not in OTHERS]
 
 
@@ -109,9 +110,10 @@ def test_changes_cover_every_field():
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_hash_changes_with_every_field(field):
-    changed = replace(TINY, **{field: CHANGES[field]})
-    assert getattr(changed, field) != getattr(TINY, field)
-    assert changed.hash != TINY.hash
+    base = replace(TINY, cell="table") if field == "logic_columns" else TINY
+    changed = replace(base, **{field: CHANGES[field]})
+    assert getattr(changed, field) != getattr(base, field)
+    assert changed.hash != base.hash
     assert AcceleratorConfig.from_dict(changed.to_dict()).hash == changed.hash
     assert 0 <= changed.hash < 1 << 64
 
@@ -153,7 +155,7 @@ def test_configuration_is_frozen():
         ),
         (
             {"cell": "table", "lanes": 64, "rows": 1, "columns": 256, "planes": 2},
-            r"Tables would need \d+ look-up tables as memory, \d+ more than the 144000 of the ZU9EG; lower",
+            r"Tables would need \d+ look-up tables as memory, \d+ more than the 144000 of the ZU9EG; raise ",
         ),
         ({"table_weight_bits": 9}, "table_weight_bits must be at most 8, not 9"),
         ({"table_product_bits": 17}, "table_product_bits must be at most 16, not 17"),
@@ -178,7 +180,20 @@ def test_configuration_is_frozen():
                 "columns": 128,
                 "planes": 2,
             },
-            r"Tables would need 193152 look-up tables as memory, 49152 more than the 144000 of the ZU9EG; lower",
+            r"Tables would need 192128 look-up tables as memory, 48128 more than the 144000 of the ZU9EG; raise",
+        ),
+        (
+            {"logic_columns": 4},
+            "logic_columns are for grids of table or subset cells, not logic; leave logic_columns out",
+        ),
+        ({"logic_columns": -1}, "logic_columns must be an integer of 0 or more, not -1"),
+        (
+            {"cell": "table", "logic_columns": 8},
+            r"logic_columns must be less than columns \(8\), not 8; with cell logic",
+        ),
+        (
+            {"cell": "table", "logic_columns": 4, "activation_format": ESB(4, 2)},
+            "Logic cells beside table cells take unsigned activations, not esb:4,2, of which tables count from the",
         ),
         ({"rows": 2.0}, "rows must be a positive integer, not 2.0"),
         ({"rows": True}, "rows must be a positive integer, not True"),

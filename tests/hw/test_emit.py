@@ -206,10 +206,11 @@ def test_an_accelerator_with_everything_for_codebooks_is_as_clean(tmp_path):
 
 
 @needs("verilator")
-@pytest.mark.parametrize("cell", ["table", "subset"])
-def test_cells_of_tables_have_no_warning_but_the_waived_ones(cell, tmp_path):
+@pytest.mark.parametrize(("cell", "logic_columns"), [("table", 0), ("subset", 0), ("table", 4)])
+def test_cells_of_tables_have_no_warning_but_the_waived_ones(cell, logic_columns, tmp_path):
     # Every generator has one column, so that no index needs a bit.
-    config = replace(TINY, weight_format=INT(4), activation_format=UINT(4), cell=cell, fill_columns=1)
+    formats = {"weight_format": INT(4), "activation_format": UINT(4)}
+    config = replace(TINY, **formats, cell=cell, logic_columns=logic_columns, fill_columns=1)
     (tmp_path / "sigbit.v").write_text(emit_verilog(config))
     done = lint(tmp_path, *(f"-Wno-{name}" for name in WAIVED))
     assert (done.returncode, "%Warning" in done.stderr) == (0, False), done.stderr[:3000]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from sigbit_hw.array.grid import GridShape
+from sigbit_hw.array.columns import GridShape
 from sigbit_hw.array.masked import MaskedGrid
 from sigbit_hw.spec.config import accumulator_width
 from sigbit_hw.spec.formats import INT, UINT
@@ -90,7 +90,7 @@ def run_tiles(case, tiles, *, hold=0, lead=0, counts=None):
         steps = []
         for step, codes in enumerate(tile["codes"]):
             inputs[swap + step * beats] = (step == 0, codes.reshape(-1).tolist(), mask)
-            steps.append(swap + (step + 1) * beats - 1 + grid.timing.latency_cycles)
+            steps.append(swap + (step + 1) * beats - 1 + grid.timing.latency_cycles[0])
         reads.append(steps)
         push = max(push + len(words), swap + grid.timing.weight_hold_cycles - hold)
         spans.append(slice(swap, swap + len(tile["codes"]) * beats))
@@ -180,6 +180,6 @@ def test_a_tile_takes_the_cycles_of_the_golden_array(budget):
     np.testing.assert_array_equal(run_tiles(case, [tile])[0][:, 0], sums)
     grid = MaskedGrid(INT(8), UINT(8), shape(case))
     # Both: first token at the first cell to the last sum at the last column, which a cell delays by its pipeline.
-    measured = 5 * -(-budget // 2) - 1 + (grid.timing.latency_cycles - grid.timing.edge_cycles) + (4 - 1)
-    pipeline = grid.timing.latency_cycles - grid.timing.edge_cycles - (2 - 1) - 1
+    measured = 5 * -(-budget // 2) - 1 + (grid.timing.latency_cycles[0] - grid.timing.edge_cycles) + (4 - 1)
+    pipeline = grid.timing.latency_cycles[0] - grid.timing.edge_cycles - (2 - 1) - 1
     assert measured - pipeline == cycles == tile_cycles(5, budget, 2, 2, 4)

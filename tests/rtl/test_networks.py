@@ -67,6 +67,29 @@ SLOW = {
         TINY, INT(8), UINT(4), columns=12, weight_columns=2, planes=2, cell="subset", fill_columns=4, weight_depth=256
     ),
     "subsets, signed activations": roomy(TINY, INT(8), INT(8), rows=1, lanes=8, cell="subset", fill_columns=2),
+    "subsets and logic": roomy(
+        TINY,
+        INT(8),
+        UINT(4),
+        columns=12,
+        weight_columns=2,
+        planes=2,
+        cell="subset",
+        logic_columns=4,
+        fill_columns=4,
+        weight_depth=256,
+    ),
+    "tables and logic": roomy(
+        TINY,
+        ESB(4, 2),
+        ESBU(3, 2),
+        columns=12,
+        weight_columns=2,
+        cell="table",
+        logic_columns=4,
+        fill_columns=4,
+        level_depth=32,
+    ),
     "tables, signed activations": roomy(TINY, INT(4), INT(4), rows=1, lanes=8, cell="table", fill_columns=1),
     "one lane": roomy(
         TINY, ESB(4, 2), ESBU(4, 2), rows=1, lanes=3, columns=3, post_lanes=1, stream_bits=512, feature_depth=4096

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sigbit_hw.spec.config import DEVICE_LUTS, PRESETS, ConfigError
 from sigbit_hw.spec.formats import Format
-from sigbit_sim.ledger import accumulator_luts, cell_luts, fitting_columns, generator_luts, ledger
+from sigbit_sim.ledger import accumulator_luts, cell_luts, fitting_grid, generator_luts, ledger
 from sigbit_sim.synthesis import accumulator_cost, grid_modules
 
 TINY = PRESETS["tiny"]
@@ -68,11 +68,12 @@ def test_accumulators_are_predicted_within_five_percent():
 def test_the_widest_grid_that_fits_is_the_last_one_within_the_share(weights, activations, cell):
     formats = {"weight_format": Format.parse(weights), "activation_format": Format.parse(activations)}
     base = replace(PRESETS["zcu102"], **formats, cell=cell)
-    columns = fitting_columns(base, 0.8)
-    assert columns >= 64
-    assert ledger(replace(base, columns=columns))["share"] <= 0.8
+    widest = fitting_grid(base, 0.8)
+    assert widest.columns >= 64
+    assert not widest.logic_columns
+    assert ledger(widest)["share"] <= 0.8
     try:
-        wider = ledger(replace(base, columns=columns + base.post_lanes))
+        wider = ledger(replace(widest, columns=widest.columns + base.post_lanes))
     except ConfigError:
         return
     assert wider["share"] > 0.8
@@ -83,5 +84,22 @@ def test_the_ledger_says_by_how_much_an_accelerator_does_not_fit():
     assert not result["fits"]
     assert result["spare"] == DEVICE_LUTS - result["lut"] < 0
     assert result["lut"] == sum(result["parts"].values())
-    assert fitting_columns(PRESETS["zcu102"], 0.1) == 0
+    assert fitting_grid(PRESETS["zcu102"], 0.1) is None
     assert ledger(PRESETS["zcu102"])["fits"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "cell"), [("esb:4,2", "esbu:4,2", "table"), ("int:4", "uint:4", "subset")]
+)
+def test_where_memory_is_short_columns_of_logic_cells_make_the_grid_wider(weights, activations, cell):
+    formats = {"weight_format": Format.parse(weights), "activation_format": Format.parse(activations)}
+    base = replace(PRESETS["zcu102"], **formats, cell=cell)
+    alone = fitting_grid(base, 0.8, 60_000, mixed=False)
+    mixed = fitting_grid(base, 0.8, 60_000)
+    logic = fitting_grid(replace(base, cell="logic"), 0.8)
+    assert mixed.columns > max(alone.columns, logic.columns)
+    assert mixed.memory_luts <= 60_000
+    assert ledger(mixed)["share"] <= 0.8
+    fewer = replace(mixed, logic_columns=mixed.logic_columns - mixed.fill_columns)
+    assert fewer.memory_luts > 60_000
+    assert ledger(fewer)["lut"] < ledger(mixed)["lut"]

@@ -97,3 +97,20 @@ def test_products_that_no_parts_make_fit_are_an_error():
     network = Builder(8, 7, 5, 5, UINT(8)).conv(9, (2, 2), INT(8), None).network()
     with pytest.raises(CompileError, match=r"reach 15, so weights reach 2 at most: raise table_product_bits \(5\) or"):
         compile(network, config)
+
+
+@pytest.mark.parametrize(
+    ("cell", "weights", "activations", "expected"),
+    [
+        ("table", "esb:4,2", "esbu:3,2", [3, 1, 9]),
+        ("table", "int:3", "uint:4", [2, 1, 12]),
+        ("subset", "int:8", "uint:4", [2, 1, 2]),
+    ],
+)
+def test_with_columns_of_logic_cells_passes_are_those_of_the_native_formats(cell, weights, activations, expected):
+    weights, activations = Format.parse(weights), Format.parse(activations)
+    config = roomy(PRESETS["tiny"], weights, activations, cell=cell, logic_columns=4, columns=12, fill_columns=4)
+    builder = Builder(8, 7, 5, 5, UINT(8)).conv(9, (2, 2), weights, activations)
+    builder.conv(13, (2, 2), weights, UINT(8)).conv(11, (2, 2), INT(8), None)
+    assert passes(config, builder.network(), builder.images(3)) == expected
+    assert passes(replace(config, cell="logic", logic_columns=0), builder.network(), builder.images(3)) == expected

@@ -12,6 +12,7 @@ from operator import or_
 
 from amaranth import *
 
+from ..lib.ultrascale import Function, function_luts, functions
 from ..spec.formats import product_bits
 from .operand import activation_levels, bits_of, lookup, significand_bits, significand_parts
 
@@ -26,6 +27,8 @@ TABLE_INPUTS_MAX = 9
 LATE_INPUTS = LUT_INPUTS - 2
 #: Such a bit costs nothing in every second lane.
 LATE_COST = 0.5
+#: A conjunction is the reset of the register behind it.
+FREE_INPUTS = 2
 #: Cost of one more bit of the activation word, a register per lane, in look-up tables.
 REGISTER_COST = 0.25
 
@@ -77,13 +80,14 @@ class ProductBit:
         """Number of inputs of the truth table."""
         return len(self.weight) + len(self.activation)
 
-    def value(self, weight, activation):
-        """The bit as combinational logic."""
-        index = Cat([weight[bit] for bit in self.weight], [activation[bit] for bit in self.activation])
-        return lookup(self.truth, index, 1) if self.inputs else Const(self.truth[0], 1)
+    def function(self, weight_bits):
+        """The bit as a function of ``Cat(weight, activation)``."""
+        return Function(self.truth, (*self.weight, *(weight_bits + bit for bit in self.activation)))
 
 
 def _table_cost(inputs):
+    if inputs <= FREE_INPUTS:
+        return 0
     return LATE_COST if inputs <= LATE_INPUTS else 1 << max(inputs - LUT_INPUTS, 0)
 
 
@@ -153,7 +157,11 @@ class TableMultiplier(_Multiplier):
     @property
     def luts(self):
         """Look-up tables of six inputs per multiplier."""
-        return sum(1 << max(bit.inputs - LUT_INPUTS, 0) for bit in self.bits if bit.inputs)
+        return function_luts(self.functions())
+
+    def functions(self, *, late=False):
+        """Bits of the lane word as functions of ``Cat(weight, activation)``; with ``late`` without the adder's own."""
+        return [bit.function(self.weight_bits) for bit in self.bits if not late or bit.inputs > LATE_INPUTS]
 
     @cached_property
     def _plan(self):
@@ -218,11 +226,28 @@ class TableMultiplier(_Multiplier):
 
         return min(choices, key=cost)
 
-    def product(self, m, weight, activation, name):
+    def product(self, m, platform, weight, activation, name):
         """Lane word of two operand words, ``delay_cycles`` later, as a Signal added to ``m``."""
         word = Signal(self.product_bits, name=f"{name}_product", reset_less=True)
-        m.d.sync += word.eq(Cat(bit.value(weight, activation) for bit in self.bits))
+        m.d.sync += word.eq(Cat(functions(m, platform, self.functions(), Cat(weight, activation), f"{name}_bit")))
         return word
+
+    def late_product(self, m, platform, weight, activation, late_weight, late_activation, name):
+        """Lane word of which the bits of few inputs are left to the logic of the first adder.
+
+        These take the operand words one cycle later.
+        """
+        early = iter(functions(m, platform, self.functions(late=True), Cat(weight, activation), f"{name}_bit"))
+        bits = []
+        for index, bit in enumerate(self.bits):
+            if bit.inputs <= LATE_INPUTS:
+                late = [bit.function(self.weight_bits)]
+                bits += functions(m, None, late, Cat(late_weight, late_activation), name)
+            else:
+                register = Signal(name=f"{name}_product_{index}", reset_less=True)
+                m.d.sync += register.eq(next(early))
+                bits.append(register)
+        return Cat(bits)
 
 
 class SignificandMultiplier(_Multiplier):
@@ -315,7 +340,7 @@ class SignificandMultiplier(_Multiplier):
                 return count + cost * self.product_bits
         raise AssertionError("formats have at most three exponent bits")
 
-    def product(self, m, weight, activation, name):
+    def product(self, m, platform, weight, activation, name):
         """Lane word of two operand words, ``delay_cycles`` later, as a Signal added to ``m``."""
         signed_activation = self.activation_format.signed
         multiplicand = activation[: self._activation_significand]

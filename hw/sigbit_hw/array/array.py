@@ -8,22 +8,21 @@ from amaranth.lib.wiring import In, Out
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from .accumulator import Accumulator, accumulator_tag
-from .grid import Grid, GridShape
+from .columns import GridShape
+from .grid import Grid
 from .masked import MaskedGrid, mask_layout
-from .subset import SubsetGrid
-from .table import LevelEntry, TableGrid
+from .table import LevelEntry
 
 __all__ = ["Array", "build_grid"]
 
 #: Inputs of one stage of the read multiplexer: a look-up table with six inputs.
 _SELECT_INPUTS = 4
 
-_GRIDS = {"logic": Grid, "table": TableGrid, "masked": MaskedGrid, "subset": SubsetGrid}
-
 
 def build_grid(config):
     """The grid of a configuration, of the cells that it chooses."""
-    return _GRIDS[config.cell](config.weight_format, config.activation_format, GridShape.of(config))
+    of = (config.weight_format, config.activation_format, GridShape.of(config))
+    return MaskedGrid(*of) if config.masked else Grid(*of, config.cell)
 
 
 class Array(wiring.Component):
@@ -47,7 +46,7 @@ class Array(wiring.Component):
     weight : ``In``
         ``valid``, ``index``, ``word``: sign-magnitude codes of ``weight_columns`` columns, as in :class:`~.grid.Grid`.
     levels, level_bank : ``In``
-        Table cells only, as in :class:`~.table.TableGrid`: entries of level tables, and the bank of ``weight``'s.
+        Table cells only, as in :class:`~.grid.Grid`: entries of level tables, and the bank of ``weight``'s.
     read : ``In``
         ``bank`` that is not being accumulated, ``plane``, ``address`` and ``group`` of ``post_lanes`` columns.
     read_data : ``Out``
@@ -98,7 +97,7 @@ class Array(wiring.Component):
         )
         timing = grid.timing
         #: Cycles from ``i`` to the first ``read`` that sees the sums of every column.
-        self.latency_cycles = timing.latency_cycles + 2 + config.columns - 1
+        self.latency_cycles = max(timing.latency_cycles) + 2
         #: Cycles from ``i.swap`` until the first word of the next weights may be given, one word per cycle.
         self.weight_hold_cycles = timing.weight_hold_cycles
         #: Cycles from the first word of weights to their ``i.swap``.
@@ -137,12 +136,13 @@ class Array(wiring.Component):
         if config.cell == "table":
             m.d.comb += [grid.levels.eq(self.levels), grid.level_bank.eq(self.level_bank)]
 
-        # Tags, one register per column, tapped by fetch, add and store on their diagonal.
+        # Tags, one register per column, tapped by fetch, add and store on their diagonal; some columns may be later.
         layout = accumulator_tag(config.strip_depth)
         first = Signal(layout)
         m.d.comb += [first[name].eq(self.i[name]) for name in layout.members]
-        tags = [_delayed_tag(m, first, self._sum_cycles - 1, "tag_edge")]
-        for position in range(1, config.columns + 3):
+        earliest = min(self._sum_cycles)
+        tags = [_delayed_tag(m, first, earliest - 1, "tag_edge")]
+        for position in range(1, max(self._sum_cycles) - earliest + 4):
             tags.append(_delayed_tag(m, tags[-1], 1, f"tag_{position}"))
 
         read = delayed(m, self.read, 1, name="read")
@@ -157,10 +157,11 @@ class Array(wiring.Component):
                     shift_bits=config.part_shift_bits,
                 )
                 instantiate(m, platform, f"accumulator_{plane}_{column}", accumulator)
+                tag = self._sum_cycles[column] - earliest
                 m.d.comb += [
-                    accumulator.fetch.eq(tags[column]),
-                    accumulator.add.eq(tags[column + 1]),
-                    accumulator.store.eq(tags[column + 3]),
+                    accumulator.fetch.eq(tags[tag]),
+                    accumulator.add.eq(tags[tag + 1]),
+                    accumulator.store.eq(tags[tag + 3]),
                     accumulator.sum.eq(grid.sums[plane * config.columns + column]),
                     accumulator.read_address.eq(read.address),
                 ]

@@ -1,27 +1,15 @@
 # amaranth: UnusedElaboratable=no
-"""What grids of cells with two banks of tables share: the way of activations, banks, weights and sums."""
-
-from dataclasses import dataclass
+"""What columns of cells with two banks of tables share: the way of banks, weights and constants, and the generators."""
 
 from amaranth import *
-from amaranth.lib import wiring
 
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from ..lib.tree import tree_levels
-from .grid import BUS_COLUMNS, GridTiming, bus_stage, grid_members
+from ..lib.ultrascale import TABLE_ADDRESS_BITS, tables
+from .columns import BUS_COLUMNS, Columns, bus_cycles, bus_stage
 
-__all__ = [
-    "EDGE_CYCLES",
-    "SEQUENCE_CYCLES",
-    "START_CYCLES",
-    "WRITE_CYCLES",
-    "BankedGrid",
-    "BankedGridTiming",
-    "activation_edge",
-    "chain_cells",
-    "travelling_bank",
-]
+__all__ = ["SEQUENCE_CYCLES", "BankedColumns", "stored_weights"]
 
 #: From an activation code at the grid to the first cell: an input register.
 EDGE_CYCLES = 1
@@ -32,132 +20,111 @@ START_CYCLES = 3
 SEQUENCE_CYCLES = 1
 #: From a step at the generator to its write: the weight's register, the counter.
 WRITE_CYCLES = 2
+#: From a weight word at the grid to the constant of its column, beside its adder tree and stages of the bus.
+CONSTANT_CYCLES = 3
 
 
-@dataclass(frozen=True)
-class BankedGridTiming(GridTiming):
-    """Cycles of a grid of cells with two banks of tables.
-
-    Attributes
-    ----------
-    fill_cycles : int
-        From the first step of a generator to its last: steps per column times columns.
-    """
-
-    fill_cycles: int = 0
-
-    @classmethod
-    def of(cls, shape, *, steps, stages):
-        """Timing for a :class:`~.grid.GridShape`, steps of a generator per column, and stages of a cell."""
-        fill = steps * shape.fill_columns
-        hold, lead = 1, 0
-        for column in range(shape.columns):
-            first = column // shape.fill_columns * shape.fill_columns
-            begin = first // shape.weight_columns + START_CYCLES + first // BUS_COLUMNS + (column - first) * steps
-            # Its tables: the old bank is read by the last row, the new one by the first.
-            hold = max(hold, EDGE_CYCLES + column + shape.rows - 1 - (begin + WRITE_CYCLES))
-            lead = max(lead, begin + steps + WRITE_CYCLES - (EDGE_CYCLES + column + 1))
-            # Its constant.
-            taken = EDGE_CYCLES + column + stages - 1
-            stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + first // BUS_COLUMNS
-            hold = max(hold, taken - stored)
-            lead = max(lead, stored + 1 - taken)
-        # Generators must have ended before words of the next tile come.
-        hold = max(hold, fill + 2 - lead)
-        return cls(EDGE_CYCLES, EDGE_CYCLES + shape.rows + stages, hold, lead, fill_cycles=fill)
+def stored_weights(m, platform, weights, *, enable, write, read):
+    """Weights of a generator in distributed RAM, one memory for each column that is stored at once."""
+    write, read = (Cat(address, C(0, TABLE_ADDRESS_BITS - len(address))) for address in (write, read))
+    return [
+        tables(m, platform, [word], enable=enable, address=write, reads=[read], name=f"weights_{position}")[0]
+        for position, word in enumerate(map(Value.cast, weights))
+    ]
 
 
-def activation_edge(m, codes, shape):
-    """Activations of every row as its first cell gets them: ``EDGE_CYCLES`` later, and one more per row."""
-    neighbours = []
-    for row in range(shape.rows):
-        own = [
-            codes[plane * shape.vector + row * shape.lanes + lane]
-            for plane in range(shape.planes)
-            for lane in range(shape.lanes)
-        ]
-        neighbours.append(delayed(m, Cat(own), EDGE_CYCLES + row, name=f"row_{row}"))
-    return neighbours
+class BankedColumns(Columns):
+    """Columns of cells that read tables in distributed RAM, which generators fill.
 
-
-def travelling_bank(m, swap, shape):
-    """The bank that computed last, and the one that computes as it travels with the activations: one per diagonal."""
-    last_bank, bank = Signal(), Signal()
-    m.d.comb += bank.eq(last_bank ^ swap)
-    m.d.sync += last_bank.eq(bank)
-    banks = [delayed(m, bank, EDGE_CYCLES, name="bank_edge", clear=True)]
-    for position in range(1, shape.columns + shape.rows - 1):
-        banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
-    return last_bank, banks
-
-
-def chain_cells(m, platform, column, cells, neighbours, banks, write, words, sums):
-    """Chain the cells of a column, one per row; returns the sums of the last and moves ``neighbours`` one column on."""
-    for row, pe in enumerate(cells):
-        m.d.comb += [
-            pe.activations.eq(neighbours[row]),
-            pe.bank.eq(banks[column + row]),
-            pe.write.eq(write),
-            pe.words.eq(words[row]),
-            pe.sums_in.eq(Cat(sums)),
-        ]
-        instantiate(m, platform, f"cell_{row}_{column}", pe)
-        neighbours[row] = pe.activations_out
-        sums = [pe.sums_out[plane] for plane in range(len(sums))]
-    return sums
-
-
-class BankedGrid(wiring.Component):
-    """The same sums as :class:`~.grid.Grid` gives, from tables in distributed RAM that generators fill.
-
-    The ports are the same, and so is what they mean; ``timing`` has other figures. Word 0 of a tile starts the
-    generators. The bank that computes travels with the activations, and generators fill the other one.
+    Word 0 of a tile starts the generators. The bank that computes travels with the activations, and generators fill the
+    other one.
 
     A subclass says what ``_cell()`` and ``_generator()`` are, how a generator is driven (``_drive``), which steps there
-    are (``_sequence``) and what becomes of weight codes (``_weight_edge``).
+    are (``_sequence``), what becomes of weight codes (``_weight_edge``) and what sums start from (``_constant``).
 
     Parameters
     ----------
-    weight_format, activation_format : :class:`Format`
-        Native formats.
-    shape : :class:`~.grid.GridShape`
+    steps : int
+        Cycles that a generator takes for one column, at least.
+    exact : bool
+        Whether it takes no more.
     """
 
-    def __init__(self, weight_format, activation_format, shape, *, steps):
+    def __init__(self, weight_format, activation_format, shape, columns, arrival_cycles=None, *, steps, exact):
         self._weight_format = weight_format
         self._activation_format = activation_format
         self._shape = shape
-        self._stages = self._cell().latency_cycles - 1
-        #: :class:`BankedGridTiming`
-        self.timing = BankedGridTiming.of(shape, steps=steps, stages=self._stages)
-        super().__init__(grid_members(weight_format, activation_format, shape))
+        self.columns = columns
+        self.arrival_cycles = EDGE_CYCLES if arrival_cycles is None else arrival_cycles
+        self.edge_cycles = edge = self.arrival_cycles
+        self._stages = stages = self._cell().latency_cycles - 1
+        self.latency_cycles = edge + shape.rows + stages
+        # A column may take more steps. Then the last columns of generators are later by `fill_columns` times that, and
+        # no other column by more.
+        fill = steps * shape.fill_columns
+        hold, lead, late = 1, 0, 0
+        for column in columns:
+            first = column // shape.fill_columns * shape.fill_columns
+            words = first // shape.weight_columns + first // BUS_COLUMNS
+            begin = START_CYCLES + self._start_cycles(first) + (column - first) * steps
+            # Its tables: the old bank is read by the last row, the new one by the first.
+            hold = max(hold, edge + column + shape.rows - 1 - (begin + WRITE_CYCLES))
+            lead = max(lead, begin + steps + WRITE_CYCLES - (edge + column + 1))
+            # Its constant.
+            taken = edge + column + stages - 1
+            stored = (
+                CONSTANT_CYCLES
+                + tree_levels(shape.vector)
+                + column // shape.weight_columns
+                + column // BUS_COLUMNS * bus_cycles(shape.weight_columns)
+            )
+            hold = max(hold, taken - stored)
+            lead = max(lead, stored + 1 - taken)
+            late = max(late, self._start_cycles(first) - words)
+        lead -= fill
+        # The sequence must have ended before words of the next tile come, and a generator before its weights'
+        # bank takes those of the tile after that.
+        self.weight_hold_cycles = max(hold, 2 - lead, (late - fill + 1) // 2 - lead)
+        self.weight_lead_cycles = lead + fill * exact
+        self.fill_columns = 0 if exact else shape.fill_columns
 
-    def elaborate(self, platform):
-        m = Module()
-        shape = self._shape
+    def _start_cycles(self, column):
+        """How much later than the first generator that of the columns from ``column`` on starts.
 
-        neighbours = activation_edge(m, self.codes, shape)
-        last_bank, banks = travelling_bank(m, self.swap, shape)
-        fill, writing = self._sequence(m, last_bank)
+        As much as activations take there, so that tables that are in use no longer are filled as soon as possible; but
+        not before its weights are there.
+        """
+        return max(column, column // self._shape.weight_columns + column // BUS_COLUMNS)
+
+    def build(self, m, platform, grid, neighbours):
+        shape, columns = self._shape, self.columns
+
+        # The bank that computed last, and the one that computes as it travels with the activations: one per diagonal.
+        last_bank, bank = Signal(), Signal()
+        m.d.comb += bank.eq(last_bank ^ grid.swap)
+        m.d.sync += last_bank.eq(bank)
+        banks = [delayed(m, bank, self.edge_cycles, name="bank_edge", clear=True)]
+        for position in range(1, len(columns) + shape.rows - 1):
+            banks.append(delayed(m, banks[-1], 1, name=f"bank_{position}", clear=True))
+
+        fill, writing, loading = self._sequence(m, grid, last_bank)
         # Operands one cycle, constants of their columns `tree_levels` and one cycle later.
-        operands, constants = self._weight_edge(m)
-        tag = Cat(self.weight.valid, self.weight.index)
-        bus = [
-            delayed(m, tag, 1, name="load", clear=True),
-            delayed(m, tag, 2 + tree_levels(shape.vector), name="owed", clear=True),
-            *operands,
-            *constants,
-        ]
-        taken = delayed(m, self.swap, EDGE_CYCLES + self._stages - 1, name="swap_edge", clear=True)
+        operands, constants = self._weight_edge(m, platform, grid)
+        load = delayed(m, Cat(grid.weight.valid, grid.weight.index), 1, name="load", clear=True)
+        bus = [load, delayed(m, loading, 1, name="load_bank", clear=True), *operands]
+        owed = [delayed(m, load, 1 + tree_levels(shape.vector), name="owed", clear=True), C(0, 0), *constants]
+        taken = delayed(m, grid.swap, self.edge_cycles + self._stages - 1, name="swap_edge", clear=True)
 
-        group_bits = (shape.fill_columns // shape.weight_columns - 1).bit_length()
+        group_words = shape.fill_columns // shape.weight_columns
+        group_bits = (group_words - 1).bit_length()
         passed = SEQUENCE_CYCLES
-        for column in range(shape.columns):
-            bus = bus_stage(m, bus, column, 1)
-            load, owed = bus[:2]
+        for column in columns:
+            bus = bus_stage(m, bus, column, 1, first=columns.start)
+            owed = bus_stage(m, owed, column, bus_cycles(shape.weight_columns), first=columns.start, name="owed_bus")
+            load, load_bank, *words_loaded = bus
             group, inside = divmod(column, shape.fill_columns)
             if inside == 0:
-                cycles = column // shape.weight_columns + START_CYCLES - 1 + column // BUS_COLUMNS
+                cycles = START_CYCLES - 1 + self._start_cycles(column)
                 # With a reset these are flip-flops, of which there are more to spare than look-up tables.
                 fill = delayed(m, fill, cycles - passed, name=f"fill_{group}", clear=True)
                 writing = delayed(m, writing, cycles - passed, name=f"writing_{group}", clear=True)
@@ -170,29 +137,40 @@ class BankedGrid(wiring.Component):
                     lanes = slice(row * shape.lanes, (row + 1) * shape.lanes)
                     m.d.comb += [
                         generator.load.eq(load[0] & (load[1 + group_bits :] == group)),
+                        generator.load_bank.eq(load_bank),
                         generator.row.eq(load[1 : 1 + group_bits]),
-                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in bus[2 : 2 + shape.weight_columns])),
+                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in words_loaded)),
+                        generator.bank.eq(fill.bank),
                         generator.column.eq(fill.column),
                     ]
                     self._drive(m, generator, fill, step)
                     instantiate(m, platform, f"generator_{row}_{group}", generator)
                     words.append(generator.words)
                 write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
-            constant = self._constant(m, column, owed, bus[2 + shape.weight_columns :], taken)
-            taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
-            stored = Cat(enables[inside], write[-1], write[:-1])
-            cells = [self._cell() for _ in range(shape.rows)]
-            sums = chain_cells(m, platform, column, cells, neighbours, banks, stored, words, [constant] * shape.planes)
-            m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
-        return m
 
-    def _constant(self, m, column, owed, constants, taken):
-        """What the sums of a column start from: loaded with its weights, taken over with the bank."""
-        index, position = divmod(column, self._shape.weight_columns)
-        waiting = Signal(signed(self._shape.sum_bits), name=f"constant_waiting_{column}", reset_less=True)
-        constant = Signal.like(waiting, name=f"constant_{column}", reset_less=True)
-        with m.If(owed == (1 | index << 1)):
-            m.d.sync += waiting.eq(constants[position])
-        with m.If(taken):
-            m.d.sync += constant.eq(waiting)
-        return constant
+            # What the sums of a column start from: loaded with its weights, taken over with the bank.
+            index, position = divmod(column, shape.weight_columns)
+            waiting = Signal.like(owed[2 + position], name=f"constant_waiting_{column}", reset_less=True)
+            constant = Signal.like(waiting, name=f"constant_{column}", reset_less=True)
+            with m.If(owed[0] == (1 | index << 1)):
+                m.d.sync += waiting.eq(owed[2 + position])
+            with m.If(taken):
+                m.d.sync += constant.eq(waiting)
+            taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
+            start = Signal(signed(shape.sum_bits), name=f"start_{column}")
+            m.d.comb += start.eq(self._constant(constant))
+            sums = [start] * shape.planes
+            for row in range(shape.rows):
+                pe = self._cell()
+                m.d.comb += [
+                    pe.activations.eq(neighbours[row]),
+                    pe.bank.eq(banks[column - columns.start + row]),
+                    pe.write.eq(Cat(enables[inside], write[-1], write[:-1])),
+                    pe.words.eq(words[row]),
+                    pe.sums_in.eq(Cat(sums)),
+                ]
+                instantiate(m, platform, f"cell_{row}_{column}", pe)
+                neighbours[row] = pe.activations_out
+                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
+            m.d.comb += [grid.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
+        return neighbours

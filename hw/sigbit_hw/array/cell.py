@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..arith.multiplier import LATE_INPUTS, multiplier
+from ..arith.multiplier import multiplier
 from ..lib.delay import delayed
 from ..lib.tree import add_signed, adder_tree, sign_parent, tree_levels
 
@@ -124,9 +124,10 @@ class DotProductCell(wiring.Component):
                 name = f"lane_{plane}_{lane}"
                 activation = activations[plane * self._lanes + lane]
                 if self._multiplier.form == "table" and lane in late_words:
-                    products.append(self._late_product(m, words[lane], late_words[lane], activation, name))
+                    late = late_words[lane], delayed(m, activation, 1, name=f"{name}_late")
+                    products.append(self._multiplier.late_product(m, platform, words[lane], activation, *late, name))
                 else:
-                    products.append(self._multiplier.product(m, words[lane], activation, name))
+                    products.append(self._multiplier.product(m, platform, words[lane], activation, name))
             root = adder_tree(m, products, agrees, name=f"tree_{plane}")
             m.d.sync += self.sums_out[plane].eq(add_signed(self.sums_in[plane], root, agrees[0]))
         return m
@@ -137,16 +138,3 @@ class DotProductCell(wiring.Component):
         with m.If(self.swap[stage]):
             m.d.sync += active.eq(shadow)
         return active
-
-    def _late_product(self, m, weight, late_weight, activation, name):
-        """Lane word of which the bits of few inputs are left to the logic of the first adder."""
-        late_activation = delayed(m, activation, 1, name=f"{name}_late")
-        bits = []
-        for index, bit in enumerate(self._multiplier.bits):
-            if bit.inputs <= LATE_INPUTS:
-                bits.append(bit.value(late_weight, late_activation))
-            else:
-                register = Signal(name=f"{name}_product_{index}", reset_less=True)
-                m.d.sync += register.eq(bit.value(weight, activation))
-                bits.append(register)
-        return Cat(bits)

@@ -15,7 +15,7 @@ from ..arith.mask import Compactor, MaskUnit, mask_cycles, token_layout
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, tree_levels
-from .grid import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
+from .columns import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
 
 __all__ = ["MaskedCell", "MaskedGrid", "mask_layout"]
 
@@ -187,7 +187,7 @@ class MaskedGrid(wiring.Component):
     ----------
     weight_format, activation_format : :class:`Format`
         ``INT`` of up to 8 bits, and ``UINT(8)``.
-    shape : :class:`~.grid.GridShape`
+    shape : :class:`~.columns.GridShape`
 
     Members
     -------
@@ -204,7 +204,7 @@ class MaskedGrid(wiring.Component):
         self._weight_bits = weight_format.bits
         self._shape = shape
         self._cell = self._build_cell()
-        #: :class:`~.grid.GridTiming`
+        #: :class:`~.columns.GridTiming`
         self.timing = self._timing()
         lanes = shape.rows * shape.planes * shape.token_lanes
         self.valid_tokens_cycles = self.timing.edge_cycles + 1 + tree_levels(lanes)
@@ -238,7 +238,8 @@ class MaskedGrid(wiring.Component):
             # The last row still reads the old weights one cycle before the new ones; row 0 reads those first.
             hold = max(hold, edge + column + shape.rows - 1 - written)
             lead = max(lead, written + shape.lanes - 1 - (edge + column))
-        return GridTiming(edge, edge + shape.rows - 1 + self._cell.latency_cycles, hold, lead)
+        latency = edge + shape.rows - 1 + self._cell.latency_cycles
+        return GridTiming(edge, tuple(latency + column for column in range(shape.columns)), hold, lead)
 
     def elaborate(self, platform):
         m = Module()
@@ -310,7 +311,7 @@ class MaskedGrid(wiring.Component):
         bus = [self.weight.valid, Cat(self.weight.index, fill_bank), self.weight.word]
 
         for column in range(shape.columns):
-            bus = bus_stage(m, bus, column, bus_cycles(shape.weight_columns))
+            bus = bus_stage(m, bus, column, bus_cycles(shape.weight_columns), first=0)
             valid, place, word = bus
             group, inside = divmod(column, shape.weight_columns * shape.lanes)
             enable = Signal(name=f"load_{column}")

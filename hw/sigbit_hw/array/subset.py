@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The grid of subset-sum cells: distributed arithmetic, the sums of four stationary weights in distributed RAM.
+"""Columns of subset-sum cells: distributed arithmetic, the sums of four stationary weights in distributed RAM.
 
 Our definition. A dot product with uniform activations is a sum over the bits of the activations, and what one bit of
 four activations adds is the sum of a subset of their four weights. A table holds the 16 sums; each bit of the
@@ -13,7 +13,6 @@ through the subsets in the order of a Gray code, so that it adds or takes away o
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..arith.operand import lookup
@@ -21,9 +20,9 @@ from ..lib.delay import delayed
 from ..lib.tree import Term, adder_tree, ternary_excess, ternary_levels, ternary_tree
 from ..lib.ultrascale import tables
 from ..spec.config import SUBSET_WEIGHTS, subset_word_bits
-from .banked import SEQUENCE_CYCLES, BankedGrid
+from .banked import SEQUENCE_CYCLES, BankedColumns, stored_weights
 
-__all__ = ["SubsetCell", "SubsetGenerator", "SubsetGrid", "subset_terms"]
+__all__ = ["SubsetCell", "SubsetColumns", "SubsetGenerator", "subset_terms"]
 
 #: Steps that fill the tables of a column.
 STEPS = 1 << SUBSET_WEIGHTS
@@ -163,9 +162,9 @@ class SubsetGenerator(wiring.Component):
     -------
     weights : ``In``
         Per column stored at once and lane the weight.
-    load, row : ``In``
-        Store ``weights`` as number ``row``.
-    column, pick, away : ``In``
+    load, load_bank, row : ``In``
+        Store ``weights`` as number ``row`` of a bank.
+    bank, column, pick, away : ``In``
         Which weights change a sum, and whether they are taken away from it.
     restart : ``In``
         Sums start at zero; one cycle after ``column``.
@@ -185,6 +184,8 @@ class SubsetGenerator(wiring.Component):
             {
                 "weights": In(data.ArrayLayout(data.ArrayLayout(signed(weight_bits), lanes), weight_columns)),
                 "load": In(1),
+                "load_bank": In(1),
+                "bank": In(1),
                 "row": In(range(max(2, columns // weight_columns))),
                 "column": In(range(max(2, columns))),
                 "pick": In(range(SUBSET_WEIGHTS)),
@@ -204,24 +205,18 @@ class SubsetGenerator(wiring.Component):
         m = Module()
         layout = data.ArrayLayout(signed(self._weight_bits), self._lanes)
 
-        stored = []
         position_bits = (self._weight_columns - 1).bit_length()
-        for position in range(self._weight_columns):
-            memory = Memory(
-                shape=unsigned(layout.size),
-                depth=self._columns // self._weight_columns,
-                init=[],
-                attrs={"ram_style": "distributed"},
-            )
-            m.submodules[f"weights_{position}"] = memory
-            write, read = memory.write_port(), memory.read_port(domain="comb")
-            m.d.comb += [
-                write.en.eq(self.load),
-                write.addr.eq(self.row),
-                write.data.eq(self.weights[position]),
-                read.addr.eq(self.column[position_bits:]),
-            ]
-            stored.append(read.data)
+        rows = self._columns // self._weight_columns
+        # Ports have one bit at least, addresses of one row none.
+        row_bits = (rows - 1).bit_length()
+        stored = stored_weights(
+            m,
+            platform,
+            self.weights,
+            enable=self.load,
+            write=Cat(self.row[:row_bits], self.load_bank),
+            read=Cat(self.column[position_bits : position_bits + row_bits], self.bank),
+        )
         chosen = Signal(layout)
         with m.Switch(self.column[:position_bits]):
             for position, weights in enumerate(stored):
@@ -250,18 +245,11 @@ class SubsetGenerator(wiring.Component):
         return m
 
 
-class SubsetGrid(BankedGrid):
-    """The same sums as :class:`~.grid.Grid` gives, for uniform activations, with tables of sums of weights.
+class SubsetColumns(BankedColumns):
+    """Columns of :class:`SubsetCell`; activations ``int`` or ``uint``."""
 
-    Parameters
-    ----------
-    weight_format, activation_format : :class:`Format`
-        Native formats; activations ``int`` or ``uint``.
-    shape : :class:`~.grid.GridShape`
-    """
-
-    def __init__(self, weight_format, activation_format, shape):
-        super().__init__(weight_format, activation_format, shape, steps=STEPS)
+    def __init__(self, weight_format, activation_format, shape, columns, arrival_cycles=None):
+        super().__init__(weight_format, activation_format, shape, columns, arrival_cycles, steps=STEPS, exact=True)
 
     @property
     def _weight_bits(self):
@@ -291,10 +279,11 @@ class SubsetGrid(BankedGrid):
     def _drive(self, m, generator, fill, step):
         m.d.comb += [generator.pick.eq(fill.pick), generator.away.eq(fill.away), generator.restart.eq(step.restart)]
 
-    def _sequence(self, m, bank):
+    def _sequence(self, m, grid, bank):
         """Steps of all columns of a generator from the first word of a tile on, and the column that each writes to.
 
-        Step ``n`` makes the subset ``n ^ n >> 1``: the weight of the lowest bit of ``n`` comes or goes.
+        Also the bank of the weight word of this cycle. Step ``n`` makes the subset ``n ^ n >> 1``: the weight of the
+        lowest bit of ``n`` comes or goes.
         """
         columns = self._shape.fill_columns
         fill = Signal(
@@ -316,7 +305,8 @@ class SubsetGrid(BankedGrid):
         with m.If(running):
             m.d.sync += Cat(step, column).eq(Cat(step, column) + 1)
             m.d.sync += running.eq(Cat(step, column) != STEPS * columns - 1)
-        with m.If(self.weight.valid & (self.weight.index == 0)):
+        begin = grid.weight.valid & (grid.weight.index == 0)
+        with m.If(begin):
             m.d.sync += [running.eq(1), step.eq(0), column.eq(0), fill_bank.eq(~bank)]
         m.d.comb += [
             fill.restart.eq(step == 0),
@@ -331,15 +321,15 @@ class SubsetGrid(BankedGrid):
         # The columns' own signals come from a register, so that no look-up table stands behind the step's.
         fill = delayed(m, fill, SEQUENCE_CYCLES, name="fill")
         writes = delayed(m, running, SEQUENCE_CYCLES, name="writes", clear=True)
-        return fill, Cat(writes & (fill.column == column) for column in range(columns))
+        return fill, Cat(writes & (fill.column == column) for column in range(columns)), Mux(begin, ~bank, fill_bank)
 
-    def _weight_edge(self, m):
+    def _weight_edge(self, m, platform, grid):
         form = self._weight_format
         code = data.StructLayout({"magnitude": form.magnitude_code_bits, "sign": 1})
         excess = self._shape.rows * self._cell().excess
         words, constants = [], []
         for position in range(self._shape.weight_columns):
-            codes = data.View(data.ArrayLayout(code, self._shape.vector), self.weight.word[position])
+            codes = data.View(data.ArrayLayout(code, self._shape.vector), grid.weight.word[position])
             layout = data.ArrayLayout(signed(self._weight_bits), len(codes))
             word = Signal(layout, name=f"weights_{position}", reset_less=True)
             signs = Signal(len(codes), name=f"signs_{position}", reset_less=True)
@@ -349,5 +339,10 @@ class SubsetGrid(BankedGrid):
                 m.d.sync += [word[lane].eq(Mux(entry.sign, down, up)), signs[lane].eq(entry.sign)]
             words.append(word)
             count = adder_tree(m, list(signs), name=f"count_{position}")
-            constants.append(delayed(m, -excess - count, 1, name=f"owed_{position}"))
+            constant = Signal(signed(self._shape.sum_bits), name=f"owed_{position}", reset_less=True)
+            m.d.sync += constant.eq(-excess - count)
+            constants.append(constant)
         return words, constants
+
+    def _constant(self, constant):
+        return constant

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The grid of table cells: the products of every stationary weight lie in distributed RAM.
+"""Columns of table cells: the products of every stationary weight lie in distributed RAM.
 
 Our definition. An activation code reads the product of its lane's weight from a table with two banks: one computes,
 the other is filled for the next tile. A table holds ``p ^ s`` for a product magnitude ``p`` and the weight's sign ``s``
@@ -14,8 +14,6 @@ A generator per row and ``fill_columns`` columns counts through these levels in 
 by one or two multiples per cycle, and writes every code's product.
 """
 
-from dataclasses import dataclass
-
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
@@ -23,23 +21,13 @@ from amaranth.lib.wiring import In, Out
 
 from ..lib.delay import delayed
 from ..lib.layout import table_layout
-from ..lib.shared import instantiate
-from ..lib.tree import adder_tree, ternary_levels, ternary_tree, tree_levels
+from ..lib.tree import adder_tree, ternary_levels, ternary_tree
 from ..lib.ultrascale import count_step, tables
 from ..spec.config import TABLE_CODE_BITS
 from ..spec.instructions import LEVEL, LEVEL_CODES
-from .banked import (
-    EDGE_CYCLES,
-    SEQUENCE_CYCLES,
-    START_CYCLES,
-    WRITE_CYCLES,
-    activation_edge,
-    chain_cells,
-    travelling_bank,
-)
-from .grid import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
+from .banked import SEQUENCE_CYCLES, BankedColumns, stored_weights
 
-__all__ = ["LevelEntry", "TableCell", "TableGenerator", "TableGrid", "TableGridTiming"]
+__all__ = ["LevelEntry", "TableCell", "TableColumns", "TableGenerator"]
 
 
 class LevelEntry(data.StructLayout):
@@ -203,28 +191,18 @@ class TableGenerator(wiring.Component):
         m = Module()
         layout = data.ArrayLayout(self._lane, self._lanes)
 
-        stored = []
         position_bits = (self._weight_columns - 1).bit_length()
         rows = self._columns // self._weight_columns
         # Ports have one bit at least, addresses of one row none.
         row_bits = (rows - 1).bit_length()
-        column_row = self.column[position_bits : position_bits + row_bits]
-        for position in range(self._weight_columns):
-            memory = Memory(
-                shape=unsigned(layout.size),
-                depth=2 * rows,
-                init=[],
-                attrs={"ram_style": "distributed"},
-            )
-            m.submodules[f"weights_{position}"] = memory
-            write, read = memory.write_port(), memory.read_port(domain="comb")
-            m.d.comb += [
-                write.en.eq(self.load),
-                write.addr.eq(Cat(self.row[:row_bits], self.load_bank)),
-                write.data.eq(self.weights[position]),
-                read.addr.eq(Cat(column_row, self.bank)),
-            ]
-            stored.append(read.data)
+        stored = stored_weights(
+            m,
+            platform,
+            self.weights,
+            enable=self.load,
+            write=Cat(self.row[:row_bits], self.load_bank),
+            read=Cat(self.column[position_bits : position_bits + row_bits], self.bank),
+        )
         chosen = Signal(layout)
         with m.Switch(self.column[:position_bits]):
             for position, weights in enumerate(stored):
@@ -246,154 +224,50 @@ class TableGenerator(wiring.Component):
         return m
 
 
-def start_cycles(shape, column):
-    """How much later than the first generator that of the columns from ``column`` on starts.
+class TableColumns(BankedColumns):
+    """Columns of :class:`TableCell`.
 
-    As much as activations take there, so that tables that are in use no longer are filled as soon as possible; but not
-    before its weights are there.
-    """
-    return max(column, column // shape.weight_columns + column // BUS_COLUMNS)
-
-
-@dataclass(frozen=True)
-class TableGridTiming(GridTiming):
-    """Cycles of a grid of table cells."""
-
-    @classmethod
-    def of(cls, activation_bits, shape):
-        """Timing for codes of so many bits and a :class:`~.grid.GridShape`."""
-        stages = 1 + ternary_levels(shape.lanes)
-        # A column takes at least one cycle per code. If it takes more, the last columns of generators are later by
-        # `fill_columns` times that, and no other column by more.
-        steps = 1 << activation_bits
-        hold, lead = 1, 0
-        for column in range(shape.columns):
-            first = column // shape.fill_columns * shape.fill_columns
-            begin = START_CYCLES + start_cycles(shape, first) + (column - first) * steps
-            # Its tables: the old bank is read by the last row, the new one by the first.
-            hold = max(hold, EDGE_CYCLES + column + shape.rows - 1 - (begin + WRITE_CYCLES))
-            lead = max(lead, begin + steps + WRITE_CYCLES - (EDGE_CYCLES + column + 1))
-            taken = EDGE_CYCLES + column + stages - 1
-            stages_passed = column // BUS_COLUMNS * bus_cycles(shape.weight_columns)
-            stored = column // shape.weight_columns + 3 + tree_levels(shape.vector) + stages_passed
-            hold = max(hold, taken - stored)
-            lead = max(lead, stored + 1 - taken)
-        lead -= steps * shape.fill_columns
-        # Generators must have ended before words of the next tile come.
-        hold = max(hold, 2 - lead)
-        return cls(EDGE_CYCLES, EDGE_CYCLES + shape.rows + stages, hold, lead, shape.fill_columns)
-
-
-class TableGrid(wiring.Component):
-    """The same sums as :class:`~.grid.Grid` gives, with tables instead of multipliers.
-
-    The ports are the same, and so is what they mean, but for activations, which count as distances from the smallest
-    level of their table; ``timing`` has other figures. Word 0 of a tile starts the generators. It may be given as soon
-    as the level table of its bank is complete.
-
-    Parameters
-    ----------
-    weight_format, activation_format : :class:`Format`
-        As long as codes of weights and activations are, at most 4 bits; what they mean comes with ``levels``.
-    shape : :class:`~.grid.GridShape`
-
-    Members
-    -------
-    levels : ``In(LevelEntry())``
-        Entries of a level table.
-    level_bank : ``In(1)``
-        Bank of the levels of ``weight``, in the same cycle.
+    ``weight_format`` and ``activation_format`` say how long codes are, at most 4 bits; what they mean comes with the
+    grid's ``levels``.
     """
 
-    def __init__(self, weight_format, activation_format, shape):
-        self._weight_bits = weight_format.bits
-        self._code_bits = activation_format.bits
-        self._word_bits = shape.table_product_bits
-        self._operand_bits = shape.table_weight_bits + 1
-        self._shape = shape
-        #: :class:`TableGridTiming`
-        self.timing = TableGridTiming.of(activation_format.bits, shape)
-        members = grid_members(weight_format, activation_format, shape)
-        super().__init__({**members, "levels": In(LevelEntry()), "level_bank": In(1)})
+    def __init__(self, weight_format, activation_format, shape, columns, arrival_cycles=None):
+        steps = 1 << activation_format.bits
+        super().__init__(weight_format, activation_format, shape, columns, arrival_cycles, steps=steps, exact=False)
 
-    def elaborate(self, platform):
-        m = Module()
-        shape = self._shape
-        stages = 1 + ternary_levels(shape.lanes)
-
-        neighbours = activation_edge(m, self.codes, shape)
-        last_bank, banks = travelling_bank(m, self.swap, shape)
-
-        fill, writing, loading = self._sequence(m, last_bank)
-        operands, constants = self._weight_edge(m, platform)
-        load = delayed(m, Cat(self.weight.valid, self.weight.index), 1, name="load", clear=True)
-        bus = [load, delayed(m, loading, 1, name="load_bank", clear=True), *operands]
-        owed = [delayed(m, load, 1 + tree_levels(shape.vector), name="owed", clear=True), *constants]
-        taken = delayed(m, self.swap, EDGE_CYCLES + stages - 1, name="swap_edge", clear=True)
-
-        group_words = shape.fill_columns // shape.weight_columns
-        group_bits = (group_words - 1).bit_length()
-        passed = SEQUENCE_CYCLES
-        for column in range(shape.columns):
-            bus = bus_stage(m, bus, column, 1)
-            owed = bus_stage(m, owed, column, bus_cycles(shape.weight_columns), name="owed_bus")
-            load, load_bank, *words_loaded = bus
-            group, inside = divmod(column, shape.fill_columns)
-            if inside == 0:
-                cycles = START_CYCLES - 1 + start_cycles(shape, column)
-                # With a reset these are flip-flops, of which there are more to spare than look-up tables.
-                fill = delayed(m, fill, cycles - passed, name=f"fill_{group}", clear=True)
-                writing = delayed(m, writing, cycles - passed, name=f"writing_{group}", clear=True)
-                passed = cycles
-                step = delayed(m, fill, 1, name=f"step_{group}")
-                enables = delayed(m, writing, WRITE_CYCLES, name=f"enables_{group}", clear=True)
-                words = []
-                for row in range(shape.rows):
-                    generator = self._generator()
-                    lanes = slice(row * shape.lanes, (row + 1) * shape.lanes)
-                    m.d.comb += [
-                        generator.load.eq(load[0] & (load[1 + group_bits :] == group)),
-                        generator.load_bank.eq(load_bank),
-                        generator.row.eq(load[1 : 1 + group_bits]),
-                        generator.weights.eq(Cat(Cat(list(word)[lanes]) for word in words_loaded)),
-                        generator.bank.eq(fill.bank),
-                        generator.column.eq(fill.column),
-                        generator.restart.eq(step.restart),
-                        generator.twice.eq(step.twice),
-                        generator.hold.eq(step.hold),
-                    ]
-                    instantiate(m, platform, f"generator_{row}_{group}", generator)
-                    words.append(generator.words)
-                write = delayed(m, Cat(step.code, step.bank), 1, name=f"write_{group}")
-            constant = self._constant(m, column, owed, taken)
-            taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
-            stored = Cat(enables[inside], write[-1], write[:-1])
-            cells = [self._cell() for _ in range(shape.rows)]
-            sums = chain_cells(m, platform, column, cells, neighbours, banks, stored, words, [constant] * shape.planes)
-            m.d.comb += [self.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
-        return m
+    @property
+    def _operand_bits(self):
+        return self._shape.table_weight_bits + 1
 
     def _cell(self):
         shape = self._shape
         return TableCell(
-            self._code_bits, self._word_bits, lanes=shape.lanes, planes=shape.planes, sum_bits=shape.sum_bits
+            self._activation_format.bits,
+            shape.table_product_bits,
+            lanes=shape.lanes,
+            planes=shape.planes,
+            sum_bits=shape.sum_bits,
         )
 
     def _generator(self):
         return TableGenerator(
             self._operand_bits,
-            self._word_bits,
+            self._shape.table_product_bits,
             lanes=self._shape.lanes,
             columns=self._shape.fill_columns,
             weight_columns=self._shape.weight_columns,
         )
 
-    def _sequence(self, m, bank):
+    def _drive(self, m, generator, fill, step):
+        m.d.comb += [generator.restart.eq(step.restart), generator.twice.eq(step.twice), generator.hold.eq(step.hold)]
+
+    def _sequence(self, m, grid, bank):
         """Steps of all columns of a generator from the first word of a tile on, and the columns that write its code.
 
         Also the bank of the weight word of this cycle.
         """
-        last_code = (1 << self._code_bits) - 1
+        code_bits = self._activation_format.bits
+        last_code = (1 << code_bits) - 1
         last_column = self._shape.fill_columns - 1
         fill = Signal(
             data.StructLayout(
@@ -402,21 +276,21 @@ class TableGrid(wiring.Component):
                     "twice": 1,
                     "hold": 1,
                     "bank": 1,
-                    "code": self._code_bits,
+                    "code": code_bits,
                     "column": range(self._shape.fill_columns),
                 }
             )
         )
-        entry = data.StructLayout({"code": self._code_bits, "step": len(self.levels.entry.step)})
+        entry = data.StructLayout({"code": code_bits, "step": len(grid.levels.entry.step)})
         m.submodules.steps = memory = Memory(
             shape=entry, depth=2 * LEVEL_CODES, init=[], attrs={"ram_style": "distributed"}
         )
         write, read = memory.write_port(), memory.read_port(domain="comb")
         m.d.comb += [
-            write.en.eq(self.levels.valid),
-            write.addr.eq(Cat(self.levels.index, self.levels.bank)),
-            write.data.code.eq(self.levels.entry.code),
-            write.data.step.eq(self.levels.entry.step),
+            write.en.eq(grid.levels.valid),
+            write.addr.eq(Cat(grid.levels.index, grid.levels.bank)),
+            write.data.code.eq(grid.levels.entry.code),
+            write.data.step.eq(grid.levels.entry.step),
         ]
 
         # `current` is the entry whose level is being reached, less what was counted already; `following` is the one
@@ -426,9 +300,9 @@ class TableGrid(wiring.Component):
         following = Signal(range(LEVEL_CODES))
         column = Signal(range(self._shape.fill_columns))
         reached, writes = Signal(), Signal()
-        begin = self.weight.valid & (self.weight.index == 0)
+        begin = grid.weight.valid & (grid.weight.index == 0)
         m.d.comb += [
-            read.addr.eq(Cat(following, Mux(begin, self.level_bank, level_bank))),
+            read.addr.eq(Cat(following, Mux(begin, grid.level_bank, level_bank))),
             reached.eq(Mux(starting, current.step == 0, current.step <= 2)),
             writes.eq(running & reached),
         ]
@@ -437,7 +311,7 @@ class TableGrid(wiring.Component):
                 running.eq(1),
                 starting.eq(1),
                 column.eq(0),
-                level_bank.eq(self.level_bank),
+                level_bank.eq(grid.level_bank),
                 fill_bank.eq(~bank),
             ]
         with m.Elif(running):
@@ -467,28 +341,27 @@ class TableGrid(wiring.Component):
         writing = Cat(writes & (fill.column == column) for column in range(self._shape.fill_columns))
         return fill, writing, Mux(begin, ~bank, fill_bank)
 
-    def _weight_edge(self, m, platform):
+    def _weight_edge(self, m, platform, grid):
         """Decoded weights one cycle later, and ``-C`` of their columns ``tree_levels`` and one cycle behind them."""
         layout = data.StructLayout({"operand": self._operand_bits, "add": 1})
-        level = self.levels.entry.weight
+        level = grid.levels.entry.weight
         decoded = Signal(layout)
-        valid = delayed(m, self.levels.valid, 1, name="level_valid", clear=True)
-        address = delayed(m, Cat(self.levels.index, self.levels.bank), 1, name="level_address")
+        valid = delayed(m, grid.levels.valid, 1, name="level_valid", clear=True)
+        address = delayed(m, Cat(grid.levels.index, grid.levels.bank), 1, name="level_address")
         m.d.sync += [decoded.operand.eq(Mux(level < 0, ~level, level - 1)), decoded.add.eq(level >= 0)]
 
-        vector, padding = self._shape.vector, Const(0, TABLE_CODE_BITS - self._weight_bits)
+        vector, bits = self._shape.vector, self._weight_format.bits
+        padding = Const(0, TABLE_CODE_BITS - bits)
         words, constants = [], []
         for position in range(self._shape.weight_columns):
-            codes = self.weight.word[position]
+            codes = grid.weight.word[position]
             found = tables(
                 m,
                 platform,
                 [decoded.as_value()] * vector,
                 enable=valid,
                 address=address,
-                reads=[
-                    Cat(codes.word_select(lane, self._weight_bits), padding, self.level_bank) for lane in range(vector)
-                ],
+                reads=[Cat(codes.word_select(lane, bits), padding, grid.level_bank) for lane in range(vector)],
                 name=f"levels_{position}",
             )
             word = Signal(data.ArrayLayout(layout, vector), name=f"operands_{position}", reset_less=True)
@@ -499,16 +372,6 @@ class TableGrid(wiring.Component):
             constants.append(delayed(m, -count, 1, name=f"owed_{position}"))
         return words, constants
 
-    def _constant(self, m, column, owed, taken):
-        """What the sums of a column start from: the excess of its tables' unsigned words, negative."""
-        constant = Signal(signed(self._shape.sum_bits), name=f"constant_{column}")
-        load, *constants = owed
-        index, position = divmod(column, self._shape.weight_columns)
-        waiting = Signal.like(constants[position], name=f"signs_waiting_{column}", reset_less=True)
-        signs = Signal.like(waiting, name=f"signs_{column}", reset_less=True)
-        with m.If(load == (1 | index << 1)):
-            m.d.sync += waiting.eq(constants[position])
-        with m.If(taken):
-            m.d.sync += signs.eq(waiting)
-        m.d.comb += constant.eq(signs << self._word_bits)
-        return constant
+    def _constant(self, signs):
+        """The excess of its tables' unsigned words, negative."""
+        return Cat(C(0, self._shape.table_product_bits), signs).as_signed()

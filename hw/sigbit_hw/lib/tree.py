@@ -129,7 +129,7 @@ def _luts(terms):
 def _plan(terms):
     """Levels of a tree, each a tuple of ``(sources, term)``: which words of the level before become which.
 
-    In every level those three words come first whose sum has the most bits less per look-up table.
+    A look-up table can remove two bits. In every level those three words come first whose adder wastes least of that.
     """
     levels = []
     while len(terms) > 2:
@@ -140,7 +140,7 @@ def _plan(terms):
         while sum(map(len, left.values())) > 2:
             kinds = sorted(term for term, indices in left.items() for _ in indices[:3])
             choices = sorted(set(combinations(kinds, 3)))
-            best = max(choices, key=lambda choice: _saved(choice) / _luts(choice))
+            best = max(choices, key=lambda choice: _saved(choice) - 2 * _luts(choice))
             level.append((tuple(left[term].pop() for term in best), _joined(best)))
         level += [((index,), term) for term, indices in sorted(left.items()) for index in indices]
         levels.append(tuple(level))

@@ -9,15 +9,31 @@ from typing import NamedTuple
 from amaranth import *
 from amaranth.lib.memory import Memory
 
-__all__ = ["ULTRASCALE", "Addend", "add_three", "count_step", "tables"]
+__all__ = [
+    "TABLE_ADDRESS_BITS",
+    "ULTRASCALE",
+    "Addend",
+    "Function",
+    "add_three",
+    "count_step",
+    "function_luts",
+    "functions",
+    "tables",
+]
 
 #: Value of a platform's ``family``.
 ULTRASCALE = "ultrascale+"
+#: Inputs of a look-up table, and what two functions in one may have together.
+_LUT_INPUTS, _PAIR_INPUTS = 6, 5
+#: Functions of so few inputs are left to synthesis: a conjunction can be the reset of a register.
+_FREE_INPUTS = 2
 #: Bits of one CARRY8.
 _CARRY_BITS = 8
-#: Read ports of a RAM32M16, two bits each, and bits of an address.
-_RAM_PORTS = "ABCDEFG"
-_RAM_ADDRESS_BITS = 5
+#: Read ports of a RAM32M16 and of a RAM32M, two bits each, the port whose address writes.
+_RAM_PORTS, _RAM_WRITE_PORT = "ABCDEFG", "H"
+_SMALL_RAM_PORTS, _SMALL_RAM_WRITE_PORT = "ABC", "D"
+#: Bits of an address of :func:`tables`.
+TABLE_ADDRESS_BITS = 5
 
 
 def _primitives(platform):
@@ -27,6 +43,86 @@ def _primitives(platform):
 def _truth(function, inputs):
     """INIT of a look-up table: ``function`` of the input bits, first input lowest."""
     return sum(function(*(index >> bit & 1 for bit in range(inputs))) << index for index in range(1 << inputs))
+
+
+class Function(NamedTuple):
+    """A truth table: ``truth[index]`` for the index that the input bits at ``inputs`` of a word make, first lowest."""
+
+    truth: tuple
+    inputs: tuple
+
+
+def _paired(tables):
+    """Indices of functions, two by two, that share a look-up table."""
+    left = [index for index, table in enumerate(tables) if _FREE_INPUTS < len(table.inputs) <= _PAIR_INPUTS]
+    pairs = []
+    while left:
+        one = left.pop(0)
+        for other in left:
+            if len({*tables[one].inputs, *tables[other].inputs}) <= _PAIR_INPUTS:
+                left.remove(other)
+                pairs.append((one, other))
+                break
+    return pairs
+
+
+def function_luts(tables):
+    """Look-up tables of :func:`functions`; none for functions of two inputs, which are taken to be conjunctions."""
+    single = sum(1 << max(0, len(table.inputs) - _LUT_INPUTS) for table in tables if len(table.inputs) > _FREE_INPUTS)
+    return single - len(_paired(tables))
+
+
+def functions(m, platform, tables, word, name):
+    """Values of some :class:`Function` of the bits of a word, without a register.
+
+    On UltraScale+ two functions of five inputs together share a look-up table, and one of more than six inputs takes
+    two tables per further input, which the multiplexers of the slice join.
+    """
+    values = []
+    for table in tables:
+        index = Cat(word[bit] for bit in table.inputs)
+        truth = sum(value << entry for entry, value in enumerate(table.truth))
+        values.append(Const(truth, len(table.truth)).bit_select(index, 1))
+    if not _primitives(platform):
+        return values
+    for pair in _paired(tables):
+        used = sorted({bit for index in pair for bit in tables[index].inputs})
+        truths, pins = [], [*(word[bit] for bit in used), *[Const(0, 1)] * (_PAIR_INPUTS - len(used)), Const(1, 1)]
+        for index in pair:
+            values[index] = Signal(name=f"{name}_{index}")
+            places = [used.index(bit) for bit in tables[index].inputs]
+
+            def function(*bits, truth=tables[index].truth, places=places):
+                return truth[sum(bits[place] << position for position, place in enumerate(places))]
+
+            truths.append(_truth(function, _PAIR_INPUTS))
+        m.submodules[f"{name}_pair_{pair[0]}"] = Instance(
+            "LUT6_2",
+            p_INIT=Const(truths[1] << 32 | truths[0], 64),
+            **{f"i_I{pin}": value for pin, value in enumerate(pins)},
+            o_O5=values[pair[0]],
+            o_O6=values[pair[1]],
+        )
+    for index, table in enumerate(tables):
+        if len(table.inputs) > _LUT_INPUTS:
+            values[index] = _joined(m, table.truth, [word[bit] for bit in table.inputs], f"{name}_{index}")
+    return values
+
+
+def _joined(m, truth, inputs, name):
+    """A function of six inputs or more as a tree of look-up tables and multiplexers."""
+    output = Signal(name=name)
+    if len(inputs) == _LUT_INPUTS:
+        init = _truth(lambda *bits: truth[sum(bit << position for position, bit in enumerate(bits))], _LUT_INPUTS)
+        pins = {f"i_I{pin}": value for pin, value in enumerate(inputs)}
+        m.submodules[f"{name}_lut"] = Instance("LUT6", p_INIT=Const(init, 64), **pins, o_O=output)
+        return output
+    half = len(truth) // 2
+    low, high = (
+        _joined(m, part, inputs[:-1], f"{name}_{value}") for value, part in enumerate((truth[:half], truth[half:]))
+    )
+    m.submodules[f"{name}_mux"] = Instance(f"MUXF{len(inputs)}", i_I0=low, i_I1=high, i_S=inputs[-1], o_O=output)
+    return output
 
 
 def _carry_chain(m, select, generate, carry, name):
@@ -162,14 +258,14 @@ def tables(m, platform, words, *, enable, address, reads, name):
     -------
     list of Signal
         The words read, in the same cycle. On UltraScale+ seven pairs of bits, of any lanes, share one RAM32M16 of
-        eight look-up tables.
+        eight look-up tables, and the last three a RAM32M of four.
     """
     width = len(words[0])
     outputs = [Signal(width, name=f"{name}_{lane}") for lane in range(len(words))]
     if not _primitives(platform):
         for lane, (word, read) in enumerate(zip(words, reads, strict=True)):
             memory = Memory(
-                shape=unsigned(width), depth=1 << _RAM_ADDRESS_BITS, init=[], attrs={"ram_style": "distributed"}
+                shape=unsigned(width), depth=1 << TABLE_ADDRESS_BITS, init=[], attrs={"ram_style": "distributed"}
             )
             m.submodules[f"{name}_memory_{lane}"] = memory
             write, port = memory.write_port(), memory.read_port(domain="comb")
@@ -182,9 +278,17 @@ def tables(m, platform, words, *, enable, address, reads, name):
             ]
         return outputs
     pairs = [(lane, bit) for lane in range(len(words)) for bit in range(0, width, 2)]
-    for first in range(0, len(pairs), len(_RAM_PORTS)):
-        ports = {"i_WCLK": ClockSignal("sync"), "i_WE": enable, "i_ADDRH": address, "i_DIH": Const(0, 2)}
-        for letter, (lane, bit) in zip(_RAM_PORTS, pairs[first:], strict=False):
+    while pairs:
+        small = len(pairs) <= len(_SMALL_RAM_PORTS)
+        letters, writing = (_SMALL_RAM_PORTS, _SMALL_RAM_WRITE_PORT) if small else (_RAM_PORTS, _RAM_WRITE_PORT)
+        ports = {
+            "i_WCLK": ClockSignal("sync"),
+            "i_WE": enable,
+            f"i_ADDR{writing}": address,
+            f"i_DI{writing}": Const(0, 2),
+        }
+        first = pairs[0]
+        for letter, (lane, bit) in zip(letters, pairs, strict=False):
             bits = min(2, width - bit)
             output = Signal(2, name=f"{name}_{lane}_{bit}")
             ports |= {
@@ -193,5 +297,6 @@ def tables(m, platform, words, *, enable, address, reads, name):
                 f"o_DO{letter}": output,
             }
             m.d.comb += outputs[lane][bit : bit + bits].eq(output)
-        m.submodules[f"{name}_ram_{first}"] = Instance("RAM32M16", **ports)
+        m.submodules[f"{name}_ram_{first[0]}_{first[1]}"] = Instance("RAM32M" if small else "RAM32M16", **ports)
+        pairs = pairs[len(letters) :]
     return outputs

@@ -40,8 +40,9 @@ DEVICE_LUTS = 274_080
 MEMORY_LUTS = 144_000
 #: Most columns of a grid.
 COLUMNS_MAX = 1024
-#: Pairs of bits and look-up tables of a RAM32M16.
+#: Pairs of bits and look-up tables of a RAM32M16 and of a RAM32M.
 _RAM_PAIRS, _RAM_LUTS = 7, 8
+_SMALL_RAM_PAIRS, _SMALL_RAM_LUTS = 3, 4
 
 
 class ConfigError(SigbitError):
@@ -55,7 +56,8 @@ def accumulator_width(products, magnitude_max):
 
 def ram_luts(pairs):
     """Look-up tables of UltraScale+ that are memory: 32 words of so many pairs of bits, each with its own port."""
-    return -(-pairs // _RAM_PAIRS) * _RAM_LUTS
+    large, rest = divmod(pairs, _RAM_PAIRS)
+    return large * _RAM_LUTS + (rest > 0) * (_SMALL_RAM_LUTS if rest <= _SMALL_RAM_PAIRS else _RAM_LUTS)
 
 
 def subset_word_bits(largest_weight):
@@ -102,6 +104,9 @@ class AcceleratorConfig:
         in distributed RAM, for uniform activations and weights with magnitudes of up to 8 bits. ``"masked"``: the
         most important nibbles of every ``lanes`` (4, 8 or 16) activations of 8 bits (:mod:`.masks`), chosen at run
         time, against weights of up to 8.
+    logic_columns : int
+        So many columns, the last ones, are of logic cells in a grid whose others are table or subset-sum cells: they
+        need no distributed RAM. With them tables hold the native levels only.
     fill_columns : int
         Columns whose tables one generator fills, one after the other: 1, 2, 4, 8 or 16, not less than
         ``weight_columns``. Less logic and more cycles per tile; of no effect without tables.
@@ -146,6 +151,7 @@ class AcceleratorConfig:
     weight_depth: int
     parameter_depth: int
     cell: str = "logic"
+    logic_columns: int = 0
     fill_columns: int = 8
     table_weight_bits: int = 5
     table_product_bits: int = 8
@@ -180,6 +186,9 @@ class AcceleratorConfig:
             elif field.name == "packing":
                 if value not in PACKING_OPTIONS:
                     raise ConfigError(f"packing must be {' or '.join(PACKING_OPTIONS)}, not {value!r}")
+            elif field.name == "logic_columns":
+                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                    raise ConfigError(f"logic_columns must be an integer of 0 or more, not {value!r}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} must be a positive integer, not {value!r}")
         if not self.weight_format.signed:
@@ -221,6 +230,7 @@ class AcceleratorConfig:
             )
         if self.fill_columns not in (1, 2, 4, 8, 16):
             raise ConfigError(f"fill_columns must be 1, 2, 4, 8 or 16, not {self.fill_columns}")
+        self._check_logic_columns()
         if self.cell in ("table", "subset"):
             self._check_tables()
         if self.cell == "masked":
@@ -229,6 +239,24 @@ class AcceleratorConfig:
             raise ConfigError(
                 f"accumulators would need {self.accumulator_bits} bits, the requantizer takes {RAW_BITS}; "
                 f"lower max_reduction ({self.max_reduction}) or max_wide_reduction ({self.max_wide_reduction})"
+            )
+
+    def _check_logic_columns(self):
+        if not self.logic_columns:
+            return
+        if self.cell not in ("table", "subset"):
+            raise ConfigError(
+                f"logic_columns are for grids of table or subset cells, not {self.cell}; leave logic_columns out"
+            )
+        if self.logic_columns >= self.columns:
+            raise ConfigError(
+                f"logic_columns must be less than columns ({self.columns}), not {self.logic_columns}; with cell logic "
+                f"all columns are of logic cells"
+            )
+        if self.cell == "table" and self.activation_format.signed:
+            raise ConfigError(
+                f"Logic cells beside table cells take unsigned activations, not {self.activation_format}, of which "
+                f"tables count from the smallest level; choose uint or esbu, or logic_columns 0"
             )
 
     def _check_tables(self):
@@ -243,7 +271,8 @@ class AcceleratorConfig:
         if self.memory_luts > MEMORY_LUTS:
             raise ConfigError(
                 f"Tables would need {self.memory_luts} look-up tables as memory, {self.memory_luts - MEMORY_LUTS} more "
-                f"than the {MEMORY_LUTS} of the ZU9EG; lower columns, lanes, rows or planes, or choose cell logic"
+                f"than the {MEMORY_LUTS} of the ZU9EG; raise logic_columns, lower columns, lanes, rows or planes, or "
+                f"choose cell logic"
             )
 
     def _check_subsets(self):
@@ -293,6 +322,12 @@ class AcceleratorConfig:
         return self.cell == "masked"
 
     @property
+    def level_tables(self):
+        """Whether layers bring along what codes mean: with table cells, unless logic cells beside them have native
+        levels."""
+        return self.cell == "table" and not self.logic_columns
+
+    @property
     def vector(self):
         """Activations that enter the array per cycle and plane; channels in one feature word."""
         return self.rows * self.lanes
@@ -307,7 +342,7 @@ class AcceleratorConfig:
     def part_shift_bits(self):
         """Left shift of the accumulators between part passes, and bits of a digit. With tables any code can be a digit,
         as long as digits are in the order of codes."""
-        if self.cell == "table":
+        if self.level_tables:
             return self.activation_format.magnitude_code_bits
         return part_shift_bits(self.activation_format)
 
@@ -336,9 +371,9 @@ class AcceleratorConfig:
         the levels of weight codes."""
         if self.cell == "logic":
             return 0
-
         if self.masked:
             return self.mac_lanes * ram_luts(-(-self.weight_format.bits // 2))
+        columns = self.columns - self.logic_columns
         if self.cell == "subset":
             word_bits = subset_word_bits(self.weight_format.magnitude_max)
             words = -(-self.lanes // SUBSET_WEIGHTS) * self.activation_format.bits
@@ -347,8 +382,8 @@ class AcceleratorConfig:
             word_bits, words = self.product_bits, self.lanes
             weight_bits = self.lanes * (self.table_weight_bits + 2)
             decoders = self.weight_columns * ram_luts(self.vector * -(-(self.table_weight_bits + 2) // 2))
-        tables = self.columns * self.planes * self.rows * ram_luts(words * -(-word_bits // 2))
-        generators = -(-self.columns // self.fill_columns) * self.rows
+        tables = columns * self.planes * self.rows * ram_luts(words * -(-word_bits // 2))
+        generators = -(-columns // self.fill_columns) * self.rows
         return tables + generators * self.weight_columns * ram_luts(-(-weight_bits // 2)) + decoders
 
     @property

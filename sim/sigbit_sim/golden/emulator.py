@@ -83,6 +83,7 @@ class Emulator:
         self.config = config
         self._late = schedule == "late"
         native = config.activation_format
+        self._table_columns = config.columns - config.logic_columns if config.cell == "table" else 0
         self._product_max, self._accumulator_bits = config.product_magnitude_max, config.accumulator_bits
         self._code_levels = np.array([native.decode(code) for code in range(1 << native.bits)], dtype=np.float32)
         self._rank_codes = np.array([native.encode(level) for level in native.levels], dtype=np.uint8)
@@ -449,14 +450,14 @@ class Emulator:
             codes = codes.reshape(tiles, -1, config.vector)
             codes = codes[:, : config.columns].repeat(repeats, axis=0)
             bits = config.weight_format.bits
-            if config.cell == "table":
-                levels, _ = self._levels_of_codes(fields["level_base"])
-                levels = levels.astype(np.float32)[codes]
-                sign = levels < 0
-            else:
-                sign = codes >> (bits - 1)
-                magnitude = np.array(config.weight_format.magnitudes, dtype=np.float32)[codes & ((1 << bits - 1) - 1)]
-                levels = np.where(sign, -magnitude, magnitude)
+            sign = codes >> (bits - 1)
+            magnitude = np.array(config.weight_format.magnitudes, dtype=np.float32)[codes & ((1 << bits - 1) - 1)]
+            levels = np.where(sign, -magnitude, magnitude)
+            if self._table_columns:
+                by_table = codes[:, : self._table_columns]
+                found, _ = self._levels_of_codes(fields["level_base"])
+                levels[:, : self._table_columns] = found.astype(np.float32)[by_table]
+                sign[:, : self._table_columns] = levels[:, : self._table_columns] < 0
             matrix = np.ascontiguousarray(levels.transpose(0, 2, 1)).reshape(len(levels) * config.vector, -1)
             self._weight_cache[key] = matrix, sign.sum(axis=(0, 2), dtype=np.int64)
         return self._weight_cache[key]
@@ -532,21 +533,29 @@ class Emulator:
         assert bound < 1 << 53, "sums leave the exact range of float64"
         dtype = np.float32 if bound < 1 << 24 else np.float64
         order, beats = indices.transpose(0, 2, 1), 1
+        runs = []
         if config.masked:
             levels, tokens = self._masked_levels(order, fields)
+            runs.append(levels)
             beats = -(-fields["budget"] // config.token_lanes)
             used = self._used_rows(fields, tiles)
             self._counters[Register.VALID_TOKENS] += int(tokens.sum(axis=(0, 1))[used].sum())
-        elif config.cell == "table":
-            levels = self._levels_of_codes(fields["level_base"])[1][self._codes[order]]
-            if np.isnan(levels).any():
+        if self._table_columns:
+            runs.append(self._levels_of_codes(fields["level_base"])[1][self._codes[order]])
+            if np.isnan(runs[0]).any():
                 raise EmulatorError(
                     f"COMPUTE meets activation codes that its level table at {fields['level_base']} leaves out"
                 )
-        else:
-            levels = self._levels[order]
-        levels = levels.reshape(planes * positions, -1)
-        total = (levels.astype(dtype, copy=False) @ weights.astype(dtype, copy=False)).astype(np.int64)
+        if not runs or config.logic_columns:
+            runs.append(self._levels[order])
+        # Table cells and logic cells beside them have their own levels.
+        split = np.split(weights.astype(dtype, copy=False), [self._table_columns] if len(runs) > 1 else [], axis=1)
+        total = np.hstack(
+            [
+                levels.reshape(planes * positions, -1).astype(dtype, copy=False) @ part
+                for levels, part in zip(runs, split, strict=True)
+            ]
+        ).astype(np.int64)
         # XOR negation leaves each product of a negative weight one short.
         raw = (total - sign_bits).reshape(planes, positions, -1)
         bank = self._accumulators[self._bank][:, :positions, : raw.shape[2]]

@@ -14,7 +14,8 @@ __all__ = ["BENCHES", "bench_needs", "bench_options", "run_bench"]
 
 #: Every bench is the function ``bench(progress, **options)`` of the module of its name.
 BENCHES = (
-    "lut", "ledger", "size", "sim", "networks", "accuracy", "trained", "ausn", "nuuq", "codebooks", "sdp", "boards",
+    "lut", "ledger", "fit", "size", "sim", "networks", "accuracy", "trained", "ausn", "nuuq", "codebooks", "sdp",
+    "boards",
 )  # fmt: skip
 
 
