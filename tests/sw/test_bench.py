@@ -39,6 +39,7 @@ def cost(weights, activations, lanes, *, cell, planes):
         "ff_per_mac": 20.0,
         "carry_per_mac": 1.5,
         "dsp": 0,
+        "depth": {"luts": 2, "luts_with_carry": 1, "carry_bits": 16},
         "yosys": "0.70",
     }
 

