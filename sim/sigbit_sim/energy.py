@@ -177,24 +177,21 @@ def requantizer_toggles(activation_format, requantizer, accumulator_bits, accumu
     delays = [part.latency_cycles for part in parts]
     cycles = 2 * results + sum(delays)
 
-    def port(values, bits, delay):
-        """Every result once before, so that the circuits are full when the count begins."""
-        values = np.broadcast_to(np.asarray(values), (streams, results))
-        rows = np.zeros((cycles, 1, streams), dtype=np.int64)
-        twice = np.concatenate((values, values), axis=1).T
-        rows[delay : delay + 2 * results, 0] = twice[: cycles - delay]
-        return bit_rows(rows, bits)
+    def port(values, bits):
+        """The results again and again, so that the circuits are full when the count begins and when it ends."""
+        values = np.broadcast_to(values, (streams, results)).T
+        return bit_rows(values[np.arange(cycles) % results, np.newaxis], bits)
 
     inputs = {
-        "accumulator": port(accumulators, accumulator_bits, 0),
+        "accumulator": port(accumulators, accumulator_bits),
         **{
-            name: port(values, len(getattr(parts[0], name)), 0)
+            name: port(values, len(getattr(parts[0], name)))
             for name, values in (
                 ("bias", bias), ("multiplier", multiplier), ("negative_multiplier", multiplier), ("shift", shift),
                 ("unscaled", 0), ("residual", 0), ("residual_multiplier", 0),
             )
         },
-        "rst": port(0, 1, 0),
+        "rst": port(0, 1),
     }  # fmt: skip
     found = netlists[0].run(inputs, ("half_units", "field"), slice(results + delays[0], 2 * results + delays[0]))
     expected = half_units(accumulators, bias, multiplier, shift)
@@ -203,12 +200,12 @@ def requantizer_toggles(activation_format, requantizer, accumulator_bits, accumu
     _same(seen[delays[0] : delays[0] + results], np.clip(expected, -limit, limit - 1).T, "a requantizer")
     inputs = {
         **found,
-        "encoding": port(int(Encoding.NATIVE), 2, 0),
-        "limit": port((1 << activation_format.bits) - 1 if activation_format.uniform else 0, 8, 0),
-        "excess": port(0, 8, 0),
-        "relu": port(1, 1, 0),
-        "part": port(0, len(parts[1].part), 0),
-        "rst": port(0, 1, 0),
+        "encoding": port(int(Encoding.NATIVE), 2),
+        "limit": port((1 << activation_format.bits) - 1 if activation_format.uniform else 0, 8),
+        "excess": port(0, 8),
+        "relu": port(1, 1),
+        "part": port(0, len(parts[1].part)),
+        "rst": port(0, 1),
     }
     codes = netlists[1].run(inputs, ("code",), slice(results + sum(delays), 2 * results + sum(delays)))["code"]
     seen = row_values(codes, activation_format.bits, streams)[:, 0]

@@ -36,6 +36,8 @@ _DUAL_PORTS = {"RAM32X1D": 5, "RAM64X1D": 6}
 #: Block memory with one port to read and one to write: address bits, the lowest one's place, width.
 _BLOCKS = {"RAMB18E2": (9, 5, 36), "RAMB36E2": (9, 6, 72)}
 _SHIFT_REGISTERS = {"SRL16E": 16, "SRLC32E": 32}
+#: What has no contents at first.
+_EMPTY = {*_MEMORIES, *_DUAL_PORTS, *_BLOCKS, *_SHIFT_REGISTERS}
 _CLOCK_PINS = ("C", "CLK", "WCLK")
 
 
@@ -272,6 +274,8 @@ class MappedCircuit:
                 continue
             if inverted := [name for name, value in parameters.items() if "INVERTED" in name and "1" in str(value)]:
                 raise SynthesisError(f"A {kind} has {', '.join(inverted)}, which is not modelled")
+            if kind in _EMPTY and any(name.startswith("INIT") and "1" in str(parameters[name]) for name in parameters):
+                raise SynthesisError(f"A {kind} is not empty at first, which is not modelled")
             for name, rows in pin.items():
                 if directions[name] == "output":
                     drivers.update(rows)

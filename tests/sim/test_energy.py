@@ -104,9 +104,10 @@ def test_one_wrong_table_of_a_netlist_is_noticed(drq_case, monkeypatch):
 @synthesized
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("weights", "activations"), [("int:3", "uint:3"), ("ausn-a:2,1", "ausn-au:2,1"), ("ausn-g:2,1", "ausn-gu:2,2")]
+    ("weights", "activations", "requantizer"),
+    [("int:3", "uint:3", "multiplier"), ("ausn-g:2,1", "ausn-gu:2,2", "shift")],
 )
-def test_a_lane_and_a_requantizer_are_exact_and_narrow_data_toggle_less(weights, activations):
+def test_a_lane_and_a_requantizer_are_exact_and_idle_ones_toggle_less(weights, activations, requantizer):
     weights, activations = Format.parse(weights), Format.parse(activations)
     rng = np.random.default_rng(5)
     levels = rng.choice(weights.levels, (8, 3, 24)), rng.choice(activations.levels, (8, 40, 24))
@@ -118,10 +119,9 @@ def test_a_lane_and_a_requantizer_are_exact_and_narrow_data_toggle_less(weights,
         lane_toggles(weights, activations, levels[0], levels[1][:, :3], lanes=4)
     sums = sums.reshape(8, -1)
     bias, shift = rng.integers(-50, 50, (8, 1)), np.full((8, 1), 20)
-    requantized = {
-        mode: requantizer_toggles(activations, mode, 22, sums, bias, 1 << 15, shift) for mode in ("shift", "multiplier")
-    }
-    assert 0 < requantized["shift"] < requantized["multiplier"]
+    result = requantizer_toggles(activations, requantizer, 22, sums, bias, 1 << 15, shift)
+    same = requantizer_toggles(activations, requantizer, 22, np.full_like(sums, 99), bias, 1 << 15, shift)
+    assert same == 0 < result
 
 
 @synthesized

@@ -167,6 +167,10 @@ def test_a_black_box_is_a_memory_whose_data_come_two_cycles_later():
             [cell("FDRE", {"C": CLOCK, "CE": "1", "D": 3, "R": "0"}, {"Q": 4}, IS_C_INVERTED="1")],
             "A FDRE has IS_C_INVERTED, which is not modelled",
         ),
+        (
+            [cell("SRL16E", {"CLK": CLOCK, "CE": "1", "D": 3}, {"Q": 4}, INIT="0000000000000100")],
+            "A SRL16E is not empty at first, which is not modelled",
+        ),
     ],
 )
 def test_what_has_no_model_is_an_error(cells, message):
