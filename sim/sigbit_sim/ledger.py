@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from sigbit_hw.arith.multiplier import multiplier
 from sigbit_hw.arith.operand import significand_bits, significand_parts
+from sigbit_hw.array.masked import group_sum_bits
 from sigbit_hw.array.subset import subset_terms
-from sigbit_hw.lib.tree import Term, ternary_luts
+from sigbit_hw.lib.tree import Term, ternary_luts, tree_levels
 from sigbit_hw.lib.ultrascale import function_luts
 from sigbit_hw.spec.config import (
     COLUMNS_MAX,
@@ -23,24 +24,36 @@ from sigbit_hw.spec.config import (
 )
 from sigbit_hw.spec.formats import product_bits
 
-__all__ = ["accumulator_luts", "cell_luts", "fitting_grid", "generator_luts", "ledger"]
+__all__ = ["accumulator_luts", "cell_luts", "fitting_grid", "generator_luts", "ledger", "masking_luts"]
 
 #: Part of the bits of a conjunction that are not the reset of a register.
 _SINGLE_PARTIAL = 0.75
+#: Of masking units by their group, and of compactors by group and tokens per cycle, synthesized.
+_MASK_UNITS = {4: 222, 8: 701, 16: 1688}
+_COMPACTORS = {
+    4: {1: 62, 2: 88, 4: 132},
+    8: {1: 130, 2: 202, 4: 318},
+    16: {1: 323, 2: 469, 4: 779},
+}
+#: Of a token lane of a masked cell, and of a level of its adders: at all, and per bit of a weight.
+_TOKEN_LANE, _TOKEN_LEVEL = (34, 5), (0.5, 1.5)
 #: Of a requantizer, an encoder and a decoder of residuals.
 _POST_LANE = 856
 #: Of the array's edge, per lane and column of a weight word, and at all.
 _EDGE_LANE, _EDGE = 21, 190
 #: Of parser, sequencer, pooling, post-processor and buses: per bit of a beat, per bit of the planes' words, and at all.
 _STREAM_BIT, _FEATURE_BIT, _CONTROL = 6, 6, 3090
-#: Sums in banks this deep lie in look-up tables.
+#: Sums in banks this deep lie in look-up tables: of a RAM32M16, which synthesis takes for them, and its bits.
 _SHALLOW = 64
+_RAM_LUTS, _RAM_BITS = 8, 14
 
 
 def cell_luts(config, cell=None):
     """Look-up tables of one cell of the grid, memory included; of the configuration's kind, or of another one."""
     cell = cell or config.cell
     terms, words, word_bits = None, config.lanes, config.product_bits
+    if cell == "masked":
+        return _masked_cell(config)
     if cell == "logic":
         word_bits = product_bits(config.weight_format, config.activation_format)
         return config.planes * (_multipliers(config) + _signed_tree(config.lanes, word_bits) + config.sum_bits)
@@ -51,6 +64,19 @@ def cell_luts(config, cell=None):
         words, word_bits = len(terms), subset_word_bits(largest)
     terms = terms or [Term(0, (1 << word_bits) - 1)] * words
     return config.planes * (ram_luts(words * -(-word_bits // 2)) + ternary_luts(terms, config.sum_bits))
+
+
+def _masked_cell(config):
+    """Weights and products of every token lane, their adders, the sum of a group, the sum of the column."""
+    bits, lanes = config.weight_format.bits, config.token_lanes
+    lane, level = (constant + slope * bits for constant, slope in (_TOKEN_LANE, _TOKEN_LEVEL))
+    group = group_sum_bits(config.lanes) + 1
+    return 1 + config.planes * (lanes * lane + tree_levels(lanes) * level + group + config.sum_bits)
+
+
+def masking_luts(config):
+    """Look-up tables of the masking unit and the compactor of one row and plane; 0 without masks."""
+    return _MASK_UNITS[config.lanes] + _COMPACTORS[config.lanes][config.token_lanes] if config.masked else 0
 
 
 def _multipliers(config):
@@ -96,7 +122,7 @@ def _signed_tree(lanes, word_bits):
 
 def generator_luts(config):
     """Look-up tables of one generator of the tables of ``fill_columns`` columns, memory included; 0 without tables."""
-    if config.cell == "logic":
+    if config.cell in ("logic", "masked"):
         return 0
     if config.cell == "subset":
         weight_bits = config.weight_format.magnitude_bits + 1
@@ -113,7 +139,7 @@ def generator_luts(config):
 def accumulator_luts(config):
     """Look-up tables of the accumulator of one column and plane: adder, choice of the bank, addresses."""
     address_bits = (config.strip_depth - 1).bit_length()
-    memory = 2 * ram_luts(-(-config.accumulator_bits // 2)) * -(-config.strip_depth // 32)
+    memory = 2 * _RAM_LUTS * -(-config.accumulator_bits // _RAM_BITS) * -(-config.strip_depth // 32)
     shallow = config.strip_depth <= _SHALLOW
     return 2 * config.accumulator_bits + 2 * address_bits + 2 + shallow * memory
 
@@ -128,7 +154,7 @@ def _read_multiplexer(config):
 
 
 def ledger(config):
-    """Predicted look-up tables of an accelerator; None for masked cells, of which there is no model.
+    """Predicted look-up tables of an accelerator.
 
     Parameters
     ----------
@@ -141,8 +167,6 @@ def ledger(config):
         memory; ``share``: of the device; ``spare``: look-up tables that the device has more, negative if it does not
         fit; ``fits``.
     """
-    if config.masked:
-        return None
     columns = config.columns - config.logic_columns
     generators = config.rows * -(-columns // config.fill_columns)
     edges = 1 + (config.logic_columns > 0)
@@ -150,6 +174,7 @@ def ledger(config):
     parts = {
         "cells": config.rows * cells,
         "generators": generators * generator_luts(config),
+        "masking": config.rows * config.planes * masking_luts(config),
         "accumulators": config.columns * config.planes * accumulator_luts(config),
         "array's edges": edges * (_EDGE_LANE * config.vector * config.weight_columns + _EDGE)
         + _read_multiplexer(config),

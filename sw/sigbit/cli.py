@@ -594,8 +594,6 @@ def _verilog(arguments):
 
 def _resources(resources):
     """What the ledger of look-up tables says, in words."""
-    if resources is None:
-        return "look-up tables: not predicted for masked cells"
     spare = resources["spare"]
     verdict = f"fits, {spare} to spare" if resources["fits"] else f"does not fit, {-spare} too many"
     return (

@@ -75,8 +75,7 @@ class Point:
     accuracy : float or None
         Of the golden model on the validation images.
     cycles, weight_bytes : int
-    luts : int or None
-        None where the ledger has no model of the accelerator.
+    luts : int
     network : IntegerNetwork
     """
 
@@ -88,7 +87,7 @@ class Point:
     accuracy: float | None
     cycles: int
     weight_bytes: int
-    luts: int | None
+    luts: int
     network: IntegerNetwork = field(repr=False)
 
 
@@ -309,7 +308,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     """The points that no other beats in cycles, weight bytes, LUTs and divergence at once."""
 
     def figures(point):
-        return point.cycles, point.weight_bytes, point.luts or 0, point.divergence
+        return point.cycles, point.weight_bytes, point.luts, point.divergence
 
     def beaten(point):
         own = figures(point)
@@ -417,7 +416,7 @@ def search(
                     accuracy=None if validation is None else accuracy(real, validation[1]),
                     cycles=round(total["cycles_per_image"]),
                     weight_bytes=total["weight_bytes"],
-                    luts=resources and resources["lut"],
+                    luts=resources["lut"],
                     network=network,
                 )
             )

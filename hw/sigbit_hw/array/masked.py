@@ -17,7 +17,7 @@ from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, tree_levels
 from .columns import BUS_COLUMNS, GridTiming, bus_cycles, bus_stage, grid_members
 
-__all__ = ["MaskedCell", "MaskedGrid", "mask_layout"]
+__all__ = ["MaskedCell", "MaskedGrid", "group_sum_bits", "mask_layout"]
 
 #: Largest magnitudes of a weight, which may be -128, and of an activation.
 WEIGHT_MAX, ACTIVATION_MAX = 128, 255
@@ -28,6 +28,11 @@ PRODUCT_CYCLES = 4
 def mask_layout(group):
     """What selects: ``budget``; ``magnitude_keys``: policy MAG; ``zero``: the code of 0."""
     return data.StructLayout({"budget": range(2 * group + 1), "magnitude_keys": 1, "zero": 8})
+
+
+def group_sum_bits(group):
+    """Bits of the sum of a group."""
+    return 1 + (group * WEIGHT_MAX * ACTIVATION_MAX).bit_length()
 
 
 class MaskedCell(wiring.Component):
@@ -108,8 +113,7 @@ class MaskedCell(wiring.Component):
             write.data.eq(self.weight),
         ]
 
-        # A group's sum, and bits for the lanes' signs.
-        group_bits = 1 + (self._group * WEIGHT_MAX * ACTIVATION_MAX).bit_length()
+        group_bits = group_sum_bits(self._group)
         for plane in range(self._planes):
             values, signs = [], []
             for lane in range(self._lanes):

@@ -372,7 +372,7 @@ class AcceleratorConfig:
         if self.cell == "logic":
             return 0
         if self.masked:
-            return self.mac_lanes * ram_luts(-(-self.weight_format.bits // 2))
+            return self.mac_lanes * _RAM_LUTS
         columns = self.columns - self.logic_columns
         if self.cell == "subset":
             word_bits = subset_word_bits(self.weight_format.magnitude_max)
