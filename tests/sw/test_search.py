@@ -116,7 +116,7 @@ def test_a_budget_of_look_up_tables_chooses_the_accelerator(model):
 def point(cycles, size, loss):
     return Point(
         weight_format="a", activation_format="b", layers={}, predicted_divergence=0.0, divergence=loss, accuracy=None,
-        cycles=cycles, weight_bytes=size, luts=None, network=None,
+        cycles=cycles, weight_bytes=size, luts=1000, network=None,
     )  # fmt: skip
 
 
