@@ -16,7 +16,7 @@ from .bus.output import OutputFormatter
 from .control.level_loader import LevelLoader
 from .control.parser import PacketParser
 from .control.queue import InstructionQueue
-from .control.sequencer import PACKET_NUMBER_BITS, ComputeTag, PoolTag, Sequencer
+from .control.sequencer import PACKET_NUMBER_BITS, QUEUED_BITS, ComputeTag, PoolTag, Sequencer
 from .control.unpacker import WeightUnpacker
 from .lib.delay import delayed
 from .lib.shared import instantiate
@@ -158,7 +158,7 @@ class Accelerator(wiring.Component):
         # In: stream -> parser -> queue -> sequencer.
         m.submodules.input = stream_in = ResetInserter(clear)(StreamRegister(axi_stream_layout(config.stream_bits)))
         m.submodules.parser = parser = PacketParser(config)
-        m.submodules.queue = queue = InstructionQueue(config.instruction_depth)
+        m.submodules.queue = queue = InstructionQueue(config.instruction_depth, QUEUED_BITS)
         timing = Timing.of(config)
         has_tables = config.cell == "table"
         post_unit = _post_processor(config, array)
@@ -184,7 +184,7 @@ class Accelerator(wiring.Component):
         connect(m, sequencer.post, post.job)
         m.d.comb += [
             queue.i.valid.eq(parser.instructions.valid),
-            queue.i.payload.eq(Cat(parser.instructions.payload[:-PACKET_NUMBER_BITS], parser.packets)),
+            queue.i.payload.eq(Cat(parser.instructions.payload, parser.packets)),
             parser.instructions.ready.eq(queue.i.ready),
             queue.commit.eq(parser.commit),
             queue.rollback.eq(parser.rollback),

@@ -39,6 +39,8 @@ _COMPACTORS = {
 _TOKEN_LANE, _TOKEN_LEVEL = (34, 5), (0.5, 1.5)
 #: Of a requantizer, an encoder and a decoder of residuals.
 _POST_LANE = 856
+#: What codes that are indices add to it, and to the post-processor at all.
+_INDEX_LANE, _INDEX = 157, 608
 #: Of the array's edge, per lane and column of a weight word, and at all.
 _EDGE_LANE, _EDGE = 21, 190
 #: Of parser, sequencer, pooling, post-processor and buses: per bit of a beat, per bit of the planes' words, and at all.
@@ -178,7 +180,8 @@ def ledger(config):
         "accumulators": config.columns * config.planes * accumulator_luts(config),
         "array's edges": edges * (_EDGE_LANE * config.vector * config.weight_columns + _EDGE)
         + _read_multiplexer(config),
-        "post-processor": _POST_LANE * config.post_lanes,
+        "post-processor": _POST_LANE * config.post_lanes
+        + config.level_tables * (_INDEX_LANE * config.post_lanes + _INDEX),
         "control, pooling, buses": _STREAM_BIT * config.stream_bits
         + _FEATURE_BIT * config.planes * config.feature_word_bits
         + _CONTROL,

@@ -18,6 +18,8 @@ __all__ = ["MODES", "Adaptation", "AdaptationError", "Adaptive", "Errors", "adap
 
 #: How a split and its window are found.
 MODES = ("search", "fixed", "incremental")
+#: Bits of ``auto`` without a number.
+_DEFAULT_BITS = 4
 #: Windows that are tried: the widest, which clips nothing, and six that are narrower by an octave each.
 WINDOWS = 7
 #: Exponent bits of the public quantizer by magnitude bits. It has 5 of 7; ours are limited to 3.
@@ -83,13 +85,13 @@ class Adaptive:
 
     @classmethod
     def parse(cls, text, signed=False):
-        """Read ``auto:4`` (type G) or ``auto-a:4``."""
-        match = re.fullmatch(r"auto(-a)?:(\d)", text.strip().lower())
+        """Read ``auto:4`` (type G) or ``auto-a:4``; without a number 4 bits."""
+        match = re.fullmatch(r"auto(-a)?(?::(\d))?", text.strip().lower())
         if not match:
             raise AdaptationError(
-                f"Unknown format {text!r}; expected auto:B or auto-a:B with 2 to 8 bits, such as auto:4"
+                f"Unknown format {text!r}; expected auto, auto-a, auto:B or auto-a:B with 2 to 8 bits, such as auto:4"
             )
-        adaptive = cls("a" if match[1] else "g", int(match[2]), signed)
+        adaptive = cls("a" if match[1] else "g", int(match[2] or _DEFAULT_BITS), signed)
         return adaptive if adaptive.formats else None
 
     @property

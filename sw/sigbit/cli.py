@@ -149,6 +149,11 @@ def _layer_formats(path):
     return value
 
 
+def _sized(text, native):
+    """A format of the command line: the native one if there is none; ``auto`` has as many bits as that."""
+    return f"{text}:{native.bits}" if text in ("auto", "auto-a") else text or native
+
+
 def _quantized(arguments, model, config):
     """Integer network of a float graph, in the formats of the array."""
     from .quantize import quantize
@@ -161,8 +166,8 @@ def _quantized(arguments, model, config):
     network = quantize(
         model,
         calibration,
-        weights=arguments.weights or config.weight_format,
-        activations=arguments.activations or config.activation_format,
+        weights=_sized(arguments.weights, config.weight_format),
+        activations=_sized(arguments.activations, config.activation_format),
         edge_bits=arguments.edge_bits,
         per_channel=not arguments.per_tensor,
         alpha_mode=arguments.alpha,
@@ -340,8 +345,8 @@ def _run(arguments):
         outputs = result.pop("outputs")
         del result["layers"]
     lines = [f"{result['images']} images on {result['device']}"]
-    if result["accuracy"] is not None:
-        lines.append(f"accuracy {_percent(result['accuracy'])}")
+    if (text := _quality(result)) is not None:
+        lines.append(text)
     if result.get("cycles_per_image"):
         lines.append(_speed(result))
     if "mismatches_against_golden" in result:
@@ -375,9 +380,22 @@ def _run_program(arguments, images, labels):
         outputs = session.run(levels, lambda done: _say(f"{device}: images", done, len(images)))
     for failure in session.recoveries:
         _say(f"recovered from: {failure}")
-    accuracy = None if labels is None else evaluation.accuracy(evaluation.choose(outputs), labels)
-    result = {"images": len(images), "device": device, "accuracy": accuracy, "recoveries": session.recoveries}
-    return result, outputs
+    quality = evaluation.quality(evaluation.choose(outputs), labels, program.output.unit)
+    return {"images": len(images), "device": device, **quality, "recoveries": session.recoveries}, outputs
+
+
+def _quality(result):
+    """What labels say of the outputs, as text."""
+    if result["rmse"] is not None:
+        return f"root mean squared error {result['rmse']:.4g}"
+    return None if result["accuracy"] is None else f"accuracy {_percent(result['accuracy'])}"
+
+
+def _qualities(result):
+    """What labels say of the outputs of the float and of the quantized network, as text."""
+    if result["rmse"] is not None:
+        return f"root mean squared error: float {result['float_rmse']:.4g}, quantized {result['rmse']:.4g}"
+    return f"accuracy: float {_percent(result['float_accuracy'])}, quantized {_percent(result['accuracy'])}"
 
 
 def _speed(result):
@@ -434,7 +452,7 @@ def _evaluate(arguments):
     if device == "golden":
         _refuse(arguments, "the golden model", "batch")
     # First, so that labels that do not fit are found before the device runs.
-    float_accuracy = evaluation.accuracy(evaluation.choose(run_float(model, images), arguments.output), labels)
+    real = evaluation.quality(evaluation.choose(run_float(model, images), arguments.output), labels)
     measured = evaluation.evaluate(
         network,
         images,
@@ -449,7 +467,7 @@ def _evaluate(arguments):
     costs = measured.pop("layers")
     result = {
         **measured,
-        "float_accuracy": float_accuracy,
+        **{f"float_{name}": value for name, value in real.items()},
         "weights": arguments.weights or str(config.weight_format),
         "activations": arguments.activations or str(config.activation_format),
         "edge_bits": arguments.edge_bits,
@@ -457,7 +475,7 @@ def _evaluate(arguments):
     }
     lines = [
         f"{result['images']} images, {result['weights']} weights, {result['activations']} activations, {device}",
-        f"accuracy: float {_percent(float_accuracy)}, quantized {_percent(result['accuracy'])}",
+        _qualities(result),
         _mismatches(result),
     ]
     if result["cycles_per_image"]:
@@ -826,9 +844,9 @@ def _data(sub, required=False):
 
 
 def _formats(sub, what):
-    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S, auto:B (AUSN, a split per layer) or nuuq:N,B[=LEVEL,...]"
+    signed = "int:B, esb:B,K, ausn-a:E,S, ausn-g:E,S, auto[:B] (AUSN, a split per layer) or nuuq:N,B[=LEVEL,...]"
     sub.add_argument("--weights", metavar="FORMAT", help=f"{signed}; {what}")
-    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S, auto:B or a signed one"
+    unsigned = "uint:B, esbu:B,K, ausn-au:E,S, ausn-gu:E,S, auto[:B] or a signed one"
     sub.add_argument("--activations", metavar="FORMAT", help=f"{unsigned}; likewise")
 
 

@@ -103,7 +103,7 @@ def normalize(images, scale=255.0, mean=0.0, std=1.0) -> np.ndarray:
 
 
 def load_images(source: str, limit: int | None = None, *, scale=255.0, mean=0.0, std=1.0):
-    """Normalized images, and labels if they are named, from ``FILE.npz:IMAGES[,LABELS]``.
+    """Normalized images, and labels or targets if they are named, from ``FILE.npz:IMAGES[,LABELS]``.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def load_images(source: str, limit: int | None = None, *, scale=255.0, mean=0.0,
     Returns
     -------
     images : float32 array
-    labels : int64 array ``(N,)``, or None
+    labels : int64 array ``(N,)`` of classes, float64 array ``(N, ...)`` of what outputs should be, or None
 
     Raises
     ------
@@ -141,6 +141,8 @@ def load_raw(source: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = _read(source, None)
     if labels is None:
         raise DataError(f"Training needs labels; name them after the images: FILE.npz:IMAGES,LABELS, not {source!r}")
+    if labels.dtype != np.int64:
+        raise DataError(f"Training needs integer labels, one class per image, but {source!r} names numbers")
     return images, labels
 
 
@@ -152,10 +154,13 @@ def _read(source: str, limit: int | None) -> tuple[np.ndarray, np.ndarray | None
     labels = None
     if rest:
         labels = rest[0]
-        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        numbers = np.issubdtype(labels.dtype, np.floating) and np.isfinite(labels).all()
+        classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
+        if not (numbers or classes) or labels.shape[:1] != images.shape[:1]:
             raise DataError(
                 f"Array {names[1]!r} of {str(path)!r} must hold one integer label per image "
-                f"({len(images) if images.ndim else 0}), but is {labels.dtype} of shape {labels.shape}"
+                f"({len(images) if images.ndim else 0}), but is {labels.dtype} of shape {labels.shape}; what outputs "
+                f"should be are finite floats"
             )
-        labels = labels[:limit].astype(np.int64)
+        labels = labels[:limit].astype(np.float64 if numbers else np.int64)
     return images[:limit] if images.ndim else images, labels

@@ -5,7 +5,7 @@ from itertools import groupby
 
 import numpy as np
 from sigbit_hw.spec.codebooks import Packing, stream_packing
-from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, Opcode
+from sigbit_hw.spec.instructions import CODEBOOK_LEVELS, INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, Opcode
 from sigbit_hw.spec.masks import Policy
 from sigbit_hw.spec.packets import PACKING, Kind
 from sigbit_sim.golden.program import OutputLayout, Packet, Program, build_packet, pack_codes, pack_groups, word_bytes
@@ -513,7 +513,7 @@ class Emitter:
             ),
             plane_step=(strip.rows * row_words) & _ADDRESS_MASK,
             plane_ystep=strip.rows * row_step,
-            pad_code=layer.pad_digits[part],
+            pad_code=layer.pad_codes[part],
             weight_base=address,
             keep=layer.keep,
             weight_words=column_tile.words,
@@ -574,9 +574,10 @@ class Emitter:
             encoding=encoding,
             bits=bits,
             relu=layer.relu,
-            level_count=len(layer.codebook),
+            codebook=bool(layer.codebook),
             thresholds=layer.by_threshold,
-            **{f"level{i}": level for i, level in enumerate(layer.codebook)},
+            **_codebook("", layer.codebook or layer.levels),
+            **_codebook("residual_", layer.residual_levels),
             **residual,
         )
         starts = [
@@ -832,6 +833,15 @@ class Emitter:
             overtaking = next((i for i, waits in enumerate(behind) if waits), len(behind))
             fence = min(fence, len(behind) - overtaking)
         return fence
+
+
+def _codebook(prefix, levels):
+    """Fields of a codebook of POST; the last level stands for those that there are not."""
+    if not levels:
+        return {}
+    padded = levels + levels[-1:] * (CODEBOOK_LEVELS - len(levels))
+    distances = {f"{prefix}distance{i}": level - levels[0] for i, level in enumerate(padded) if i}
+    return {f"{prefix}level0": levels[0], **distances}
 
 
 def _loops(*levels):

@@ -26,6 +26,7 @@ __all__ = [
     "evaluate",
     "layer_report",
     "native_formats",
+    "quality",
     "token_counters",
 ]
 
@@ -40,10 +41,10 @@ def configuration(name, weights=None, activations=None, network=None):
     name : str
         Preset, or a JSON file: a configuration, or the ``manifest.json`` beside some Verilog.
     weights, activations : str, optional
-        Native formats instead of those of the preset or file; codebooks run on any and change nothing, and ``auto``
-        leaves it to the network.
+        Native formats instead of those of the preset or file; codebooks run on any and change nothing, ``auto`` leaves
+        it to the network, and table cells, which have none, stay as they are.
     network : IntegerNetwork, optional
-        A preset takes the native formats that are not given from this network, but for one with masked cells.
+        A preset of logic cells takes the native formats that are not given from this network.
 
     Raises
     ------
@@ -54,6 +55,8 @@ def configuration(name, weights=None, activations=None, network=None):
     given = {key: Format.parse(text) for key, text in formats.items() if text and not text.startswith("auto")}
     given = {key: format for key, format in given.items() if not format.indexed}
     if name in PRESETS:
+        if PRESETS[name].level_tables:
+            return PRESETS[name]
         if network is not None and not PRESETS[name].masked:
             given = {**native_formats(network), **given}
         try:
@@ -73,7 +76,8 @@ def configuration(name, weights=None, activations=None, network=None):
         raise ConfigError(f"Configuration {name} is not JSON: {error}") from error
     try:
         inner = values.get("configuration", values) if isinstance(values, dict) else values
-        return replace(AcceleratorConfig.from_dict(inner), **given)
+        config = AcceleratorConfig.from_dict(inner)
+        return config if config.level_tables else replace(config, **given)
     except ConfigError as error:
         raise ConfigError(f"Configuration {name}: {error}") from error
 
@@ -127,14 +131,48 @@ def accuracy(outputs, labels):
     Raises
     ------
     :exc:`DataError`
-        If a label is not one of the classes.
+        If labels are not classes of the outputs.
     """
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError("Accuracy needs integer labels, one class per image, not numbers")
     outputs = outputs.reshape(len(outputs), -1)
     if labels.min() < 0 or labels.max() >= outputs.shape[1]:
         raise DataError(
             f"Labels are {labels.min()} to {labels.max()}, but the model has the classes 0 to {outputs.shape[1] - 1}"
         )
     return float(np.mean(outputs.argmax(axis=1) == labels))
+
+
+def quality(outputs, labels, unit=1.0):
+    """How good outputs are.
+
+    Parameters
+    ----------
+    outputs : array, ``(N, ...)``
+    labels : array or None
+        Integer classes, or numbers that outputs should be.
+    unit : float
+        What an output of 1 is worth.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` of classes, ``rmse`` of numbers, the root of the mean squared error; None for the others.
+
+    Raises
+    ------
+    :exc:`DataError`
+        If labels do not fit the outputs.
+    """
+    found: dict[str, float | None] = {"accuracy": None, "rmse": None}
+    if labels is None:
+        return found
+    if np.issubdtype(labels.dtype, np.integer):
+        return found | {"accuracy": accuracy(outputs, labels)}
+    if labels.size != outputs.size:
+        raise DataError(f"Targets are numbers of shape {labels.shape}, but outputs are of shape {outputs.shape}")
+    difference = unit * outputs.reshape(len(outputs), -1) - labels.reshape(len(labels), -1)
+    return found | {"rmse": float(np.sqrt(np.mean(np.square(difference))))}
 
 
 def evaluate(network, images, *, device="golden", config=None, batch=1, labels=None, output=None, progress=None):
@@ -150,17 +188,19 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
         Accelerator; not needed for ``"golden"``.
     batch : int
         Images in a group, as in :func:`~sigbit.compiler.compile`.
-    labels : int array, optional
+    labels : array, optional
+        Integer classes, or numbers that outputs should be.
     output : str, optional
-        The output of which the accuracy is taken, if there are several; the first if left out.
+        The output that labels are of, if there are several; the first if left out.
     progress : callable, optional
         Called with a line of text, or with text, number done and total.
 
     Returns
     -------
     dict
-        ``images``, ``device``, ``outputs`` (int64 array, or a dictionary of them by name), ``accuracy`` and
-        ``golden_accuracy`` (None without labels), ``mismatches_against_golden`` (images of which any output differs),
+        ``images``, ``device``, ``outputs`` (int64 array, or a dictionary of them by name), ``accuracy`` and ``rmse``
+        (:func:`quality`), ``golden_accuracy`` and ``golden_rmse``, ``mismatches_against_golden`` (images of which any
+        output differs),
         ``first_mismatch`` (None, or where it is; with ``output`` if there are several), ``layers``
         (:func:`layer_report`; None for ``"golden"``) and, from RTL,
         ``cycles_per_image``, ``mac_utilisation``, ``counters`` and ``tokens`` (:func:`token_counters`; None without
@@ -176,11 +216,12 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
     program = None if device == "golden" else compile(network, config, batch)
     say(f"golden model: {len(images)} images")
     expected = golden.run(network, levels)
+    chosen = choose(expected, output)
+    unit = network.tensors[output or network.output].unit
     result = {
         "images": len(images),
         "device": device,
-        "accuracy": None,
-        "golden_accuracy": None if labels is None else accuracy(choose(expected, output), labels),
+        **{f"golden_{name}": value for name, value in quality(chosen, labels, unit).items()},
         "mismatches_against_golden": 0,
         "first_mismatch": None,
         "cycles_per_image": None,
@@ -216,8 +257,7 @@ def evaluate(network, images, *, device="golden", config=None, batch=1, labels=N
                 **_difference(found[image], wanted[image]),
                 "layer": _first_wrong_layer(network, config, body, levels[image : image + 1]),
             }
-    if labels is not None:
-        result["accuracy"] = accuracy(choose(outputs, output), labels)
+    result |= quality(choose(outputs, output), labels, unit)
     layers = None if program is None else layer_report(network, config, program)
     return {**result, "layers": layers, "outputs": outputs}
 

@@ -13,7 +13,7 @@ from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import NUUQ, FormatError
 from sigbit_hw.spec.instructions import LEVEL, Encoding
 from sigbit_hw.spec.masks import Policy, TermMask
-from sigbit_hw.spec.parts import RAW_BITS, activation_parts, code_distances, codebook_parts, weight_parts
+from sigbit_hw.spec.parts import RAW_BITS, codebook_parts, weight_parts
 from sigbit_sim.golden.network import AveragePool, Concat, Convolution, MaxPool, Upsample, sources
 from sigbit_sim.golden.numerics import SHIFT_MAX, thresholds
 from sigbit_sim.golden.program import InputLayout
@@ -107,7 +107,7 @@ class Reduction:
     stride: tuple
     dilation: tuple
     pads: tuple  # top, left
-    pad_digits: tuple
+    pad_codes: tuple
     low: np.ndarray  # smallest and largest final accumulator of every channel
     high: np.ndarray
     bias: np.ndarray  # with XOR constant and excess
@@ -115,11 +115,13 @@ class Reduction:
     shift: np.ndarray
     residual_multiplier: np.ndarray
     negative_multiplier: np.ndarray
-    codebook: tuple  # levels that POST projects to; none: all of the encoding
+    codebook: tuple  # levels that POST projects to first; none: all of the encoding
     by_threshold: bool  # thresholds of the accumulator choose between them
     thresholds: np.ndarray
     encoding: tuple  # and bits, as POST has them
     residual_encoding: tuple
+    levels: tuple  # that the codes of results are indices of, and those of the residual; none: of the encoding
+    residual_levels: tuple
     relu: bool
     macs: int
     tables: tuple
@@ -235,7 +237,7 @@ def _feature_map(tensor, config):
         parts = -(-RAW_BITS // config.activation_format.bits)
     else:
         try:
-            parts = activation_parts(config.activation_format, tensor.format, config.part_shift_bits).count
+            parts = config.activation_parts(tensor.format).count
         except FormatError as error:
             raise CompileError(f"Tensor {tensor.name}: {error}") from error
     blocks = _blocks(tensor.channels, config)
@@ -246,21 +248,27 @@ def _encoding(tensor, config):
     """Encoding and bits by which the post-processor stores or adds a tensor."""
     if tensor.format is None:
         return Encoding.RAW, 0
-    stored = activation_parts(config.activation_format, tensor.format, config.part_shift_bits).stored
-    if stored == config.activation_format:
+    parts = config.activation_parts(tensor.format)
+    if parts.levels:
         return Encoding.NATIVE, 0
-    return (Encoding.INT if stored.signed else Encoding.UINT), stored.bits
+    return (Encoding.INT if parts.stored.signed else Encoding.UINT), parts.stored.bits
+
+
+def _index_levels(tensor, config):
+    """Level of every code, where codes are indices of levels that instructions name; else none."""
+    return config.activation_parts(tensor.format).levels if config.level_tables and tensor.format is not None else ()
 
 
 def _codebook(layer, target, config):
-    """Levels of the target's codebook, none if it has no codebook."""
-    if target.format is None or not target.format.indexed:
+    """Levels of the target's codebook that its integers are projected to, none if it has no codebook."""
+    if target.format is None or not target.format.indexed or _index_levels(target, config):
         return ()
     levels = target.format.levels
     if len(levels) > config.threshold_count + 1:
         raise CompileError(
             f"Layer {layer.name} writes {target.format.label}, {len(levels)} levels; the accelerator compares each "
-            f"result {config.threshold_count} times: configure it with threshold_count {len(levels) - 1}"
+            f"result {config.threshold_count} times: configure it with threshold_count {len(levels) - 1}, or with "
+            f"table cells"
         )
     return levels
 
@@ -320,12 +328,10 @@ def input_layouts(network, config):
 
 def _distances(form, config):
     """What the activation codes of a tensor count in tables of products: distances from the smallest level."""
-    native = config.activation_format
-    parts = activation_parts(native, form, config.part_shift_bits)
-    if parts.stored == native:
-        return code_distances(native)
-    # Digits are their own codes; longer codes do not occur.
-    return tuple(min(code, (1 << parts.step) - 1) for code in range(1 << native.bits))
+    parts = config.activation_parts(form)
+    # Digits are their own codes.
+    levels = parts.levels or range(1 << config.activation_format.bits)
+    return tuple(level - levels[0] for level in levels)
 
 
 def _weight_parts(layer, source, config, unused_lanes=True):
@@ -551,7 +557,7 @@ def _same_lanes(residual, target, config):
 
 def _lower_reduction(layer, tensors, maps, folded, config):
     source, target = tensors[layer.input], tensors[layer.output]
-    activations = activation_parts(config.activation_format, source.format, config.part_shift_bits)
+    activations = config.activation_parts(source.format)
     residual = getattr(layer, "residual", None)
     if isinstance(layer, AveragePool):
         power = config.weight_format.smallest_power
@@ -601,15 +607,10 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         )
     )
     offset = 0 if config.masked else activations.offset
-    if offset or (activations.stored != config.activation_format and not config.masked):
-        smallest, largest = 0, (1 << activations.stored.bits) - 1
-    elif not config.level_tables:
-        smallest, largest = source.format.levels[0], source.format.levels[-1]
+    if activations.levels or config.masked:
+        smallest, largest = source.format.levels[0] + offset, source.format.levels[-1] + offset
     else:
-        # Tables count from the smallest level of a code.
-        distances = code_distances(config.activation_format)
-        offset = distances[config.activation_format.encode(0)]
-        smallest, largest = 0, max(distances)
+        smallest, largest = 0, (1 << activations.stored.bits) - 1
     stride, pads = layer.stride, layer.pads[:2]
     low = smallest * positive + largest * negative - constant
     high = largest * positive + smallest * negative - constant
@@ -667,7 +668,7 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         stride=stride,
         dilation=dilation,
         pads=pads,
-        pad_digits=activations.digits(0),
+        pad_codes=activations.codes(0),
         low=low,
         high=high,
         bias=bias,
@@ -680,6 +681,8 @@ def _lower_reduction(layer, tensors, maps, folded, config):
         thresholds=compared,
         encoding=_encoding(target, config),
         residual_encoding=(Encoding.NATIVE, 0) if residual is None else _encoding(tensors[residual], config),
+        levels=_index_levels(target, config),
+        residual_levels=() if residual is None else _index_levels(tensors[residual], config),
         relu=layer.relu,
         macs=weights.size * target.height * target.width,
         tables=tables,

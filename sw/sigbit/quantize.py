@@ -592,7 +592,8 @@ def quantize(
         Images as the model takes them; a hundred are usually enough.
     weights, activations : Format or str
         Formats of all layers, such as ``"esb:4,2"`` and ``"esbu:4,2"``. Weights must be signed. ``"auto:4"`` is AUSN of
-        type G in 4 bits with a split of its own for every operand of every layer, ``"auto-a:4"`` of type A.
+        type G in 4 bits with a split of its own for every operand of every layer, ``"auto-a:4"`` of type A;
+        ``"auto"`` is ``"auto:4"``.
     edge_bits : int, optional
         Bits of ``int`` weights in the first and the last layers, of the (u)int inputs of the last ones, and of outputs
         that are not raw.

@@ -17,7 +17,7 @@ import numpy as np
 from sigbit_hw.spec.config import AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format, FormatError
-from sigbit_hw.spec.parts import activation_parts, part_shift_bits, weight_parts
+from sigbit_hw.spec.parts import weight_parts
 from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.numerics import project
@@ -196,9 +196,9 @@ class _Choices:
 def _runs(config: AcceleratorConfig, format: Format, what: str) -> bool:
     try:
         if what == "weights":
-            weight_parts(config.weight_format, format, part_shift_bits(config.activation_format))
+            weight_parts(config.weight_format, format, config.part_shift_bits)
         else:
-            activation_parts(config.activation_format, format)
+            config.activation_parts(format)
     except FormatError:
         return False
     return True
@@ -242,7 +242,7 @@ def _choices(
     # The pooling unit compares single native codes.
     group = level_groups(graph)
     pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
-    single = tuple(format for format in stored if activation_parts(config.activation_format, format).count == 1)
+    single = tuple(format for format in stored if config.activation_parts(format).count == 1)
     own = {}
     for name, layer in writers.items():
         if group[name] in pooled:

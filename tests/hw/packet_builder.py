@@ -21,7 +21,7 @@ def packet_bytes(stream_bits, kind, words=(), word_bits=64, *, destination=0, fe
     def padded(content):
         return content.ljust(-(-len(content) // beat_bytes) * beat_bytes, b"\0")
 
-    fields = {"magic": 0x5342, "version": 3, "kind": kind, "count": len(words), **header}
+    fields = {"magic": 0x5342, "version": 4, "kind": kind, "count": len(words), **header}
     header = struct.pack("<HBBIIH", *fields.values(), destination, fence)
     check = 0xFFFF
     for (half,) in struct.iter_unpack("<H", header):

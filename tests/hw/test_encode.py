@@ -44,7 +44,7 @@ def reference(q, native, stored, relu, part):
     level = nearest_level(q, stored)
     if relu:
         level = max(level, 0)
-    return native.encode(activation_parts(native, stored).digits(level)[part])
+    return activation_parts(native, stored).codes(level)[part]
 
 
 def limit_of(dut):

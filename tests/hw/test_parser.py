@@ -239,7 +239,7 @@ def _too_long_crc_beat(bits):
 # name -> (packets after CONFIGURE by builder, fault, number of the faulty packet)
 FAULTS = {
     "wrong magic": (lambda b: [b.packet(RUN, [1], magic=0x5343)], Fault.MAGIC, 1),
-    "wrong version": (lambda b: [b.packet(RUN, [1], version=4)], Fault.VERSION, 1),
+    "wrong version": (lambda b: [b.packet(RUN, [1], version=5)], Fault.VERSION, 1),
     "kind 0": (lambda b: [to_beats(b.config.stream_bits, packet_bytes(b.config.stream_bits, 0))], Fault.KIND, 1),
     "kind 8": (lambda b: [to_beats(b.config.stream_bits, packet_bytes(b.config.stream_bits, 8))], Fault.KIND, 1),
     "kind 0x82": (lambda b: [to_beats(b.config.stream_bits, packet_bytes(b.config.stream_bits, 0x82))], Fault.KIND, 1),
@@ -471,7 +471,7 @@ def test_end_counts_while_draining_only_after_tlast_and_only_when_whole():
             (bad, 1),
             (builder.end(), 1),  # its TLAST is the first one
             (wrong_end, 1),
-            (builder.end(version=4), 1),
+            (builder.end(version=5), 1),
             (builder.end(count=1), 1),
             (builder.end(last=False), 1),
             (builder.packet(RUN, [0]), 1),

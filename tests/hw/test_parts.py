@@ -25,9 +25,9 @@ def test_step_is_the_longest_run_of_levels_that_are_their_own_codes(native):
 def test_activation_digits_are_native_and_add_up(native, stored):
     parts = activation_parts(native, stored)
     for level in stored.levels:
-        digits = parts.digits(level)
-        assert len(digits) == parts.count
-        assert all(digit in native.levels for digit in digits)
+        codes = parts.codes(level)
+        assert len(codes) == parts.count
+        digits = [native.decode(code) for code in codes]
         assert sum(digit << (parts.step * j) for j, digit in enumerate(digits)) == level + parts.offset
     if stored.levels == native.levels:
         assert parts == activation_parts(native, native)
@@ -44,7 +44,8 @@ def test_activations_of_ausn_type_g_are_those_of_esb():
 @pytest.mark.parametrize("native", NATIVE_ACTIVATIONS, ids=str)
 def test_native_activations_are_one_part_each(native):
     parts = activation_parts(native, native)
-    assert [parts.digits(level) for level in native.levels] == [(level,) for level in native.levels]
+    assert [parts.codes(level) for level in native.levels] == [(native.encode(level),) for level in native.levels]
+    assert [parts.levels[native.encode(level)] for level in native.levels] == list(native.levels)
 
 
 @pytest.mark.parametrize(

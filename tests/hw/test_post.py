@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from dataclasses import replace
+from itertools import cycle, pairwise
 
 import pytest
 from amaranth.sim import Simulator
@@ -10,7 +11,6 @@ from sigbit_hw.array.post import PostProcessor
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.formats import INT, UINT, Format
 from sigbit_hw.spec.instructions import INSTRUCTIONS, Encoding, Opcode
-from sigbit_hw.spec.parts import activation_parts
 from sigbit_sim.golden import numerics
 
 TINY = PRESETS["tiny"]
@@ -21,7 +21,15 @@ CONFIGS = {
     "one lane": replace(TINY, post_lanes=1, columns=3, activation_format=Format.parse("esb:4,2")),
     "word of one group": replace(TINY, post_lanes=8, columns=16, activation_format=Format.parse("int:4")),
     "8-bit codes": replace(TINY, activation_format=Format.parse("uint:8")),
+    "tables": replace(TINY, cell="table", planes=2),
+    "tables, signed": replace(TINY, cell="table", activation_format=Format.parse("esb:4,2")),
+    "tables of short codes": replace(TINY, cell="table", activation_format=Format.parse("uint:2")),
 }
+#: Levels of NATIVE values of table cells, job after job: as many as codes or fewer, signed, and of the longest reach.
+CODEBOOKS = [
+    Format.parse(text)
+    for text in ("ausn-au:3,1", "ausn-a:2,1", "nuuqu:3,8=0,1,255", "ausn-a:3,0", "nuuq:4,8=-127,-126,0,127", "esbu:4,2")
+]
 #: Digits below this, in all three parts, make no more than 8 bits.
 DIGIT_LIMIT = 4
 #: Encoding and bits of every kind of tensor that can be added; all but RAW of those that can be written.
@@ -32,11 +40,28 @@ def format_of(encoding, bits, native):
     return native if encoding == Encoding.NATIVE else UINT(bits) if encoding == Encoding.UINT else INT(bits)
 
 
+def native_formats(config):
+    """Formats of NATIVE values, one after the other."""
+    if not config.level_tables:
+        return cycle([config.activation_format])
+    return cycle([form for form in CODEBOOKS if len(form.levels) <= 1 << config.activation_format.bits])
+
+
+def codebook(prefix, parts):
+    """Fields that name the levels of indices."""
+    levels = parts.levels + parts.levels[-1:] * (16 - len(parts.levels))
+    fields = {f"{prefix}distance{i}": level - levels[0] for i, level in enumerate(levels) if i}
+    return {f"{prefix}level0": levels[0], **fields}
+
+
 class Job:
     """One POST instruction with the writes it must cause."""
 
-    def __init__(self, bank, **fields):
-        self.bank = bank
+    def __init__(self, bank, *, config=None, native=None, residual_native=None, **fields):
+        self.bank, self.natives = bank, (native, residual_native)
+        if config is not None and config.level_tables:
+            for prefix, form in (("", native), ("residual_", residual_native)):
+                fields |= codebook(prefix, config.activation_parts(form))
         self.fields = {
             "opcode": Opcode.POST,
             **dict.fromkeys(("base", "row_step", "block_step", "part_step", "plane_step", "first_group", "relu"), 0),
@@ -66,6 +91,8 @@ class Job:
     def writes(self, config, accumulators, parameters, features):
         """(address, granule, codes) of every token, None for one that only reads a part of a residual."""
         f = self.fields
+        native, residual_native = (form or config.activation_format for form in self.natives)
+        stored = None if f["encoding"] == Encoding.RAW else format_of(f["encoding"], f["bits"], native)
         granules = config.vector // config.post_lanes
         found = []
         residuals = [0] * config.post_lanes
@@ -76,9 +103,9 @@ class Job:
             if f["residual_parts"]:
                 word = features[(f["residual_base"] + offset + residual_part * f["part_step"]) % config.feature_depth]
                 codes = word[granule * config.post_lanes :][: config.post_lanes]
-                stored = f["residual_encoding"], f["residual_bits"]
+                added = format_of(f["residual_encoding"], f["residual_bits"], residual_native)
                 residuals = [
-                    add_part(residual, code, residual_part, stored, config.activation_format)
+                    add_part(residual, code, residual_part, config.activation_parts(added))
                     for residual, code in zip(residuals, codes, strict=True)
                 ]
                 if residual_part < f["residual_parts"] - 1:
@@ -87,30 +114,33 @@ class Job:
             sums = accumulators[self.bank, plane, row * f["pixels"] + pixel, group]
             entries = parameters[f["parameter_base"] + group]
             codes = [
-                code_of(acc, entry, residual, (f["encoding"], f["bits"]), f["relu"], part, config.activation_format)
+                code_of(acc, entry, residual, stored, f["relu"], part, config)
                 for acc, entry, residual in zip(sums, entries, residuals, strict=True)
             ]
             found.append((address % config.feature_depth, granule, codes))
         return found
 
 
-def add_part(residual, code, part, stored, native):
+def add_part(residual, code, part, parts):
     """Level of the parts up to ``part``; before part 0 ``residual`` does not count."""
-    if stored[0] == Encoding.NATIVE:
-        return native.decode(code)
-    parts = activation_parts(native, format_of(*stored, native))
+    if parts.levels:
+        return parts.levels[code]
     return (residual if part else -parts.offset) + (code << part * parts.step)
 
 
-def code_of(accumulator, entry, residual, stored, relu, part, native):
-    if stored[0] == Encoding.RAW:
-        return (accumulator + entry["bias"]) >> (native.bits * part) & ((1 << native.bits) - 1)
-    stored = format_of(*stored, native)
-    constants = entry["bias"], entry["multiplier"], entry["shift"], stored.midpoints
+def code_of(accumulator, entry, residual, stored, relu, part, config):
+    if stored is None:
+        bits = config.activation_format.bits
+        return (accumulator + entry["bias"]) >> (bits * part) & ((1 << bits) - 1)
+    parts = config.activation_parts(stored)
+    # Of the codes that stand for the last level, values far beyond it have the last one.
+    levels = parts.levels if config.level_tables and parts.levels else stored.levels
+    constants = entry["bias"], entry["multiplier"], entry["shift"], [low + high for low, high in pairwise(levels)]
     added = residual, entry["residual_multiplier"], entry["negative_multiplier"]
     rank = numerics.requantize(accumulator, *constants, *added)
-    level = stored.levels[int(rank)]
-    return native.encode(activation_parts(native, stored).digits(max(level, 0) if relu else level)[part])
+    if levels is parts.levels:
+        return max(int(rank), levels.index(0)) if relu else int(rank)
+    return parts.codes(max(levels[int(rank)], 0) if relu else levels[int(rank)])[part]
 
 
 class Bench:
@@ -189,7 +219,7 @@ class Bench:
         blank_entries *= config.post_lanes
         blank_word = [(1 << config.activation_format.bits) - 1] * config.vector
         sums, entries, words = deque(), deque(), deque()
-        cycle = idle = 0
+        now = idle = 0
         offered = None
         while idle < dut.latency_cycles + 4:
             ctx.set(dut.job.valid, bool(jobs))
@@ -205,23 +235,23 @@ class Bench:
             entry = self.parameters[ctx.get(port.address)] if ctx.get(port.en) else blank_entries
             self._answer(ctx, port, entries, self.latencies[1], entry)
             port = dut.residual
-            assert ctx.get(port.en) == bool(self.reserved and self.reserved[-1]), f"unannounced read in cycle {cycle}"
+            assert ctx.get(port.en) == bool(self.reserved and self.reserved[-1]), f"unannounced read in cycle {now}"
             self.reserved.append(ctx.get(port.reserve))
             word = self.features[ctx.get(port.address)] if ctx.get(port.en) else blank_word
             packed = sum(code << config.activation_format.bits * lane for lane, code in enumerate(word))
             self._answer(ctx, port, words, self.latencies[2], packed)
             if ctx.get(dut.write.en):
                 codes = [ctx.get(code) for code in dut.write.data]
-                self.writes.append((cycle, (ctx.get(dut.write.address), ctx.get(dut.write.granule), codes)))
+                self.writes.append((now, (ctx.get(dut.write.address), ctx.get(dut.write.granule), codes)))
             if ctx.get(dut.done):
-                self.done.append(cycle)
+                self.done.append(now)
             self.busy.append(ctx.get(dut.busy))
             if jobs and ctx.get(dut.job.ready):
-                self.accepted.append(cycle)
+                self.accepted.append(now)
                 jobs.popleft()
             idle = 0 if jobs or ctx.get(dut.busy) else idle + 1
-            cycle += 1
-            assert cycle < 20000, f"still busy after {cycle} cycles, {len(jobs)} jobs not accepted"
+            now += 1
+            assert now < 20000, f"still busy after {now} cycles, {len(jobs)} jobs not accepted"
             await ctx.tick()
 
 
@@ -259,8 +289,7 @@ def layout_of(config, *, rows, pixels, groups, parts, first_group=0):
 def part_count(config, encoding, bits):
     if encoding == Encoding.RAW:
         return -(-32 // config.activation_format.bits)
-    native = config.activation_format
-    return activation_parts(native, format_of(encoding, bits, native)).count
+    return config.activation_parts(format_of(encoding, bits, config.activation_format)).count
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -268,11 +297,14 @@ def test_writes_equal_the_walk_over_the_job_in_every_encoding(name):
     config = CONFIGS[name]
     bench = Bench(config)
     jobs = []
-    for encoding, bits in [*STORED, (Encoding.RAW, 0)]:
+    natives = native_formats(config)
+    for encoding, bits in [*STORED[:1] * 3, *STORED, (Encoding.RAW, 0)]:
         parts = part_count(config, encoding, bits)
         shape = layout_of(config, rows=2, pixels=2, groups=config.columns // config.post_lanes, parts=parts)
         stored = {"encoding": encoding, "bits": bits}
-        jobs += [Job(bank, base=70, parameter_base=5, relu=bank, **stored, **shape) for bank in (0, 1)]
+        for bank in (0, 1):
+            own = {"config": config, "native": next(natives), "residual_native": next(native_formats(config))}
+            jobs.append(Job(bank, base=70, parameter_base=5, relu=bank, **own, **stored, **shape))
     bench.run(jobs)
     assert_writes(bench, jobs)
     codes = {code for _, (_, _, codes) in bench.writes for code in codes}
@@ -302,14 +334,20 @@ def test_a_residual_is_read_from_its_own_map_and_added(name, encoding, bits):
     shape = layout_of(config, rows=2, pixels=2, groups=config.columns // config.post_lanes, parts=1)
     parts = part_count(config, encoding, bits)
     residual = {"residual_parts": parts, "residual_encoding": encoding, "residual_bits": bits}
+    natives = native_formats(config)
+
+    def own():
+        return {"config": config, "native": next(natives), "residual_native": next(natives)}
+
     jobs = [
-        Job(0, **shape, residual_base=1000, **residual),
-        Job(1, **shape),
-        Job(1, **shape, residual_base=9, **residual),
+        Job(0, **own(), **shape, residual_base=1000, **residual),
+        Job(1, **own(), **shape),
+        Job(1, **own(), **shape, residual_base=9, **residual),
+        Job(0, **own(), **shape, residual_base=80, **residual),
     ]
     bench.run(jobs)
     assert_writes(bench, jobs)
-    tokens = 2 * len(jobs[0].tokens(config))
+    tokens = 3 * len(jobs[0].tokens(config))
     blocks = -(-shape["groups"] // (config.vector // config.post_lanes))
     assert sum(bench.reserved) == tokens // shape["groups"] * blocks, "every word once"
 

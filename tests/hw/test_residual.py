@@ -25,8 +25,8 @@ def test_every_level_comes_back_from_its_codes(text):
     for stored in {native, *UNIFORM}:
         parts = activation_parts(native, stored)
         for level in stored.levels:
-            for part, digit in enumerate(parts.digits(level)):
-                tokens.append((native.encode(digit), 1, part == 0, part, stored == native, -parts.offset))
+            for part, code in enumerate(parts.codes(level)):
+                tokens.append((code, 1, part == 0, part, stored == native, -parts.offset))
             expected.append((len(tokens) - 1, level))
     levels = run(native, tokens)
     assert [levels[index] for index, _ in expected] == [level for _, level in expected]

@@ -20,7 +20,7 @@ def pack(opcode, packet=0, **fields):
         Opcode.OUTPUT: ("words",),
     }[opcode]
     word = INSTRUCTIONS[opcode].pack(opcode=opcode, **{**dict.fromkeys(ones, 1), **fields})
-    return word | packet << INSTRUCTION_BITS - 32
+    return word | packet << INSTRUCTION_BITS
 
 
 def simulate(instructions, cycles=400, token_lanes=None):
@@ -90,7 +90,7 @@ ILLEGAL = {
 
 @pytest.mark.parametrize("name", ILLEGAL)
 def test_an_illegal_instruction_stops_everything_and_names_its_packet(name):
-    word = ILLEGAL[name] | 0xABCD1234 << INSTRUCTION_BITS - 32
+    word = ILLEGAL[name] | 0xABCD1234 << INSTRUCTION_BITS
     events = simulate([pack(Opcode.OUTPUT, tag=1), word, pack(Opcode.OUTPUT, tag=2), pack(Opcode.COMPUTE)])
     assert [what for _, what, _ in events] == ["output", "retire", "fault"]
     assert events[-1][2] == 0xABCD1234

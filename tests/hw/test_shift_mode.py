@@ -20,12 +20,17 @@ def products(verilog):
 
 
 @pytest.mark.parametrize(
-    ("weights", "activations", "planes"),
-    [(AUSN_G(2, 1), AUSN_GU(2, 2), 4), (AUSN_A(2, 1), AUSN_AU(2, 1), 1), (AUSN_G(3, 1), AUSN_G(2, 2), 2)],
+    ("weights", "activations", "changes"),
+    [
+        (AUSN_G(2, 1), AUSN_GU(2, 2), {"planes": 4}),
+        (AUSN_A(2, 1), AUSN_AU(2, 1), {}),
+        (AUSN_G(3, 1), AUSN_G(2, 2), {"planes": 2}),
+        (AUSN_G(2, 1), AUSN_GU(2, 2), {"cell": "table", "planes": 2, "threshold_count": 3}),
+    ],
 )
-def test_the_whole_verilog_has_no_product(weights, activations, planes):
+def test_the_whole_verilog_has_no_product(weights, activations, changes):
     config = replace(
-        PRESETS["tiny"], weight_format=weights, activation_format=activations, planes=planes, requantizer="shift"
+        PRESETS["tiny"], weight_format=weights, activation_format=activations, requantizer="shift", **changes
     )
     verilog = emit_verilog(config)
     assert "shift_requantizer" in verilog
@@ -39,8 +44,10 @@ def test_a_product_would_be_found():
 
 
 @pytest.mark.slow
-def test_the_netlist_has_neither_products_nor_dsp_blocks_although_both_are_allowed(tmp_path):
-    config = replace(PRESETS["tiny"], weight_format=AUSN_G(2, 1), activation_format=AUSN_GU(2, 2), requantizer="shift")
+@pytest.mark.parametrize("cell", ["logic", "table"])
+def test_the_netlist_has_neither_products_nor_dsp_blocks_although_both_are_allowed(cell, tmp_path):
+    formats = {"weight_format": AUSN_G(2, 1), "activation_format": AUSN_GU(2, 2)}
+    config = replace(PRESETS["tiny"], **formats, requantizer="shift", cell=cell)
     (tmp_path / "sigbit.v").write_text(emit_verilog(config))
     steps = "read_verilog -sv sigbit.v; hierarchy -top sigbit; proc; opt_expr; select -assert-none t:$mul t:$macc; "
     steps += "synth_xilinx -family xcup -noiopad -top sigbit -run begin:map_luts; "

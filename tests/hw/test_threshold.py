@@ -31,13 +31,11 @@ class Selectors(Elaboratable):
 
     def __init__(self, count, bits, q_bits):
         self.selector = LevelSelector(count, bits, q_bits, REQUANTIZER_CYCLES)
-        self.level_count = Signal(range(count + 2))
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.selector = selector = self.selector
-        sums, known = middles(m, list(selector.levels), self.level_count)
-        m.d.comb += [selector.middles.eq(sums), selector.known.eq(known)]
+        m.d.comb += selector.middles.eq(middles(m, list(selector.levels)))
         return m
 
 
@@ -57,8 +55,7 @@ def test_every_accumulator_gives_the_golden_level(levels, by_threshold):
     lane, results = dut.selector, []
 
     async def bench(ctx):
-        ctx.set(dut.level_count, len(levels))
-        ctx.set(lane.levels, [*levels, *[0] * (count + 1 - len(levels))])
+        ctx.set(lane.levels, [*levels, *[levels[-1]] * (count + 1 - len(levels))])
         ctx.set(lane.thresholds, found if by_threshold else [0] * count)
         ctx.set(lane.by_threshold, by_threshold)
         await ctx.tick()

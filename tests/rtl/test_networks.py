@@ -25,7 +25,7 @@ from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
 from sigbit.quantize import input_levels, quantize
 from sigbit.session import Session
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import AUSN_A, AUSN_G, AUSN_GU, ESB, ESBU, INT, NUUQ, UINT
+from sigbit_hw.spec.formats import AUSN_A, AUSN_AU, AUSN_G, AUSN_GU, ESB, ESBU, INT, NUUQ, NUUQU, UINT
 from sigbit_hw.spec.masks import TermMask
 from sigbit_hw.spec.packets import Kind
 from sigbit_hw.spec.registers import Register
@@ -370,21 +370,38 @@ def test_one_build_runs_layers_of_any_formats_one_after_the_other(stalls):
     assert sent > 4, "more tables than their memory holds"
 
 
+#: Every split of 4-bit weights with sign, and of 4-bit activations with and without, of both types of AUSN.
+SPLITS = {
+    "a": [make(e, 3 - e) for make in (AUSN_G, AUSN_A) for e in (1, 2, 3)],
+    "au": [make(e, 4 - e) for make in (AUSN_GU, AUSN_AU) for e in (1, 2, 3)],
+}
+
+
+def splits_network(seed, activations):
+    """Layers of the given activation formats: maxima of all, sums of one with the next, every split of weights."""
+    builder = Builder(seed, 5, 5, 4, activations[0])
+    for number, target in enumerate((*activations, activations[0])):
+        weights = SPLITS["a"][(number + seed) % len(SPLITS["a"])]
+        residual = builder.last if builder.tensors[builder.last].channels == 9 else None
+        builder.conv(9, (2, 2), weights, target, pads=(1, 0, 0, 1), relu=number % 2 == 1, residual=residual)
+        if number % 3 != 2:
+            builder.max_pool((2, 2), (1, 1), (1, 0, 0, 1))
+    builder.average_pool((2, 2), (1, 1), activations[1])
+    return builder.conv(3, (2, 2), AUSN_G(2, 1), None)
+
+
 def test_one_build_runs_every_split_of_ausn_in_one_program():
-    """Every split of 4-bit weights of both types, and activations of two splits; the only difference is the program."""
-    builder = Builder(18, 5, 6, 7, UINT(8))
-    for weights, target in (
-        (AUSN_G(2, 1), AUSN_GU(2, 2)),
-        (AUSN_G(3, 0), AUSN_GU(1, 3)),
-        (AUSN_A(2, 1), AUSN_GU(2, 2)),
-        (AUSN_A(1, 2), AUSN_GU(2, 2)),
-        (AUSN_A(3, 0), AUSN_GU(1, 3)),
-        (AUSN_G(1, 2), AUSN_GU(2, 2)),
-    ):
-        builder.conv(9, (2, 2), weights, target, pads=(1, 0, 0, 1), relu=True)
-    builder.conv(3, (2, 2), AUSN_G(2, 1), None)
-    assert len({layer.weight_format for layer in builder.layers}) == 6
-    check("tables", builder, builder.images(3))
+    """Of weights and of activations, with and without sign; the only difference between layers is the program."""
+    builder = splits_network(18, [*SPLITS["au"], *SPLITS["a"]])
+    formats = {tensor.format for tensor in builder.tensors.values()}
+    assert {*SPLITS["au"], *SPLITS["a"]} <= formats
+    assert {*SPLITS["a"]} <= {layer.weight_format for layer in builder.layers if hasattr(layer, "weight_format")}
+    program = check("tables", builder, builder.images(2), (40, 40))
+    again = splits_network(
+        18, [AUSN_AU(3, 1), NUUQU(5, 8, (0, 3, 9, 100, 255)), ESB(4, 0), NUUQ(4, 5, (-9, -2, 0, 15))]
+    )
+    check("tables", again, again.images(2))
+    assert compile(again.network(), program.config).config.hash == program.config.hash
 
 
 def test_a_forecast_of_a_time_series_is_exact():

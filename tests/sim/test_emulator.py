@@ -391,7 +391,7 @@ def test_a_residual_by_hand(schedule):
     [
         ({"encoding": Encoding.RAW, "residual_parts": 1}, "adds NATIVE values to RAW ones"),
         ({"residual_encoding": Encoding.RAW, "residual_parts": 1}, "adds RAW values to NATIVE ones"),
-        ({"residual_parts": 2}, "adds 2 parts of esbu:4,2; there are 1"),
+        ({"residual_parts": 2}, "adds 2 parts of NATIVE; there are 1"),
         (
             {"residual_parts": 2, "residual_encoding": Encoding.UINT, "residual_bits": 8},
             "adds 2 parts of uint:8; there are 3",

@@ -129,7 +129,7 @@ def test_what_shifts_cannot_do_is_refused(options, model, message):
     ("options", "message"),
     [
         ({"weights": "auto:9"}, "No format ausn-g has 9 stored bits"),
-        ({"weights": "auto"}, "Unknown format 'auto'; expected auto:B or auto-a:B"),
+        ({"weights": "auto4"}, "Unknown format 'auto4'; expected auto, auto-a, auto:B or auto-a:B"),
         ({"weights": "auto:4", "adaptation": "best"}, "adaptation must be search, fixed, incremental, not 'best'"),
     ],
 )

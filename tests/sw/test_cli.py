@@ -13,6 +13,7 @@ from sigbit import cli
 from sigbit.cli import main
 from sigbit.progress import Progress
 from sigbit_hw.spec.config import PRESETS
+from sigbit_hw.spec.formats import Format
 
 MODELS = files("sigbit") / "models"
 MODEL = f"{MODELS}/digits.onnx"
@@ -104,6 +105,20 @@ def test_several_outputs_are_written_and_evaluated_by_name(tmp_path, capsys):
     assert run_json(capsys, *shared)["accuracy"] == run_json(capsys, *shared, "--output", names[0])["accuracy"] >= 0.9
     assert run_json(capsys, *shared, "--output", names[1])["accuracy"] < 0.9
     assert refusal(capsys, *shared, "--output", "logit").startswith("The model has no output 'logit'; it has ")
+
+
+def test_a_forecast_with_a_split_per_layer_is_one_command(capsys):
+    series = MODEL.replace("digits", "series")
+    arguments = ["--calibration", series.replace(".onnx", ".npz:x_calibration"), "--limit", 40, "--edge-bits", 8]
+    arguments += ["--data", series.replace(".onnx", ".npz:x_test,y_test"), "--device", "emulator"]
+    adaptive = ["--weights", "auto", "--activations", "auto", "--config", "tables"]
+    result = run_json(capsys, "evaluate", series, *arguments, *adaptive, "--layers")
+    assert result["mismatches_against_golden"] == 0
+    assert result["float_rmse"] < result["rmse"] < 0.1
+    assert (result["accuracy"], result["float_accuracy"]) == (None, None)
+    formats = {layer["weight_format"] for layer in result["layers"]} - {"int:8"}
+    assert all(text.startswith("ausn-g:") and Format.parse(text).bits == 4 for text in formats)
+    assert "root mean squared error 0." in run(capsys, "run", series, *arguments, *adaptive)
 
 
 def test_evaluate_prints_the_keys_of_its_contract(capsys):
@@ -288,6 +303,7 @@ def test_a_difference_from_the_golden_model_is_status_1(monkeypatch, capsys):
             "images": 1,
             "device": "rtl",
             "accuracy": 0.0,
+            "rmse": None,
             "mismatches_against_golden": 1,
             "cycles_per_image": None,
             "first_mismatch": {

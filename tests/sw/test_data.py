@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sigbit.data import DataError, load_images, normalize
+from sigbit.data import DataError, load_images, load_raw, normalize
 
 RANDOM = np.random.default_rng(7)
 
@@ -52,6 +52,14 @@ def test_float_images_are_taken_as_they_are(archive):
     np.testing.assert_array_equal(images, np.load(archive)["real"].astype(np.float32))
 
 
+def test_numbers_that_outputs_should_be_come_as_they_are(archive):
+    _, targets = load_images(f"{archive}:grey,real", 3)
+    assert targets.dtype == np.float64
+    np.testing.assert_array_equal(targets, np.load(archive)["real"][:3])
+    with pytest.raises(DataError, match="Training needs integer labels"):
+        load_raw(f"{archive}:grey,real")
+
+
 def test_limit_takes_the_first_images_and_labels(archive):
     images, labels = load_images(f"{archive}:grey, labels", 2)
     assert len(images) == 2
@@ -64,7 +72,8 @@ def test_limit_takes_the_first_images_and_labels(archive):
         ("absent", {}, "has no array 'absent'; it has grey, colour"),
         ("grey,absent", {}, "has no array 'absent'"),
         ("grey,few", {}, r"one integer label per image \(5\), but is int64 of shape \(4,\)"),
-        ("grey,soft", {}, "one integer label per image"),
+        ("grey,words", {}, r"one integer label per image \(5\), but is int64 of shape \(5, 4, 4\)"),
+        ("grey,broken", {}, "what outputs should be are finite floats"),
         ("empty", {}, r"holds no images \(shape \(0, 4, 4\)\)"),
         ("pixels_missing", {}, "There are no images"),
         ("flat", {}, r"uint8 images must have shape"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from networks import Builder
 from sigbit import evaluation
+from sigbit.data import DataError
 from sigbit.evaluation import accuracy, configuration, evaluate, layer_report, native_formats
 from sigbit_hw.spec.config import PRESETS
 from sigbit_hw.spec.errors import SigbitError
@@ -46,6 +47,30 @@ def test_the_emulator_agrees_with_the_golden_model():
     assert (result["accuracy"], result["golden_accuracy"]) == (1.0, 1.0)
     assert (result["mismatches_against_golden"], result["first_mismatch"]) == (0, None)
     assert calls[-4:] == [("emulator: images", done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_targets_that_are_numbers_give_the_root_of_the_mean_squared_error():
+    network = small_network()
+    images = random_images(network, 3)
+    outputs = golden.run(network, images.astype(np.int64))
+    unit = network.tensors[network.output].unit
+    result = evaluate(
+        network, images, labels=unit * outputs + np.array([3.0, 0, 0]).reshape(3, *[1] * (outputs.ndim - 1))
+    )
+    assert (result["accuracy"], result["rmse"]) == (None, pytest.approx(3**0.5))
+    assert result["golden_rmse"] == result["rmse"]
+    with pytest.raises(DataError, match=r"numbers of shape \(3,\), but outputs are of shape"):
+        evaluate(network, images, labels=np.zeros(3))
+    with pytest.raises(DataError, match="Accuracy needs integer labels"):
+        evaluation.accuracy(outputs, np.zeros(3))
+
+
+@pytest.mark.parametrize("options", [("uint:8", "uint:8"), ("ausn-a:3,0", "ausn-au:3,1"), (None, None)])
+def test_table_cells_keep_their_configuration_whatever_the_formats(tmp_path, options):
+    path = tmp_path / "tables.json"
+    path.write_text(json.dumps(PRESETS["tables"].to_dict()))
+    for name in ("tables", str(path)):
+        assert configuration(name, *options, small_network()) == PRESETS["tables"]
 
 
 def test_a_difference_is_traced_to_its_first_layer(monkeypatch):

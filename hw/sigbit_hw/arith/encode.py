@@ -11,22 +11,22 @@ from ..spec.instructions import Encoding
 from ..spec.parts import WIDE_ACTIVATIONS, activation_parts, has_digits, part_shift_bits
 from .requantize import half_unit_bits
 
-__all__ = ["UNIFORM_BITS", "Encoder", "part_count", "part_index_bits", "uniform_range"]
+__all__ = ["UNIFORM_BITS", "Encoder", "part_count", "part_index_bits", "uniform_level", "uniform_range"]
 
 #: Bits of the widest uniform format.
 UNIFORM_BITS = max(stored.bits for stored in WIDE_ACTIVATIONS)
 
 
-def part_count(native_format, step=None):
-    """Most native codes that a stored value has; ``step`` as for :func:`~sigbit_hw.spec.parts.activation_parts`."""
-    if not has_digits(native_format, step):
+def part_count(native_format):
+    """Most native codes that a stored value has."""
+    if not has_digits(native_format):
         return 1
-    return max(activation_parts(native_format, stored, step).count for stored in WIDE_ACTIVATIONS)
+    return max(activation_parts(native_format, stored).count for stored in WIDE_ACTIVATIONS)
 
 
-def part_index_bits(native_format, step=None):
+def part_index_bits(native_format):
     """Width of the index of a part of an 8-bit activation; at least 1."""
-    return max(1, ceil_log2(part_count(native_format, step)))
+    return max(1, ceil_log2(part_count(native_format)))
 
 
 def uniform_range(native_format, encoding, bits):
@@ -34,12 +34,12 @@ def uniform_range(native_format, encoding, bits):
 
     Parameters
     ----------
-    native_format : :class:`Format`
+    native_format : :class:`Format` or None
     encoding, bits : value-like
         Fields of POST. A native uniform format is taken like any other; else NATIVE and RAW give no defined result.
     """
     signed = encoding == Encoding.INT
-    if native_format.uniform:
+    if native_format is not None and native_format.uniform:
         native = encoding == Encoding.NATIVE
         bits = Mux(native, native_format.bits, bits)
         signed |= native & native_format.signed
@@ -59,8 +59,6 @@ class Encoder(wiring.Component):
     ----------
     native_format : :class:`Format`
         Native activation format.
-    step : int, optional
-        Bits of a digit, unless they follow from the format.
 
     Members
     -------
@@ -88,13 +86,13 @@ class Encoder(wiring.Component):
     #: Cycles from ``half_units`` to ``code``.
     latency_cycles = 4
 
-    def __init__(self, native_format, step=None):
+    def __init__(self, native_format):
         if not isinstance(native_format, Format):
             raise TypeError(f"native_format must be a Format, not {native_format!r}")
         self._format = native_format
-        self._step = step or part_shift_bits(native_format)
+        self._step = part_shift_bits(native_format)
         #: Name that is the same for equal encoders only.
-        self.module_name = f"encoder_{native_format.identifier}_{self._step}"
+        self.module_name = f"encoder_{native_format.identifier}"
         super().__init__(
             {
                 "half_units": In(signed(half_unit_bits(native_format))),
@@ -103,7 +101,7 @@ class Encoder(wiring.Component):
                 "limit": In(UNIFORM_BITS),
                 "excess": In(UNIFORM_BITS),
                 "relu": In(1),
-                "part": In(part_index_bits(native_format, step)),
+                "part": In(part_index_bits(native_format)),
                 "code": Out(native_format.bits),
             }
         )
@@ -126,7 +124,7 @@ class Encoder(wiring.Component):
         excess = delayed(m, self.excess, 1, name="excess")
 
         # Cycles 2 and 3: select by position, then round and saturate.
-        level = _uniform_level(m, rounded, negative, relu, limit, excess)
+        level = uniform_level(m, rounded, negative, relu, limit, excess)
         if native_format.uniform:
             # Two's complement has the other top bit than excess.
             native = level[: native_format.bits] ^ (native_format.signed << native_format.bits - 1)
@@ -141,7 +139,7 @@ class Encoder(wiring.Component):
         with m.Switch(encoding):
             with m.Case(Encoding.NATIVE):
                 m.d.sync += self.code.eq(native)
-            if has_digits(native_format, step):
+            if has_digits(native_format):
                 with m.Case(Encoding.UINT, Encoding.INT):
                     with m.Switch(part):
                         for index in range(-(-len(level) // step)):
@@ -152,7 +150,7 @@ class Encoder(wiring.Component):
         return m
 
 
-def _uniform_level(m, rounded, negative, relu, limit, excess):
+def uniform_level(m, rounded, negative, relu, limit, excess):
     """Clamp integers in excess to the levels of a uniform format; two cycles.
 
     The lowest result is 1 if the format is signed, because ``-2**(b-1)`` is never given, and level 0 with ReLU.

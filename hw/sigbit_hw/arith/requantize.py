@@ -6,13 +6,25 @@ from amaranth.lib.wiring import In, Out
 
 from ..lib.delay import delayed
 from ..spec.formats import Format
-from ..spec.instructions import PARAMETER
+from ..spec.instructions import CODEBOOK_DISTANCE_BITS, PARAMETER
 from ..spec.parts import RAW_BITS, WIDE_ACTIVATIONS
 
-__all__ = ["SHIFT_MAX", "Requantizer", "ShiftRequantizer", "half_unit_bits", "requantizer_class", "residual_bits"]
+__all__ = [
+    "ANY_HALF_UNIT_BITS",
+    "ANY_LEVEL_BITS",
+    "SHIFT_MAX",
+    "Requantizer",
+    "ShiftRequantizer",
+    "half_unit_bits",
+    "requantizer_class",
+    "residual_bits",
+]
 
 #: Largest ``sh``.
 SHIFT_MAX = 47
+#: Signed bits of the levels that an instruction can name, and of the sums of two, with a value beyond them.
+ANY_LEVEL_BITS = 1 + CODEBOOK_DISTANCE_BITS
+ANY_HALF_UNIT_BITS = 1 + ANY_LEVEL_BITS
 
 _PARAMETER_BITS = {field.name: field.bits for field in PARAMETER.fields}
 _DIGIT_BITS = 2
@@ -79,6 +91,8 @@ class Requantizer(wiring.Component):
         Native activation format; with the 8-bit formats it decides the range of ``q``.
     accumulator_bits : int
         1 to 32.
+    any_levels : bool
+        ``q`` and ``r`` have the range of all levels that an instruction can name.
 
     Members
     -------
@@ -91,11 +105,11 @@ class Requantizer(wiring.Component):
     shift : In(6)
         ``sh``, 0 to 47; larger values give no defined result.
     residual : In(signed(residual_bits(native_format)))
-        ``r``.
+        ``r``; of ``ANY_LEVEL_BITS`` bits with ``any_levels``.
     residual_multiplier : In(24)
         ``M1``.
     half_units : Out(signed(half_unit_bits(native_format)))
-        ``q``.
+        ``q``; of ``ANY_HALF_UNIT_BITS`` bits with ``any_levels``.
     field : Out(native_format.bits)
         Low bits of ``q`` before saturation. If ``unscaled``, with ``sh = n + 1`` they are bits ``n`` and up of
         ``acc + bias``.
@@ -111,14 +125,15 @@ class Requantizer(wiring.Component):
     #: Cycles from operands to result: sum, product, sum with the residual's product, three shifts, saturation.
     latency_cycles = 1 + _product_cycles(_PARAMETER_BITS["multiplier"]) + 5
 
-    def __init__(self, native_format, accumulator_bits=RAW_BITS):
+    def __init__(self, native_format, accumulator_bits=RAW_BITS, any_levels=False):
         if not isinstance(native_format, Format):
             raise TypeError(f"native_format must be a Format, not {native_format!r}")
         if not 1 <= accumulator_bits <= RAW_BITS:
             raise ValueError(f"accumulator_bits must be 1 to {RAW_BITS}, not {accumulator_bits!r}")
-        self._half_unit_bits = half_unit_bits(native_format)
+        self._half_unit_bits = ANY_HALF_UNIT_BITS if any_levels else half_unit_bits(native_format)
+        levels = f"any{native_format.bits}" if any_levels else native_format.identifier
         #: Name that is the same for equal requantizers only.
-        self.module_name = f"requantizer_{native_format.identifier}_{accumulator_bits}"
+        self.module_name = f"requantizer_{levels}_{accumulator_bits}"
         super().__init__(
             {
                 "accumulator": In(signed(accumulator_bits)),
@@ -127,7 +142,7 @@ class Requantizer(wiring.Component):
                 "negative_multiplier": In(_PARAMETER_BITS["multiplier"]),
                 "unscaled": In(1),
                 "shift": In(range(SHIFT_MAX + 1)),
-                "residual": In(signed(residual_bits(native_format))),
+                "residual": In(signed(ANY_LEVEL_BITS if any_levels else residual_bits(native_format))),
                 "residual_multiplier": In(_PARAMETER_BITS["residual_multiplier"]),
                 "half_units": Out(signed(self._half_unit_bits)),
                 "field": Out(native_format.bits),
@@ -240,8 +255,8 @@ class ShiftRequantizer(Requantizer):
     #: Cycles from operands to result: position of the residual's bit, three shifts, sum, three shifts, saturation.
     latency_cycles = 9
 
-    def __init__(self, native_format, accumulator_bits=RAW_BITS):
-        super().__init__(native_format, accumulator_bits)
+    def __init__(self, native_format, accumulator_bits=RAW_BITS, any_levels=False):
+        super().__init__(native_format, accumulator_bits, any_levels)
         self.module_name = f"shift_{self.module_name}"
 
     def elaborate(self, platform):

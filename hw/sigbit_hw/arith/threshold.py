@@ -7,21 +7,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..lib.delay import delayed
-from ..spec.instructions import CODEBOOK_LEVEL_BITS
+from .requantize import ANY_HALF_UNIT_BITS, ANY_LEVEL_BITS
 
 __all__ = ["LevelSelector", "middles"]
 
 
-def middles(m, levels, count):
-    """Sums of neighbouring levels, those from ``count - 1`` on out of reach: one register, for all lanes."""
-    width = CODEBOOK_LEVEL_BITS + 1
-    result = data.ArrayLayout(signed(width), len(levels) - 1)
-    sums = Signal(result, name="middles")
-    for position, (low, high) in enumerate(pairwise(levels)):
-        m.d.sync += sums[position].eq(low + high)
-    known = Signal(len(levels) - 1, name="middles_known")
-    m.d.sync += known.eq(Cat(count > position + 1 for position in range(len(levels) - 1)))
-    return sums, known
+def middles(m, levels):
+    """Sums of neighbouring levels: one register, for all lanes."""
+    result = Signal(data.ArrayLayout(signed(ANY_HALF_UNIT_BITS), len(levels) - 1), name="middles", reset_less=True)
+    m.d.sync += [middle.eq(low + high) for middle, (low, high) in zip(result, pairwise(levels), strict=True)]
+    return result
 
 
 class LevelSelector(wiring.Component):
@@ -42,12 +37,13 @@ class LevelSelector(wiring.Component):
         With the accumulator. Not decreasing.
     half_units : In(signed(half_unit_bits))
         ``requantizer_cycles`` later.
-    middles, known : In
+    middles : In
         As :func:`middles` gives them, with the half units.
     by_threshold : In(1)
         With the half units: the thresholds decide, not the middles.
     levels : In(ArrayLayout(signed, threshold_count + 1))
-        One cycle behind the half units.
+        Not decreasing, so that the last one may stand for all that a codebook does not have; one cycle behind the half
+        units.
     level : Out(signed)
         Two cycles behind the half units.
     """
@@ -57,15 +53,14 @@ class LevelSelector(wiring.Component):
     def __init__(self, threshold_count, accumulator_bits, half_unit_bits, requantizer_cycles):
         self._count = threshold_count
         self._requantizer_cycles = requantizer_cycles
-        level = signed(CODEBOOK_LEVEL_BITS)
+        level = signed(ANY_LEVEL_BITS)
         self.module_name = f"level_selector_{threshold_count}_{accumulator_bits}_{half_unit_bits}_{requantizer_cycles}"
         super().__init__(
             {
                 "accumulator": In(signed(accumulator_bits)),
                 "thresholds": In(data.ArrayLayout(signed(accumulator_bits + 1), threshold_count)),
                 "half_units": In(signed(half_unit_bits)),
-                "middles": In(data.ArrayLayout(signed(CODEBOOK_LEVEL_BITS + 1), threshold_count)),
-                "known": In(threshold_count),
+                "middles": In(data.ArrayLayout(signed(ANY_HALF_UNIT_BITS), threshold_count)),
                 "by_threshold": In(1),
                 "levels": In(data.ArrayLayout(level, threshold_count + 1)),
                 "level": Out(level),
@@ -81,7 +76,7 @@ class LevelSelector(wiring.Component):
         early = Signal(range(count + 1), reset_less=True)
         m.d.sync += early.eq(self._ones(reached))
         early = delayed(m, early, self._requantizer_cycles - 2, name="rank")
-        passed = [(self.half_units >= middle) & known for middle, known in zip(self.middles, self.known, strict=True)]
+        passed = [self.half_units >= middle for middle in self.middles]
         rank = Signal(range(count + 1), reset_less=True)
         m.d.sync += rank.eq(Mux(self.by_threshold, early, self._ones(Cat(passed))))
         m.d.sync += self.level.eq(Array(self.levels)[rank])

@@ -30,7 +30,7 @@ class PoolUnit(wiring.Component):
     latency_cycles = 1
 
     def __init__(self, config):
-        self._format = config.activation_format
+        self._config = config
         codes = data.ArrayLayout(config.activation_format.bits, config.vector)
         super().__init__(
             {
@@ -60,8 +60,9 @@ class PoolUnit(wiring.Component):
 
     def _key(self, code):
         """Integer in the order of the levels; one's complement keeps negation to one LUT input."""
-        if self._format.kind == "int":
-            return code.as_signed()
-        if not self._format.signed:
+        native = self._config.activation_format
+        if self._config.level_tables or not native.signed:
             return code
+        if native.kind == "int":
+            return code.as_signed()
         return Cat(code[:-1] ^ code[-1].replicate(len(code) - 1), code[-1]).as_signed()

@@ -6,14 +6,15 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from ..arith.encode import UNIFORM_BITS, Encoder, part_count, part_index_bits, uniform_range
-from ..arith.requantize import SHIFT_MAX, requantizer_class
+from ..arith.encode import UNIFORM_BITS, Encoder, part_count, uniform_range
+from ..arith.index import IndexDecoder, IndexEncoder
+from ..arith.requantize import ANY_HALF_UNIT_BITS, ANY_LEVEL_BITS, SHIFT_MAX, requantizer_class
 from ..arith.residual import ResidualDecoder
 from ..arith.threshold import LevelSelector, middles
 from ..lib.delay import delayed
 from ..lib.layout import post_job_layout, table_layout
 from ..lib.shared import instantiate
-from ..spec.instructions import Encoding
+from ..spec.instructions import CODEBOOK_DISTANCE_BITS, Encoding
 
 __all__ = ["AccumulatorRead", "FeatureWrite", "ParameterRead", "PostProcessor", "ResidualRead"]
 
@@ -90,6 +91,12 @@ class ResidualRead(wiring.Signature):
         )
 
 
+def _codebook(instruction, prefix, count):
+    """Smallest level of a codebook of an instruction, and the distances of so many from it."""
+    distances = (instruction[f"{prefix}distance{i}"] for i in range(1, count))
+    return instruction[f"{prefix}level0"], [Const(0, 1), *distances]
+
+
 class PostProcessor(wiring.Component):
     """Execute POST instructions: read accumulators, requantize, write native codes; one group of lanes per cycle.
 
@@ -146,16 +153,25 @@ class PostProcessor(wiring.Component):
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
         self._config = config
-        self._requantizer = requantizer_class(config.requantizer)
+        native = config.activation_format
+        # Of each there is one per lane.
+        self._requantizer = lambda: requantizer_class(config.requantizer)(
+            native, config.accumulator_bits, any_levels=config.level_tables
+        )
+        self._encoder = lambda: IndexEncoder(native.bits) if config.level_tables else Encoder(native)
+        self._decoder = lambda: IndexDecoder(native.bits) if config.level_tables else ResidualDecoder(native)
+        self._encoder_cycles = self._encoder().latency_cycles
+        self._requantizer_cycles = self._requantizer().latency_cycles
+        self._part_count = -(-UNIFORM_BITS // native.bits) if config.level_tables else part_count(native)
         self._start_delay_cycles = start_delay_cycles
         self._accumulator_latency_cycles = accumulator_latency_cycles
         self._parameter_latency_cycles = parameter_latency_cycles
         self._feature_latency_cycles = feature_latency_cycles
         # Address, memory, the word's register, decoder.
-        self._residual_cycles = _RESIDUAL_ADDRESS_CYCLES + feature_latency_cycles + 1 + ResidualDecoder.latency_cycles
+        self._residual_cycles = _RESIDUAL_ADDRESS_CYCLES + feature_latency_cycles + 1 + self._decoder().latency_cycles
         self._operand_cycles = max(accumulator_latency_cycles, parameter_latency_cycles, self._residual_cycles)
         # From operands to what is encoded.
-        self._level_cycles = self._requantizer.latency_cycles
+        self._level_cycles = self._requantizer_cycles
         if config.threshold_count:
             self._level_cycles += LevelSelector.latency_cycles
         super().__init__(
@@ -173,7 +189,7 @@ class PostProcessor(wiring.Component):
     @property
     def latency_cycles(self):
         """Cycles from a token to its write."""
-        return self._operand_cycles + self._level_cycles + Encoder.latency_cycles
+        return self._operand_cycles + self._level_cycles + self._encoder_cycles
 
     @property
     def start_cycles(self):
@@ -258,7 +274,7 @@ class PostProcessor(wiring.Component):
         pixel = Signal.like(self.accumulator.address)
         group = Signal.like(self.accumulator.group)
         parameter_address = Signal.like(self.parameter.address)
-        part = Signal(part_index_bits(config.activation_format, config.part_shift_bits))
+        part = Signal(_index(self._part_count))
         field_shift = Signal(range(SHIFT_MAX + 1))
         with m.If(accept):
             m.d.sync += [
@@ -334,7 +350,7 @@ class PostProcessor(wiring.Component):
         ]
         # Residual: the same walk from another base, part by part. The words of all parts serve all groups in them.
         has_residual = Signal()
-        residual_part = Signal(part_index_bits(config.activation_format, config.part_shift_bits))
+        residual_part = Signal.like(part)
         residual_plane_offset = Signal(address_bits)
         residual_part_offset = Signal(address_bits)
         word_held = Signal()
@@ -371,7 +387,7 @@ class PostProcessor(wiring.Component):
         m.d.sync += self.residual.en.eq(reserve)
         residual_words = [
             Signal(config.feature_word_bits, reset_less=True, name=f"residual_word_{number}")
-            for number in range(part_count(config.activation_format, config.part_shift_bits))
+            for number in range(self._part_count)
         ]
         arrives = _RESIDUAL_ADDRESS_CYCLES + self._feature_latency_cycles
         arrived = delayed(m, Cat(fetch, residual_part), arrives, name="residual_arrives", clear=True)
@@ -385,7 +401,13 @@ class PostProcessor(wiring.Component):
         excess = Cat(has_residual & (current.residual_encoding == Encoding.INT), current.residual_bits)
         excess = delayed(m, excess, arrives, name="residual_excess")
         lowest = Signal(signed(UNIFORM_BITS + 1), reset_less=True)
-        m.d.sync += lowest.eq(Cat(excess[0] & (excess[1:] <= position + 1) for position in range(len(lowest))))
+        lowest_bits = Cat(excess[0] & (excess[1:] <= position + 1) for position in range(len(lowest)))
+        if config.level_tables:
+            smallest, distances = _codebook(current, "residual_", 1 << code_bits)
+            residual_distances = delayed(m, Cat(distances[1:]), arrives + 1, name="residual_distances")
+            smallest = Mux(has_residual & native, smallest, 0)
+            lowest_bits |= delayed(m, smallest, arrives, name="residual_level0")
+        m.d.sync += lowest.eq(lowest_bits)
         granule_bits = config.post_lanes * code_bits
         residual_codes = Array(
             Value.cast(
@@ -417,21 +439,23 @@ class PostProcessor(wiring.Component):
         raw = encoding == Encoding.RAW
         encoding = delayed(m, encoding, self._level_cycles - 1, name="requantized_encoding")
         uniform = Signal(2 * UNIFORM_BITS, reset_less=True)
-        m.d.sync += uniform.eq(Cat(uniform_range(config.activation_format, encoding, bits)))
+        native_format = None if config.level_tables else config.activation_format
+        m.d.sync += uniform.eq(Cat(uniform_range(native_format, encoding, bits)))
         encoding = delayed(m, encoding, 1, name="encoder_encoding")
         if config.threshold_count:
             # The codebook is the job's, which may be over: levels wait until their results are there.
-            arrives = self._operand_cycles + self._requantizer.latency_cycles
-            levels = [current[f"level{j}"] for j in range(config.threshold_count + 1)]
-            sums, known = middles(m, levels, current.level_count)
-            sums = delayed(m, Cat(sums.as_value(), known), arrives - 1, name="codebook_middles")
-            levels = delayed(m, Cat(levels), arrives + 1, name="codebook_levels")
+            arrives = self._operand_cycles + self._requantizer_cycles
+            smallest, distances = _codebook(current, "", config.threshold_count + 1)
+            levels = Signal(data.ArrayLayout(signed(ANY_LEVEL_BITS), len(distances)), reset_less=True)
+            m.d.sync += [level.eq(smallest + distance) for level, distance in zip(levels, distances, strict=True)]
+            sums = delayed(m, middles(m, levels).as_value(), arrives - 2, name="codebook_middles")
+            levels = delayed(m, levels.as_value(), arrives, name="codebook_levels")
             by_threshold = delayed(m, current.thresholds, arrives, name="by_threshold")
-            has_levels = delayed(m, current.level_count != 0, arrives + LevelSelector.latency_cycles, name="has_levels")
+            has_levels = delayed(m, current.codebook, arrives + LevelSelector.latency_cycles, name="has_levels")
+        if config.level_tables:
+            index_middles = self._index_middles(m, current)
         for lane in range(config.post_lanes):
-            requantizer = self._requantizer(config.activation_format, config.accumulator_bits)
-            encoder = Encoder(config.activation_format, config.part_shift_bits)
-            residual = ResidualDecoder(config.activation_format, config.part_shift_bits)
+            requantizer, encoder, residual = self._requantizer(), self._encoder(), self._decoder()
             instantiate(m, platform, f"residual_{lane}", residual)
             instantiate(m, platform, f"requantizer_{lane}", requantizer)
             instantiate(m, platform, f"encoder_{lane}", encoder)
@@ -439,7 +463,7 @@ class PostProcessor(wiring.Component):
             half_units, field = requantizer.half_units, requantizer.field
             if config.threshold_count:
                 selector = LevelSelector(
-                    config.threshold_count, config.accumulator_bits, len(half_units), self._requantizer.latency_cycles
+                    config.threshold_count, config.accumulator_bits, len(half_units), self._requantizer_cycles
                 )
                 instantiate(m, platform, f"levels_{lane}", selector)
                 thresholds = Cat(entry[f"threshold{j}"] for j in range(config.threshold_count))
@@ -447,7 +471,7 @@ class PostProcessor(wiring.Component):
                     selector.accumulator.eq(self.accumulator.data[lane]),
                     selector.thresholds.eq(thresholds),
                     selector.half_units.eq(half_units),
-                    Cat(selector.middles.as_value(), selector.known).eq(sums),
+                    selector.middles.eq(sums),
                     selector.by_threshold.eq(by_threshold),
                     selector.levels.eq(levels),
                 ]
@@ -477,4 +501,32 @@ class PostProcessor(wiring.Component):
                 encoder.part.eq(part),
                 self.write.data[lane].eq(encoder.code),
             ]
+            if config.level_tables:
+                m.d.comb += [
+                    residual.distances.eq(Cat(Const(0, CODEBOOK_DISTANCE_BITS), residual_distances)),
+                    encoder.middles.eq(index_middles),
+                ]
         return m
+
+    def _index_middles(self, m, instruction):
+        """Sums of neighbouring levels as encoders want them, for all lanes."""
+        smallest, distances = _codebook(instruction, "", 1 << self._config.activation_format.bits)
+        wanted = self._encoder().middle_cycles
+        arrives = self._operand_cycles + self._level_cycles
+        offset = Signal.like(smallest, reset_less=True)
+        m.d.sync += offset.eq(smallest)
+        result = Signal(data.ArrayLayout(signed(ANY_HALF_UNIT_BITS), len(wanted)))
+        for late in sorted(set(wanted)):
+            own = [position for position, cycles in enumerate(wanted) if cycles == late]
+            sums = Signal(data.ArrayLayout(CODEBOOK_DISTANCE_BITS + 1, len(own)), name=f"sums_{late}", reset_less=True)
+            found = Signal(
+                data.ArrayLayout(signed(ANY_HALF_UNIT_BITS), len(own)), name=f"found_{late}", reset_less=True
+            )
+            for position, total, middle in zip(own, sums, found, strict=True):
+                m.d.sync += [
+                    total.eq(distances[position] + distances[position + 1]),
+                    middle.eq(total + (offset << 1)),
+                ]
+            found = delayed(m, found, arrives + late - 2, name=f"middles_{late}")
+            m.d.comb += [result[position].eq(middle) for position, middle in zip(own, found, strict=True)]
+        return result

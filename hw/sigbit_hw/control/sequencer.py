@@ -9,10 +9,12 @@ from ..memory.reader import FeatureReader, ReaderAddress
 from ..spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, LEVEL, LEVEL_CODES, MIN_TILE_CYCLES, Opcode
 from .weight_loader import WeightLoader
 
-__all__ = ["PACKET_NUMBER_BITS", "ComputeTag", "PoolTag", "Sequencer"]
+__all__ = ["PACKET_NUMBER_BITS", "QUEUED_BITS", "ComputeTag", "PoolTag", "Sequencer"]
 
-#: Unused top bits of a queued instruction that carry the number of its packet.
+#: Bits of the number of the packet that an instruction came in.
 PACKET_NUMBER_BITS = 32
+#: An instruction in the queue, and above it that number.
+QUEUED_BITS = INSTRUCTION_BITS + PACKET_NUMBER_BITS
 
 _LAYOUTS = {opcode: table_layout(table) for opcode, table in INSTRUCTIONS.items()}
 
@@ -54,7 +56,7 @@ class Sequencer(wiring.Component):
 
     Members
     -------
-    instructions : In(stream.Signature(512))
+    instructions : In(stream.Signature(QUEUED_BITS))
     planes : Out(ArrayLayout(ReaderAddress, planes))
         One cycle (``inside``: two) after the tags of the same position.
     pad_code : Out(8)
@@ -119,7 +121,7 @@ class Sequencer(wiring.Component):
         super().__init__(
             {
                 **(levels if level_loader else {}),
-                "instructions": In(stream.Signature(INSTRUCTION_BITS)),
+                "instructions": In(stream.Signature(QUEUED_BITS)),
                 "planes": Out(data.ArrayLayout(ReaderAddress(), planes)),
                 "pad_code": Out(8),
                 "compute": Out(ComputeTag(strip_depth)),
@@ -156,7 +158,7 @@ class Sequencer(wiring.Component):
             fill_columns=self._fill_columns,
         )
 
-        head_bits = self.instructions.payload
+        head_bits = self.instructions.payload[:INSTRUCTION_BITS]
         head = {opcode: data.View(layout, head_bits) for opcode, layout in _LAYOUTS.items()}
         opcode = head[Opcode.COMPUTE].opcode
         valid = self.instructions.valid
@@ -171,7 +173,7 @@ class Sequencer(wiring.Component):
             self.pad_code.eq(current.pad_code),
             self.budget.eq(current.budget),
             self.magnitude_keys.eq(current.magnitude_keys),
-            self.fault_packet.eq(head_bits[-PACKET_NUMBER_BITS:]),
+            self.fault_packet.eq(self.instructions.payload[INSTRUCTION_BITS:]),
             loader.job.payload.base.eq(head[Opcode.COMPUTE].weight_base),
             loader.job.payload.words.eq(head[Opcode.COMPUTE].weight_words),
             loader.job.payload.counts[0].eq(head[Opcode.COMPUTE].count0),

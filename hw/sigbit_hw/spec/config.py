@@ -9,7 +9,7 @@ from .formats import ESB, ESBU, INT, UINT, Format, FormatError, product_bits
 from .instructions import CODEBOOK_LEVELS, LEVEL, LEVEL_CODES, PARAMETER
 from .layout import BitTable
 from .masks import GROUPS, TOKEN_LANES
-from .parts import RAW_BITS, code_distances, part_shift_bits
+from .parts import RAW_BITS, activation_parts, code_distances, indexed_parts, part_shift_bits
 
 __all__ = [
     "CELLS",
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 #: Version of everything in :mod:`sigbit_hw.spec`; travels in every packet, register file and manifest.
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 #: Kinds of cells a grid is built of.
 CELLS = ("logic", "table", "subset", "masked")
 #: How results are scaled.
@@ -340,11 +340,22 @@ class AcceleratorConfig:
 
     @property
     def part_shift_bits(self):
-        """Left shift of the accumulators between part passes, and bits of a digit. With tables any code can be a digit,
-        as long as digits are in the order of codes."""
+        """Left shift of the accumulators between part passes, and bits of a digit. With tables any code can be one."""
         if self.level_tables:
-            return self.activation_format.magnitude_code_bits
+            return self.activation_format.bits
         return part_shift_bits(self.activation_format)
+
+    def activation_parts(self, stored):
+        """How a tensor in the format ``stored`` is stored: :class:`~.parts.ActivationParts`.
+
+        Raises
+        ------
+        :exc:`~.formats.FormatError`
+            If the array cannot multiply such levels.
+        """
+        if self.level_tables:
+            return indexed_parts(self.activation_format.bits, stored)
+        return activation_parts(self.activation_format, stored)
 
     @property
     def product_magnitude_max(self):
@@ -489,8 +500,8 @@ _TINY = AcceleratorConfig(
     stream_bits=64,
 )
 
-#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``sdp`` for small networks under term
-#: masks, ``ulx3s`` and ``zcu102`` for boards.
+#: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``tables`` for those of any mixture of
+#: formats of up to 4 bits, ``sdp`` under term masks, ``ulx3s`` and ``zcu102`` for boards.
 PRESETS = {
     "tiny": _TINY,
     "small": replace(
@@ -498,6 +509,22 @@ PRESETS = {
         rows=1,
         lanes=32,
         columns=16,
+        post_lanes=4,
+        strip_depth=256,
+        feature_depth=8192,
+        weight_depth=4096,
+        parameter_depth=256,
+        stream_bits=128,
+    ),
+    "tables": replace(
+        _TINY,
+        cell="table",
+        table_weight_bits=7,
+        table_product_bits=12,
+        rows=1,
+        lanes=32,
+        columns=16,
+        weight_columns=2,
         post_lanes=4,
         strip_depth=256,
         feature_depth=8192,

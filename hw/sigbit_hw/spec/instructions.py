@@ -12,6 +12,7 @@ from enum import IntEnum
 from .layout import BitTable
 
 __all__ = [
+    "CODEBOOK_DISTANCE_BITS",
     "CODEBOOK_LEVELS",
     "CODEBOOK_LEVEL_BITS",
     "INSTRUCTIONS",
@@ -32,9 +33,11 @@ LOOP_LEVELS = 5
 MIN_TILE_CYCLES = 6
 
 
-#: Levels of a codebook that POST can write, and their bits.
+#: Levels of a codebook that POST can write or add, bits of the smallest one (signed), and of the others' distances
+#: from it. No level is above ``2**CODEBOOK_DISTANCE_BITS - 1``.
 CODEBOOK_LEVELS = 16
 CODEBOOK_LEVEL_BITS = 9
+CODEBOOK_DISTANCE_BITS = 9
 
 
 class Opcode(IntEnum):
@@ -72,6 +75,15 @@ _READER = (
     ("pad_code", 8),  # native code read outside the map
 )
 
+
+def _codebook(prefix):
+    """The smallest level, and the distance of every other one from it, not decreasing."""
+    return (
+        (f"{prefix}level0", CODEBOOK_LEVEL_BITS, True),
+        *((f"{prefix}distance{i}", CODEBOOK_DISTANCE_BITS) for i in range(1, CODEBOOK_LEVELS)),
+    )
+
+
 INSTRUCTIONS = {
     Opcode.COMPUTE: BitTable(
         "COMPUTE",
@@ -99,19 +111,20 @@ INSTRUCTIONS = {
         ("plane_step", 20),  # from one plane to the next
         ("valid_rows", 13),  # rows of all planes together; later rows are computed but not stored
         ("first_group", 8),  # position of the first group of post_lanes channels in its feature word
-        ("groups", 12),  # groups of post_lanes channels to store
-        ("parts", 6),  # native codes per value
+        ("groups", 11),  # groups of post_lanes channels to store
+        ("parts", 5),  # native codes per value
         ("parameter_base", 16),  # parameter word of the first group
         ("encoding", 2),
         ("bits", 4),  # of UINT and INT: 2 to 8
         ("relu", 1),  # a negative result becomes 0 (signed native formats; unsigned ones do it anyway)
         ("residual_base", 20),  # feature address of a tensor of the output's shape that is added, as `base`
-        ("residual_parts", 6),  # native codes per value of that tensor; 0: nothing is added
+        ("residual_parts", 4),  # native codes per value of that tensor; 0: nothing is added
         ("residual_encoding", 2),  # of that tensor; not RAW
         ("residual_bits", 4),  # as `bits`
-        ("level_count", 5),  # levels of the codebook that results are projected to; 0: all integers of the encoding
+        ("codebook", 1),  # UINT and INT: results are projected to the levels below first
         ("thresholds", 1),  # the parameters' thresholds decide between them, not multiplier and shift
-        *((f"level{i}", CODEBOOK_LEVEL_BITS, True) for i in range(CODEBOOK_LEVELS)),
+        *_codebook(""),  # of results
+        *_codebook("residual_"),  # of that tensor if it is NATIVE; table cells only
     ),
     Opcode.POOL: BitTable(
         "POOL",

@@ -20,6 +20,7 @@ __all__ = [
     "codebook_parts",
     "fill_steps",
     "has_digits",
+    "indexed_parts",
     "part_shift_bits",
     "weight_parts",
 ]
@@ -40,12 +41,9 @@ def part_shift_bits(activation):
     return activation.fraction_bits + 1
 
 
-def has_digits(native, step=None):
-    """Whether codes can be digits of evenly spaced levels: not those of AUSN's type A, unless tables give them levels.
-
-    ``step`` as for :func:`activation_parts`.
-    """
-    return native.gradual or (step or 1) > 1
+def has_digits(native):
+    """Whether codes can be digits of evenly spaced levels: not those of AUSN's type A."""
+    return native.gradual
 
 
 def code_distances(form):
@@ -66,64 +64,103 @@ def fill_steps(steps):
 
 @dataclass(frozen=True)
 class ActivationParts:
-    """How an activation tensor is stored as native codes.
+    """How an activation tensor is stored.
 
     Attributes
     ----------
     stored : :class:`Format`
-        Format of the tensor; the native one if that has the same levels.
+        Format of the tensor.
     count : int
-        Native codes per value; part ``j`` has weight ``2**(j * step)``.
+        Codes per value; part ``j`` has weight ``2**(j * step)``.
     offset : int
-        Added to the level before it is cut into digits, so that digits are never negative. The host takes
+        Added to the level by what the array multiplies, so that it is never negative. The host takes
         ``offset * sum(weights)`` off the bias.
     step : int
         Bits per digit.
+    levels : tuple of int
+        Level of every code, if a value is one code and not digits of ``level + offset``; else empty.
     """
 
     stored: Format
     count: int
     offset: int
     step: int
+    levels: tuple = ()
 
-    def digits(self, level):
-        """Native levels of one level, least significant part first. One part without offset is the level itself."""
-        if self.count == 1 and not self.offset:
-            return (level,)
+    def codes(self, level):
+        """Codes of one level, least significant part first; digits are their own codes."""
+        if self.levels:
+            return (self.levels.index(level),)
         value = level + self.offset
         return tuple(value >> (self.step * j) & ((1 << self.step) - 1) for j in range(self.count))
 
 
-def activation_parts(native, stored, step=None):
+def _digits(stored, step):
+    """Parts of evenly spaced levels, signed ones in excess ``2**(b-1)``; None for other levels."""
+    if stored.indexed:
+        # Levels are stored, not indices: what they are multiplied with sees integers.
+        bits = max(stored.level_bits, 2)
+        return _digits(INT(bits) if stored.signed else UINT(bits), step)
+    if stored.exponent_bits > 1 or not stored.gradual:
+        return None
+    return ActivationParts(stored, -(-stored.bits // step), 1 << (stored.bits - 1) if stored.signed else 0, step)
+
+
+def indexed_parts(code_bits, stored):
+    """Parts of a tensor on an array whose codes are indices of levels, in their order, or digits (our definition).
+
+    Evenly spaced levels are digits. Others are one code: there are no more of them than codes, 0 among them; codes
+    behind the last level stand for it, too. Larger codebooks, and those without 0, are stored as their integers.
+
+    Raises
+    ------
+    :exc:`FormatError`
+        If ``stored`` is none of these.
+    """
+    digits = _digits(stored, code_bits)
+    if digits is not None and not stored.indexed:
+        return digits
+    levels = stored.levels
+    count = 1 << code_bits
+    if len(levels) <= count and 0 in levels:
+        padded = levels + levels[-1:] * (count - len(levels))
+        return ActivationParts(stored, 1, -levels[0], code_bits, padded)
+    if digits is None:
+        raise FormatError(
+            f"Activations {stored} have {len(levels)} levels that are not evenly spaced; codes of {code_bits} bits are "
+            f"{count}: use uint:2..8, int:2..8 or a format of up to {code_bits} bits"
+        )
+    return digits
+
+
+def activation_parts(native, stored):
     """Parts of a tensor in format ``stored`` on an array whose activation operand is ``native``.
 
     ``stored`` has the levels of the native format, which then stands for it, or evenly spaced ones: a uniform format of
     any width, an ESB kind with one exponent bit, or a codebook, whose levels are then stored as those integers. Signed
-    digits are those of the level in excess ``2**(b-1)``, of ``step`` bits: :func:`part_shift_bits` unless it is given.
+    digits are those of the level in excess ``2**(b-1)``, of :func:`part_shift_bits` bits.
 
     Raises
     ------
     :exc:`FormatError`
         If ``stored`` is neither.
     """
-    step = step or part_shift_bits(native)
+    step = part_shift_bits(native)
     if stored.levels == native.levels:
-        return ActivationParts(native, 1, 0, step)
-    if not has_digits(native, step):
+        levels = tuple(native.decode(code) for code in range(1 << native.bits))
+        return ActivationParts(native, 1, 0, step, levels)
+    if not has_digits(native):
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}, which has no level 1; use {native} for "
             f"all tensors, the input included, table cells, or an array built for type G (ausn-g, ausn-gu)"
         )
-    if stored.indexed:
-        # Levels are stored, not indices: what they are multiplied with sees integers.
-        bits = max(stored.level_bits, 2)
-        return activation_parts(native, INT(bits) if stored.signed else UINT(bits), step)
-    if stored.exponent_bits > 1 or not stored.gradual:
+    if (digits := _digits(stored, step)) is None:
         raise FormatError(
             f"Activations {stored} do not run on an array built for {native}; use {native}, uint:2..8 or int:2..8, "
-            f"or configure the accelerator with activation format {stored}"
+            f"or configure the accelerator with activation format {stored}, or with table cells"
         )
-    return ActivationParts(stored, -(-stored.bits // step), 1 << (stored.bits - 1) if stored.signed else 0, step)
+    # A codebook's integers may be all that the native format has.
+    return activation_parts(native, digits.stored) if stored.indexed else digits
 
 
 @dataclass(frozen=True)

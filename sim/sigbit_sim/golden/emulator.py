@@ -15,6 +15,8 @@ from sigbit_hw.spec.config import CONTRACT_VERSION
 from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import INT, UINT, FormatError
 from sigbit_hw.spec.instructions import (
+    CODEBOOK_DISTANCE_BITS,
+    CODEBOOK_LEVELS,
     INSTRUCTION_BITS,
     INSTRUCTIONS,
     LEVEL,
@@ -26,7 +28,7 @@ from sigbit_hw.spec.instructions import (
 )
 from sigbit_hw.spec.masks import Policy
 from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, HEADER_FOLD, MAGIC, PACKING, PACKING_CODES, Fault, Kind
-from sigbit_hw.spec.parts import RAW_BITS, activation_parts
+from sigbit_hw.spec.parts import RAW_BITS
 from sigbit_hw.spec.registers import IDENTITY, Control, Interrupt, Register, Status
 
 from .program import build_packet, group_bytes, pack_codes, unpack_codes, unpack_groups, word_bytes
@@ -88,7 +90,8 @@ class Emulator:
         self._code_levels = np.array([native.decode(code) for code in range(1 << native.bits)], dtype=np.float32)
         self._rank_codes = np.array([native.encode(level) for level in native.levels], dtype=np.uint8)
         codes = np.arange(1 << native.bits)
-        sign = codes >> (native.bits - 1) if native.signed else np.zeros_like(codes)
+        # Indices are in the order of their levels.
+        sign = codes >> (native.bits - 1) if native.signed and not config.level_tables else np.zeros_like(codes)
         # Order of levels; a negative zero is less than zero.
         below = codes - (sign << native.bits) if native.kind == "int" else ~(codes & ((1 << native.bits - 1) - 1))
         self._keys = np.where(sign, below, codes).astype(np.int16)
@@ -639,13 +642,13 @@ class Emulator:
     def _stored_format(self, encoding, bits):
         """Format of a tensor that POST writes or adds."""
         native = self.config.activation_format
-        if encoding == Encoding.NATIVE:
+        if encoding == Encoding.NATIVE and not self.config.level_tables:
             return native
         try:
             format = UINT(bits) if encoding == Encoding.UINT else INT(bits)
         except FormatError as error:
             raise EmulatorError(f"POST stores or adds {encoding.name} values of {bits} bits: {error}") from error
-        if format == native:
+        if format == native and not self.config.level_tables:
             raise EmulatorError(f"POST stores or adds digits of {format}, which is native: the encoding is NATIVE")
         return format
 
@@ -654,13 +657,32 @@ class Emulator:
         encoding, stored = Encoding(fields["encoding"]), Encoding(fields["residual_encoding"])
         if Encoding.RAW in (encoding, stored):
             raise EmulatorError(f"POST adds {stored.name} values to {encoding.name} ones; RAW has no residual")
-        format = self._stored_format(stored, fields["residual_bits"])
-        parts = activation_parts(self.config.activation_format, format, self.config.part_shift_bits)
-        if len(codes) != parts.count:
-            raise EmulatorError(f"POST adds {len(codes)} parts of {format}; there are {parts.count}")
-        if parts.stored == self.config.activation_format:
-            return self._code_levels[codes[0]].astype(np.int64)
-        return np.tensordot(1 << parts.step * np.arange(parts.count), codes.astype(np.int64), 1) - parts.offset
+        if stored == Encoding.NATIVE:
+            table = (
+                self._codebook(fields, "residual_") if self.config.level_tables else self._code_levels.astype(np.int64)
+            )
+            self._check_parts(codes, 1, stored.name)
+            return table[codes[0]]
+        format, step = self._stored_format(stored, fields["residual_bits"]), self.config.part_shift_bits
+        self._check_parts(codes, -(-format.bits // step), format)
+        excess = 1 << format.bits - 1 if format.signed else 0
+        return np.tensordot(1 << step * np.arange(len(codes)), codes.astype(np.int64), 1) - excess
+
+    @staticmethod
+    def _check_parts(codes, count, stored):
+        if len(codes) != count:
+            raise EmulatorError(f"POST adds {len(codes)} parts of {stored}; there are {count}")
+
+    def _codebook(self, fields, prefix):
+        """Levels of all codes, as an instruction names them."""
+        count = 1 << self.config.activation_format.bits if self.config.level_tables else CODEBOOK_LEVELS
+        distances = np.array([0, *(fields[f"{prefix}distance{i}"] for i in range(1, count))])
+        levels = fields[f"{prefix}level0"] + distances
+        if (np.diff(distances) < 0).any() or levels[-1] >= 1 << CODEBOOK_DISTANCE_BITS:
+            raise EmulatorError(
+                f"The levels of POST must not decrease and be below {1 << CODEBOOK_DISTANCE_BITS}, not {levels}"
+            )
+        return levels
 
     def _encode(self, biased, product, shift, fields, ranks=None):
         """Native codes of all parts, parts first (numerics 6.2 to 6.4); ``ranks`` are those of the thresholds."""
@@ -670,23 +692,26 @@ class Emulator:
             raw = _signed(biased, RAW_BITS)
             return (raw >> np.minimum(native.bits * parts, RAW_BITS - 1)) & ((1 << native.bits) - 1)
         half_units = (product << 1) >> shift
-        if count := fields["level_count"]:
-            if count > self.config.threshold_count + 1:
-                raise EmulatorError(f"POST projects to {count} levels with {self.config.threshold_count} comparisons")
-            # Channels that fill up a group may pass more thresholds than there are.
-            levels = np.array([fields[f"level{i}"] for i in range(self.config.threshold_count + 1)])
+        if fields["codebook"]:
+            levels = self._codebook(fields, "")
+            if len(np.unique(levels)) > self.config.threshold_count + 1:
+                raise EmulatorError(
+                    f"POST projects to {len(np.unique(levels))} levels with {self.config.threshold_count} comparisons"
+                )
             if ranks is None:
-                middles = levels[1:count] + levels[: count - 1]
-                ranks = np.searchsorted(middles, half_units, side="right")
+                ranks = np.searchsorted(levels[1:] + levels[:-1], half_units, side="right")
             half_units = 2 * levels[ranks]
         if fields["relu"]:
             half_units = np.maximum(half_units, 0)
+        if self.config.level_tables and encoding == Encoding.NATIVE:
+            levels = self._codebook(fields, "")
+            return np.searchsorted(levels[1:] + levels[:-1], half_units, side="right")[np.newaxis]
         stored = self._stored_format(encoding, fields["bits"])
-        if stored == native:
+        if stored == native and not self.config.level_tables:
             return self._rank_codes[np.searchsorted(native.midpoints, half_units, side="right")][np.newaxis]
-        digits = activation_parts(native, stored, self.config.part_shift_bits)
-        level = np.clip((half_units + 1) >> 1, stored.levels[0], stored.levels[-1]) + digits.offset
-        return (level >> digits.step * parts) & ((1 << digits.step) - 1)
+        step, excess = self.config.part_shift_bits, 1 << stored.bits - 1 if stored.signed else 0
+        level = np.clip((half_units + 1) >> 1, stored.levels[0], stored.levels[-1]) + excess
+        return (level >> step * parts) & ((1 << step) - 1)
 
     def _pool(self, word, fields):
         config = self.config

@@ -12,7 +12,7 @@ from sigbit_hw.spec.errors import SigbitError
 from sigbit_hw.spec.formats import Format
 from sigbit_hw.spec.instructions import INSTRUCTION_BITS, INSTRUCTIONS, Opcode
 from sigbit_hw.spec.packets import HEADER, HEADER_BYTES, MAGIC, Kind, pack_header
-from sigbit_hw.spec.parts import RAW_BITS, activation_parts
+from sigbit_hw.spec.parts import RAW_BITS
 
 from .numerics import project
 
@@ -167,8 +167,8 @@ class InputLayout:
         shape = (self.channels, self.height, self.width)
         if levels.shape != shape or levels.dtype.kind not in "iu":
             raise ProgramError(f"An image must be an integer array {shape}, not {levels.dtype} {levels.shape}")
-        parts = activation_parts(config.activation_format, self.format, config.part_shift_bits)
-        low, table = _level_codes(parts.stored) if parts.stored == config.activation_format else _digit_table(parts)
+        parts = config.activation_parts(self.format)
+        low, table = _level_codes(parts)
         index = levels.astype(np.int64) - low
         legal = (index >= 0) & (index < len(table))
         if not legal.all() or (table[index] < 0).any():
@@ -232,7 +232,7 @@ class OutputLayout:
         """Native codes per value."""
         if self.format is None:
             return -(-RAW_BITS // config.activation_format.bits)
-        return activation_parts(config.activation_format, self.format, config.part_shift_bits).count
+        return config.activation_parts(self.format).count
 
     def word_count(self, config):
         """Feature words of one result: all blocks between parts are sent, those behind the last channel are not."""
@@ -241,21 +241,21 @@ class OutputLayout:
 
     def decode(self, config, payload):
         """Levels (or raw integers) of the feature words of one result: int64, ``(channels, height, width)``."""
-        native = config.activation_format
+        code_bits = config.activation_format.bits
         count = self.part_count(config)
         stored = np.zeros((count * self.blocks, self.height, self.width, config.vector), np.int64)
-        words = unpack_codes(config, payload, config.vector, native.bits)
+        words = unpack_codes(config, payload, config.vector, code_bits)
         stored.reshape(-1, config.vector)[: len(words)] = words
         lanes = np.concatenate([np.arange(first, first + channels) for first, channels in self.lanes])
         codes = stored.reshape(count, self.blocks, self.height, self.width, config.vector).transpose(0, 1, 4, 2, 3)
         codes = codes.reshape(count, -1, self.height, self.width)[:, lanes]
         if self.format is None:
-            fields = codes << (native.bits * np.arange(count)).reshape(-1, 1, 1, 1)
+            fields = codes << (code_bits * np.arange(count)).reshape(-1, 1, 1, 1)
             raw = fields.sum(axis=0) & ((1 << RAW_BITS) - 1)
             return raw - ((raw >> (RAW_BITS - 1)) << RAW_BITS)
-        parts = activation_parts(native, self.format, config.part_shift_bits)
-        if parts.stored == native:
-            return np.array([native.decode(code) for code in range(1 << native.bits)], dtype=np.int64)[codes[0]]
+        parts = config.activation_parts(self.format)
+        if parts.levels:
+            return np.array(parts.levels, dtype=np.int64)[codes[0]]
         return (codes << (parts.step * np.arange(count)).reshape(-1, 1, 1, 1)).sum(axis=0) - parts.offset
 
 
@@ -574,19 +574,13 @@ class Program:
         )
 
 
-def _level_codes(format):
-    """Smallest level, and the code of every integer from there on (-1: not a level), ``(integers, 1 part)``."""
-    low, high = format.levels[0], format.levels[-1]
-    table = np.full((high - low + 1, 1), -1, dtype=np.int16)
-    for level in format.levels:
-        table[level - low] = format.encode(level)
-    return low, table
-
-
-def _digit_table(parts):
-    """Smallest level, and the digits of every level, ``(levels, parts)``; digits are their own codes."""
+def _level_codes(parts):
+    """Smallest level, and the codes of every integer from there on (-1: not a level), ``(integers, parts)``."""
     levels = parts.stored.levels
-    return levels[0], np.array([parts.digits(level) for level in levels], dtype=np.int16)
+    table = np.full((levels[-1] - levels[0] + 1, parts.count), -1, dtype=np.int16)
+    for level in levels:
+        table[level - levels[0]] = parts.codes(level)
+    return levels[0], table
 
 
 def _layout_to_dict(layout):
