@@ -113,3 +113,15 @@ def test_a_window_of_one_position_gives_every_code_as_it_is(text):
     codes = [[code] * config.vector for code in range(1 << config.activation_format.bits)]
     results = run(PoolUnit(config), [position for vector in codes for position in window([vector], [1])])
     assert [vector for _, vector in results] == codes
+
+
+def test_indices_are_in_the_order_of_their_levels_whatever_the_configured_format():
+    config = replace(config_of("esb:4,2"), cell="table")
+    codes = range(1 << config.activation_format.bits)
+    positions, wanted = [], []
+    for first in codes:
+        for start in range(0, len(codes), config.vector):
+            others = list(codes)[start:][: config.vector]
+            positions += window([[first] * config.vector, others], [1, 1])
+            wanted.append([max(first, other) for other in others])
+    assert [found for _, found in run(PoolUnit(config), positions)] == wanted

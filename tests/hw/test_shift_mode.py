@@ -14,6 +14,9 @@ from sigbit_hw.spec.formats import AUSN_A, AUSN_AU, AUSN_G, AUSN_GU
 _PART_SELECT = re.compile(r"\[granule \* \d+ \+: \d+\]")
 _PRODUCT = re.compile(r"[\w)\]}] *\*(?!\)) *[\w({\\]")
 
+#: Cells for all splits of 4 bits.
+TABLES = {"cell": "table", "table_weight_bits": 7, "table_product_bits": 12}
+
 
 def products(verilog):
     return [line for line in _PART_SELECT.sub("", verilog).splitlines() if _PRODUCT.search(line)]
@@ -25,7 +28,7 @@ def products(verilog):
         (AUSN_G(2, 1), AUSN_GU(2, 2), {"planes": 4}),
         (AUSN_A(2, 1), AUSN_AU(2, 1), {}),
         (AUSN_G(3, 1), AUSN_G(2, 2), {"planes": 2}),
-        (AUSN_G(2, 1), AUSN_GU(2, 2), {"cell": "table", "planes": 2, "threshold_count": 3}),
+        (AUSN_G(2, 1), AUSN_GU(2, 2), {**TABLES, "planes": 2, "threshold_count": 3}),
     ],
 )
 def test_the_whole_verilog_has_no_product(weights, activations, changes):
@@ -44,10 +47,10 @@ def test_a_product_would_be_found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["logic", "table"])
+@pytest.mark.parametrize("cell", [{}, TABLES], ids=["logic", "table"])
 def test_the_netlist_has_neither_products_nor_dsp_blocks_although_both_are_allowed(cell, tmp_path):
     formats = {"weight_format": AUSN_G(2, 1), "activation_format": AUSN_GU(2, 2)}
-    config = replace(PRESETS["tiny"], **formats, requantizer="shift", cell=cell)
+    config = replace(PRESETS["tiny"], **formats, requantizer="shift", **cell)
     (tmp_path / "sigbit.v").write_text(emit_verilog(config))
     steps = "read_verilog -sv sigbit.v; hierarchy -top sigbit; proc; opt_expr; select -assert-none t:$mul t:$macc; "
     steps += "synth_xilinx -family xcup -noiopad -top sigbit -run begin:map_luts; "
