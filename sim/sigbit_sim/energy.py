@@ -113,7 +113,7 @@ def lane_toggles(weight_format, activation_format, weights, activations, lanes):
         first, hold = timing.weight_lead_cycles, timing.weight_hold_cycles
         if positions < hold + first:
             raise ValueError(f"positions must be at least {hold + first}, not {positions}")
-        cycles = first + tiles * positions + timing.latency_cycles + count + 2
+        cycles = first + tiles * positions + max(timing.latency_cycles) + 3
 
         steps = slice(first, first + tiles * positions)
         data = np.zeros((cycles, lanes, streams), dtype=np.int64)
@@ -132,7 +132,7 @@ def lane_toggles(weight_format, activation_format, weights, activations, lanes):
         old = np.zeros((cycles, count, streams), dtype=np.int64)
         clear = np.zeros_like(old)
         for column in range(count):
-            start = first + timing.latency_cycles + column
+            start = first + timing.latency_cycles[column]
             old[start : start + tiles * positions, column] = before[:, :, column].reshape(-1, streams)
             clear[start : start + positions, column] = 1
         accumulator_bits = config.accumulator_bits
@@ -150,7 +150,7 @@ def lane_toggles(weight_format, activation_format, weights, activations, lanes):
         found = circuit.run(inputs, ("new",), slice(first + positions, steps.stop))
         new = row_values(found["new"], accumulator_bits, streams, signed=True)
         for column in range(count):
-            start = first + timing.latency_cycles + column + 2
+            start = first + timing.latency_cycles[column] + 2
             _same(new[start : start + tiles * positions, column], after[:, :, column].reshape(-1, streams), "a grid")
         toggles[count] = circuit.toggles
     sums = np.einsum("spd,scd->spc", activations, weights)
@@ -286,7 +286,7 @@ def masked_toggles(config, weights, activations, mask):
     grid = build_grid(config)
     beats = -(-mask.budget // config.token_lanes)
     first = grid.timing.weight_lead_cycles
-    cycles = first + positions * beats + grid.timing.latency_cycles + columns
+    cycles = first + positions * beats + max(grid.timing.latency_cycles) + 1
 
     def port(fields):
         return np.zeros((cycles, fields, streams), dtype=np.int64)
@@ -321,7 +321,7 @@ def masked_toggles(config, weights, activations, mask):
     kept = keep_masked(groups, *select(groups, mask.budget, mask.policy)).reshape(activations.shape)
     expected = np.einsum("spe,sce->pcs", kept, weights)
     for column in range(columns):
-        seen = sums[starts + beats - 1 + grid.timing.latency_cycles + column, column]
+        seen = sums[starts + beats - 1 + grid.timing.latency_cycles[column], column]
         _same(seen, expected[:, column], "masked cells")
     return circuit.toggles / ((positions - _WARM_UP) * rows * lanes * columns * streams)
 
