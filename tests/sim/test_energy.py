@@ -102,26 +102,33 @@ def test_one_wrong_table_of_a_netlist_is_noticed(drq_case, monkeypatch):
 
 
 @synthesized
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("weights", "activations", "requantizer"),
-    [("int:3", "uint:3", "multiplier"), ("ausn-g:2,1", "ausn-gu:2,2", "shift")],
+    ("weights", "activations", "lanes"),
+    [("int:2", "uint:2", 2), pytest.param("ausn-g:2,1", "ausn-gu:2,2", 4, marks=pytest.mark.slow)],
 )
-def test_a_lane_and_a_requantizer_are_exact_and_idle_ones_toggle_less(weights, activations, requantizer):
+def test_a_lane_is_exact_and_an_idle_one_toggles_less(weights, activations, lanes):
     weights, activations = Format.parse(weights), Format.parse(activations)
     rng = np.random.default_rng(5)
     levels = rng.choice(weights.levels, (8, 3, 24)), rng.choice(activations.levels, (8, 40, 24))
-    toggles, sums = lane_toggles(weights, activations, *levels, lanes=4)
+    toggles, sums = lane_toggles(weights, activations, *levels, lanes=lanes)
     np.testing.assert_array_equal(sums, np.einsum("spl,scl->spc", levels[1], levels[0]))
-    still, _ = lane_toggles(weights, activations, levels[0], np.zeros_like(levels[1]), lanes=4)
-    assert 0 < still < toggles / 4
+    still, _ = lane_toggles(weights, activations, levels[0], np.zeros_like(levels[1]), lanes=lanes)
+    assert 0 < still < toggles / 2
     with pytest.raises(ValueError, match="positions must be at least"):
-        lane_toggles(weights, activations, levels[0], levels[1][:, :3], lanes=4)
-    sums = sums.reshape(8, -1)
-    bias, shift = rng.integers(-50, 50, (8, 1)), np.full((8, 1), 20)
-    result = requantizer_toggles(activations, requantizer, 22, sums, bias, 1 << 15, shift)
-    same = requantizer_toggles(activations, requantizer, 22, np.full_like(sums, 99), bias, 1 << 15, shift)
-    assert same == 0 < result
+        lane_toggles(weights, activations, levels[0], levels[1][:, :3], lanes=lanes)
+
+
+@synthesized
+@pytest.mark.slow
+@pytest.mark.parametrize(("activations", "requantizer"), [("uint:3", "multiplier"), ("ausn-gu:2,2", "shift")])
+def test_a_requantizer_is_exact_and_the_same_sum_again_takes_nothing(activations, requantizer):
+    rng = np.random.default_rng(6)
+    sums, bias, shift = rng.integers(-9999, 9999, (8, 50)), rng.integers(-50, 50, (8, 1)), np.full((8, 1), 22)
+
+    def toggles(sums):
+        return requantizer_toggles(Format.parse(activations), requantizer, 22, sums, bias, 1 << 15, shift)
+
+    assert toggles(np.full_like(sums, 99)) == 0 < toggles(sums)
 
 
 @synthesized
