@@ -27,12 +27,12 @@ CASES = {
     "table and logic": ("esb:3,0", "esbu:2,0", 1, 4, 3, 1, 1, 2, "table", 1),
 }
 #: What the netlist must have, beside look-up tables and flip-flops.
-TABLES = ("RAM32M16", "RAM32M", "LUT6_2", "CARRY8", "LUT6", "FDRE")
+TABLES = ("RAM32M16", "LUT6_2", "CARRY8", "LUT6", "FDRE")
 CELLS = {
     "logic": ("MUXF7", "CARRY4", "LUT6", "FDRE"),
     "table": TABLES,
     "subset": TABLES,
-    "subset and logic": (*TABLES, "MUXF7"),
+    "subset and logic": (*TABLES, "RAM32M", "MUXF7"),
     "table and logic": (*TABLES, "CARRY4"),
 }
 ECP5_CELLS = {"logic": ("LUT4", "TRELLIS_FF"), "table": ("TRELLIS_DPR16X4",), "subset": ("TRELLIS_DPR16X4",)}
