@@ -72,7 +72,8 @@ def _masked_cell(config):
     """Weights and products of every token lane, their adders, the sum of a group, the sum of the column."""
     bits, lanes = config.weight_format.bits, config.token_lanes
     lane, level = (constant + slope * bits for constant, slope in (_TOKEN_LANE, _TOKEN_LEVEL))
-    group = group_sum_bits(config.lanes) + 1
+    # Bits that the sum of the column does not have are dropped.
+    group = min(group_sum_bits(config.lanes), config.sum_bits) + 1
     return 1 + config.planes * (lanes * lane + tree_levels(lanes) * level + group + config.sum_bits)
 
 
