@@ -19,6 +19,7 @@ from networks import (
     small_unet,
     with_masks,
 )
+from sigbit import evaluation, performance
 from sigbit.compiler import compile
 from sigbit.device import EmulatorDevice, RtlDevice
 from sigbit.graph import Add, Conv, Graph, LeakyRelu, MaxPool, Relu
@@ -469,8 +470,10 @@ def test_groups_take_means_and_maxima_and_send_every_output(name):
     check_network(name, builder.network("layer5_out", "layer0_out", "layer1_out"), builder.images(5), batch=3)
 
 
-def test_run_and_report_say_how_many_tokens_are_valid():
+def test_run_and_report_say_how_many_tokens_are_valid(monkeypatch):
     accelerator = device("masked")
+    for module in (evaluation, performance):
+        monkeypatch.setattr(module, "open_device", lambda *_: accelerator)
     builder = random_network(2, INT(8), UINT(8))
     network, images = with_masks(builder.network(), accelerator.config.lanes, 1), builder.images(2)
     images = images.astype(np.float32) * network.tensors[network.input].unit
