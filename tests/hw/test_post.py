@@ -295,7 +295,7 @@ def part_count(config, encoding, bits):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_writes_equal_the_walk_over_the_job_in_every_encoding(name):
     config = CONFIGS[name]
-    bench = Bench(config)
+    bench = Bench(config, start_delay_cycles=0)
     jobs = []
     natives = native_formats(config)
     for encoding, bits in [*STORED[:1] * 3, *STORED, (Encoding.RAW, 0)]:
