@@ -243,7 +243,9 @@ def test_slang_elaborates_the_verilog_of_the_grid(written):
     compilation = Compilation()
     text = (written[0] / "sigbit_grid.v").read_text()
     compilation.addSyntaxTree(SyntaxTree.fromText(text))
-    assert not [diagnostic for diagnostic in compilation.getAllDiagnostics() if diagnostic.isError()]
+    errors = [(str(each.code), *each.args) for each in compilation.getAllDiagnostics() if each.isError()]
+    # Vivado knows the device's cells, slang does not.
+    assert set(errors) <= {("DiagCode(UnknownModule)", cell) for cell in ("LUT6", "LUT6_2", "MUXF7", "MUXF8", "MUXF9")}
     (top,) = compilation.getRoot().topInstances
     # What the constraints were checked against is what a real front end sees.
     assert {port.name for port in top.body.portList} == set(verilog_modules(text)["sigbit_grid"])
