@@ -133,6 +133,8 @@ Accelerator* sigbit_new() {
 }
 
 void sigbit_free(Accelerator* a) {
+    // Scopes leave the context of the thread, which is that of the model made last and may be gone.
+    Verilated::threadContextp(a->context.get());
     a->top->final();
     delete a;
 }

@@ -78,6 +78,8 @@ Serial* serial_new() {
 }
 
 void serial_free(Serial* s) {
+    // Scopes leave the context of the thread, which is that of the model made last and may be gone.
+    Verilated::threadContextp(s->context.get());
     s->top->final();
     delete s;
 }

@@ -131,6 +131,16 @@ def test_a_library_is_built_once(make):
 
 
 @needs_verilator
+def test_models_of_one_library_end_in_any_order(make):
+    first, second, third = make(), make(), make()
+    del third
+    first.run(10)
+    del first
+    second.run(10)
+    assert second.cycles > 0
+
+
+@needs_verilator
 def test_beats_carry_the_bytes_tkeep_and_tlast(make):
     model = make()
     model.send(bytes(range(16)), last=False)
