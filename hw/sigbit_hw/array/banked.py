@@ -2,6 +2,8 @@
 """What columns of cells with two banks of tables share: the way of banks, weights and constants, and the generators."""
 
 from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In
 
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
@@ -9,7 +11,7 @@ from ..lib.tree import tree_levels
 from ..lib.ultrascale import TABLE_ADDRESS_BITS, tables
 from .columns import BUS_COLUMNS, Columns, bus_cycles, bus_stage
 
-__all__ = ["SEQUENCE_CYCLES", "BankedColumns", "stored_weights"]
+__all__ = ["SEQUENCE_CYCLES", "BankedColumns", "Generator"]
 
 #: From an activation code at the grid to the first cell: an input register.
 EDGE_CYCLES = 1
@@ -24,13 +26,68 @@ WRITE_CYCLES = 2
 CONSTANT_CYCLES = 3
 
 
-def stored_weights(m, platform, weights, *, enable, write, read):
-    """Weights of a generator in distributed RAM, one memory for each column that is stored at once."""
-    write, read = (Cat(address, C(0, TABLE_ADDRESS_BITS - len(address))) for address in (write, read))
-    return [
-        tables(m, platform, [word], enable=enable, address=write, reads=[read], name=f"weights_{position}")[0]
-        for position, word in enumerate(map(Value.cast, weights))
-    ]
+class Generator(wiring.Component):
+    """Fills the tables of one row of up to ``columns`` columns; what a step is says a subclass.
+
+    Its weights wait in distributed RAM, in two banks, one memory for each column that is stored at once.
+
+    Parameters
+    ----------
+    weight : shape-like
+        A weight, as it is stored.
+    lanes, columns, weight_columns : int
+        Weights per column, columns, and columns that are stored at once.
+    members : dict
+        Ports of the subclass.
+
+    Members
+    -------
+    weights : ``In``
+        Per column stored at once and lane a weight.
+    load, load_bank, row : ``In``
+        Store ``weights`` as number ``row`` of a bank.
+    bank, column : ``In``
+        Whose weights :meth:`_chosen` gives.
+    """
+
+    def __init__(self, weight, members, *, lanes, columns, weight_columns):
+        if columns % weight_columns:
+            raise ValueError(f"weight_columns must divide the columns of a generator, not {weight_columns}, {columns}")
+        self._lanes = lanes
+        self._weights_of_column = data.ArrayLayout(weight, lanes)
+        self._weight_columns = weight_columns
+        self._rows = columns // weight_columns
+        self._sizes = f"{lanes}x{columns}_{weight_columns}"
+        super().__init__(
+            {
+                "weights": In(data.ArrayLayout(self._weights_of_column, weight_columns)),
+                "load": In(1),
+                "load_bank": In(1),
+                "bank": In(1),
+                "row": In(range(max(2, self._rows))),
+                "column": In(range(max(2, columns))),
+                **members,
+            }
+        )
+
+    def _chosen(self, m, platform):
+        """The weights of ``column`` in ``bank``, of all lanes, in the same cycle."""
+        position_bits = (self._weight_columns - 1).bit_length()
+        # Ports have one bit at least, addresses of one row none.
+        row_bits = (self._rows - 1).bit_length()
+        unused = C(0, TABLE_ADDRESS_BITS - row_bits - 1)
+        write = Cat(self.row[:row_bits], self.load_bank, unused)
+        read = Cat(self.column[position_bits : position_bits + row_bits], self.bank, unused)
+        chosen = Signal(self._weights_of_column)
+        stored = [
+            tables(m, platform, [word], enable=self.load, address=write, reads=[read], name=f"weights_{position}")[0]
+            for position, word in enumerate(map(Value.cast, self.weights))
+        ]
+        with m.Switch(self.column[:position_bits]):
+            for position, weights in enumerate(stored):
+                with m.Case(position):
+                    m.d.comb += chosen.eq(weights)
+        return chosen
 
 
 class BankedColumns(Columns):

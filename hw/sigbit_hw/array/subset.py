@@ -20,7 +20,7 @@ from ..lib.delay import delayed
 from ..lib.tree import Term, adder_tree, ternary_excess, ternary_levels, ternary_tree
 from ..lib.ultrascale import tables
 from ..spec.config import SUBSET_WEIGHTS, subset_word_bits
-from .banked import SEQUENCE_CYCLES, BankedColumns, stored_weights
+from .banked import SEQUENCE_CYCLES, BankedColumns, Generator
 
 __all__ = ["SubsetCell", "SubsetColumns", "SubsetGenerator", "subset_terms"]
 
@@ -148,22 +148,18 @@ class SubsetCell(wiring.Component):
         return m
 
 
-class SubsetGenerator(wiring.Component):
-    """Fills the tables of one row of up to ``columns`` columns, one word per four lanes and cycle.
+class SubsetGenerator(Generator):
+    """Adds and takes away weights, one word per four lanes and cycle.
 
     Parameters
     ----------
     weight_bits, word_bits : int
         Bits of a weight, in two's complement, and of a table entry.
     lanes, columns, weight_columns : int
-        Weights per column, columns, and columns that are stored at once.
+        As of :class:`~.banked.Generator`.
 
     Members
     -------
-    weights : ``In``
-        Per column stored at once and lane the weight.
-    load, load_bank, row : ``In``
-        Store ``weights`` as number ``row`` of a bank.
     bank, column, pick, away : ``In``
         Which weights change a sum, and whether they are taken away from it.
     restart : ``In``
@@ -173,56 +169,29 @@ class SubsetGenerator(wiring.Component):
     """
 
     def __init__(self, weight_bits, word_bits, *, lanes, columns, weight_columns):
-        if columns % weight_columns:
-            raise ValueError(f"weight_columns must divide the columns of a generator, not {weight_columns}, {columns}")
         self._weight_bits = weight_bits
         self._word_bits = word_bits
-        self._lanes = lanes
-        self._columns = columns
-        self._weight_columns = weight_columns
         super().__init__(
+            signed(weight_bits),
             {
-                "weights": In(data.ArrayLayout(data.ArrayLayout(signed(weight_bits), lanes), weight_columns)),
-                "load": In(1),
-                "load_bank": In(1),
-                "bank": In(1),
-                "row": In(range(max(2, columns // weight_columns))),
-                "column": In(range(max(2, columns))),
                 "pick": In(range(SUBSET_WEIGHTS)),
                 "away": In(1),
                 "restart": In(1),
                 "words": Out(data.ArrayLayout(word_bits, -(-lanes // SUBSET_WEIGHTS))),
-            }
+            },
+            lanes=lanes,
+            columns=columns,
+            weight_columns=weight_columns,
         )
 
     @property
     def module_name(self):
         """Name that is the same for equal generators only."""
-        sizes = f"{self._lanes}x{self._columns}_{self._weight_columns}"
-        return f"subset_generator_{self._weight_bits}_{self._word_bits}_{sizes}"
+        return f"subset_generator_{self._weight_bits}_{self._word_bits}_{self._sizes}"
 
     def elaborate(self, platform):
         m = Module()
-        layout = data.ArrayLayout(signed(self._weight_bits), self._lanes)
-
-        position_bits = (self._weight_columns - 1).bit_length()
-        rows = self._columns // self._weight_columns
-        # Ports have one bit at least, addresses of one row none.
-        row_bits = (rows - 1).bit_length()
-        stored = stored_weights(
-            m,
-            platform,
-            self.weights,
-            enable=self.load,
-            write=Cat(self.row[:row_bits], self.load_bank),
-            read=Cat(self.column[position_bits : position_bits + row_bits], self.bank),
-        )
-        chosen = Signal(layout)
-        with m.Switch(self.column[:position_bits]):
-            for position, weights in enumerate(stored):
-                with m.Case(position):
-                    m.d.comb += chosen.eq(weights)
-
+        chosen = self._chosen(m, platform)
         add = Signal(reset_less=True)
         m.d.sync += add.eq(~self.away)
         for table, word in enumerate(self.words):

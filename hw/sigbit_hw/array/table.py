@@ -25,7 +25,7 @@ from ..lib.tree import adder_tree, ternary_levels, ternary_tree
 from ..lib.ultrascale import count_step, tables
 from ..spec.config import TABLE_CODE_BITS
 from ..spec.instructions import LEVEL, LEVEL_CODES
-from .banked import SEQUENCE_CYCLES, BankedColumns, stored_weights
+from .banked import SEQUENCE_CYCLES, BankedColumns, Generator
 
 __all__ = ["LevelEntry", "TableCell", "TableColumns", "TableGenerator"]
 
@@ -135,22 +135,20 @@ class TableCell(wiring.Component):
         return m
 
 
-class TableGenerator(wiring.Component):
-    """Fills the tables of one row of up to ``columns`` columns, one word per lane and cycle.
+class TableGenerator(Generator):
+    """Counts the multiples of weights, one word per lane and cycle.
 
     Parameters
     ----------
     operand_bits, word_bits : int
         Bits of a weight's magnitude less one, in two's complement, and of a table entry.
     lanes, columns, weight_columns : int
-        Weights per column, columns, and columns that are stored at once.
+        As of :class:`~.banked.Generator`.
 
     Members
     -------
     weights : ``In``
         Per column stored at once and lane ``{add, operand}``: whether the weight is positive, and its operand.
-    load, load_bank, row : ``In``
-        Store ``weights`` as number ``row`` of a bank.
     bank, column, restart, twice, hold : ``In``
         The step: start at zero, count two multiples or none, else one. ``bank`` and ``column``, which say what weight,
         are given one cycle before the others.
@@ -159,56 +157,24 @@ class TableGenerator(wiring.Component):
     """
 
     def __init__(self, operand_bits, word_bits, *, lanes, columns, weight_columns):
-        if columns % weight_columns:
-            raise ValueError(f"weight_columns must divide the columns of a generator, not {weight_columns}, {columns}")
+        self._operand_bits = operand_bits
         self._word_bits = word_bits
-        self._lanes = lanes
-        self._columns = columns
-        self._weight_columns = weight_columns
-        self._lane = data.StructLayout({"operand": operand_bits, "add": 1})
         super().__init__(
-            {
-                "weights": In(data.ArrayLayout(data.ArrayLayout(self._lane, lanes), weight_columns)),
-                "load": In(1),
-                "load_bank": In(1),
-                "bank": In(1),
-                "row": In(range(max(2, columns // weight_columns))),
-                "column": In(range(max(2, columns))),
-                "restart": In(1),
-                "twice": In(1),
-                "hold": In(1),
-                "words": Out(data.ArrayLayout(word_bits, lanes)),
-            }
+            data.StructLayout({"operand": operand_bits, "add": 1}),
+            {"restart": In(1), "twice": In(1), "hold": In(1), "words": Out(data.ArrayLayout(word_bits, lanes))},
+            lanes=lanes,
+            columns=columns,
+            weight_columns=weight_columns,
         )
 
     @property
     def module_name(self):
         """Name that is the same for equal generators only."""
-        operand = self._lane["operand"].width
-        return f"table_generator_{operand}_{self._word_bits}_{self._lanes}x{self._columns}_{self._weight_columns}"
+        return f"table_generator_{self._operand_bits}_{self._word_bits}_{self._sizes}"
 
     def elaborate(self, platform):
         m = Module()
-        layout = data.ArrayLayout(self._lane, self._lanes)
-
-        position_bits = (self._weight_columns - 1).bit_length()
-        rows = self._columns // self._weight_columns
-        # Ports have one bit at least, addresses of one row none.
-        row_bits = (rows - 1).bit_length()
-        stored = stored_weights(
-            m,
-            platform,
-            self.weights,
-            enable=self.load,
-            write=Cat(self.row[:row_bits], self.load_bank),
-            read=Cat(self.column[position_bits : position_bits + row_bits], self.bank),
-        )
-        chosen = Signal(layout)
-        with m.Switch(self.column[:position_bits]):
-            for position, weights in enumerate(stored):
-                with m.Case(position):
-                    m.d.comb += chosen.eq(weights)
-
+        chosen = self._chosen(m, platform)
         for lane in range(self._lanes):
             operand = Signal.like(chosen[lane].operand, name=f"operand_{lane}", reset_less=True)
             add = Signal(name=f"add_{lane}", reset_less=True)
