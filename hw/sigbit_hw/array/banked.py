@@ -216,18 +216,13 @@ class BankedColumns(Columns):
             taken = delayed(m, taken, 1, name=f"swap_{column}", clear=True)
             start = Signal(signed(shape.sum_bits), name=f"start_{column}")
             m.d.comb += start.eq(self._constant(constant))
-            sums = [start] * shape.planes
-            for row in range(shape.rows):
-                pe = self._cell()
-                m.d.comb += [
-                    pe.activations.eq(neighbours[row]),
-                    pe.bank.eq(banks[column - columns.start + row]),
-                    pe.write.eq(Cat(enables[inside], write[-1], write[:-1])),
-                    pe.words.eq(words[row]),
-                    pe.sums_in.eq(Cat(sums)),
-                ]
-                instantiate(m, platform, f"cell_{row}_{column}", pe)
-                neighbours[row] = pe.activations_out
-                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
-            m.d.comb += [grid.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
+            inputs = [
+                {
+                    "bank": banks[column - columns.start + row],
+                    "write": Cat(enables[inside], write[-1], write[:-1]),
+                    "words": words[row],
+                }
+                for row in range(shape.rows)
+            ]
+            self._chain(m, platform, grid, column, neighbours, start, inputs)
         return neighbours

@@ -7,6 +7,7 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from ..lib.delay import delayed
+from ..lib.shared import instantiate
 
 __all__ = ["BUS_COLUMNS", "Columns", "GridShape", "GridTiming", "bus_cycles", "bus_stage", "grid_members"]
 
@@ -142,3 +143,19 @@ class Columns:
         plane; returned are those that leave the last column.
         """
         raise NotImplementedError
+
+    def _chain(self, m, platform, grid, column, neighbours, start, inputs):
+        """One column: cells below each other, from the sum ``start`` on, with the other ``inputs`` of each by port.
+
+        Codes pass from ``neighbours``, which become those of the next column.
+        """
+        shape = self._shape
+        sums = [start] * shape.planes
+        for row, ports in enumerate(inputs):
+            pe = self._cell()
+            ports = {"activations": neighbours[row], **ports, "sums_in": Cat(sums)}
+            m.d.comb += [getattr(pe, name).eq(value) for name, value in ports.items()]
+            instantiate(m, platform, f"cell_{row}_{column}", pe)
+            neighbours[row] = pe.activations_out
+            sums = [pe.sums_out[plane] for plane in range(shape.planes)]
+        m.d.comb += [grid.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]

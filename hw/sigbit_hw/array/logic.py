@@ -8,7 +8,6 @@ from amaranth.lib.wiring import In, Out
 from ..arith.multiplier import multiplier
 from ..arith.operand import lookup
 from ..lib.delay import delayed
-from ..lib.shared import instantiate
 from ..lib.tree import adder_tree, sign_parent, tree_levels
 from .cell import DotProductCell, swap_stages, weight_lane
 from .columns import BUS_COLUMNS, Columns, bus_cycles, bus_stage
@@ -126,6 +125,10 @@ class LogicColumns(Columns):
         self.weight_hold_cycles = freed - min(late)
         self.weight_lead_cycles = max(0, max(late) - needed)
 
+    def _cell(self):
+        shape = self._shape
+        return DotProductCell(*self._formats, lanes=shape.lanes, planes=shape.planes, sum_bits=shape.sum_bits)
+
     def build(self, m, platform, grid, neighbours):
         shape, columns = self._shape, self.columns
         engine = multiplier(*self._formats)
@@ -178,18 +181,13 @@ class LogicColumns(Columns):
             with m.If(swap[offset + self._stages - 1]):
                 m.d.sync += constant.eq(constant_shadow)
 
-            sums = [constant] * shape.planes
-            for row in range(shape.rows):
-                pe = DotProductCell(*self._formats, lanes=shape.lanes, planes=shape.planes, sum_bits=shape.sum_bits)
-                m.d.comb += [
-                    pe.activations.eq(neighbours[row]),
-                    pe.weights.eq(Cat(bus_word[row * shape.lanes + lane] for lane in range(shape.lanes))),
-                    pe.load.eq(load),
-                    pe.swap.eq(Cat(swap[offset + row + stage] for stage in range(self._stages))),
-                    pe.sums_in.eq(Cat(sums)),
-                ]
-                instantiate(m, platform, f"cell_{row}_{column}", pe)
-                neighbours[row] = pe.activations_out
-                sums = [pe.sums_out[plane] for plane in range(shape.planes)]
-            m.d.comb += [grid.sums[plane * shape.columns + column].eq(sums[plane]) for plane in range(shape.planes)]
+            inputs = [
+                {
+                    "weights": Cat(bus_word[row * shape.lanes + lane] for lane in range(shape.lanes)),
+                    "load": load,
+                    "swap": Cat(swap[offset + row : offset + row + self._stages]),
+                }
+                for row in range(shape.rows)
+            ]
+            self._chain(m, platform, grid, column, neighbours, constant, inputs)
         return neighbours

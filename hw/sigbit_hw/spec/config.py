@@ -500,38 +500,25 @@ _TINY = AcceleratorConfig(
     stream_bits=64,
 )
 
+_SMALL = replace(
+    _TINY,
+    rows=1,
+    lanes=32,
+    columns=16,
+    post_lanes=4,
+    strip_depth=256,
+    feature_depth=8192,
+    weight_depth=4096,
+    parameter_depth=256,
+    stream_bits=128,
+)
+
 #: Named configurations: ``tiny`` for tests, ``small`` for whole small networks, ``tables`` for those of any mixture of
 #: formats of up to 4 bits, ``sdp`` under term masks, ``ulx3s`` and ``zcu102`` for boards.
 PRESETS = {
     "tiny": _TINY,
-    "small": replace(
-        _TINY,
-        rows=1,
-        lanes=32,
-        columns=16,
-        post_lanes=4,
-        strip_depth=256,
-        feature_depth=8192,
-        weight_depth=4096,
-        parameter_depth=256,
-        stream_bits=128,
-    ),
-    "tables": replace(
-        _TINY,
-        cell="table",
-        table_weight_bits=7,
-        table_product_bits=12,
-        rows=1,
-        lanes=32,
-        columns=16,
-        weight_columns=2,
-        post_lanes=4,
-        strip_depth=256,
-        feature_depth=8192,
-        weight_depth=4096,
-        parameter_depth=256,
-        stream_bits=128,
-    ),
+    "small": _SMALL,
+    "tables": replace(_SMALL, cell="table", table_weight_bits=7, table_product_bits=12, weight_columns=2),
     "sdp": replace(
         _TINY,
         weight_format=INT(8),
