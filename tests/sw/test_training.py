@@ -86,7 +86,8 @@ def test_the_gradient_of_a_weight_is_1_whatever_its_level(format, units):
     for layer in network.layers.values():
         levels, unit = layer()
         (levels * unit.detach().reshape(-1, 1, 1, 1)).sum().backward()
-        assert torch.allclose(layer.weight.grad, torch.ones_like(layer.weight))
+        (size,), over = layer.parametrizations.weight, layer.parametrizations.weight.original
+        assert torch.allclose(over.grad, torch.ones_like(over) * size.size)
 
 
 def test_the_gradient_of_a_unit_is_that_of_lsq():

@@ -25,6 +25,7 @@ from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.numerics import project as golden_project
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from ..budgets import maskable
 from ..graph import AveragePool, Concat, Conv, Graph, MaxPool, Node, Upsample
@@ -64,8 +65,30 @@ class _Unit(nn.Module):
         return self.first * logarithm.exp()
 
 
+class _Scaled(nn.Module):
+    """A parameter over its size, so that one learning rate is the same share of large and of small ones.
+
+    Without batch normalization the sizes of channels differ by orders of magnitude. Sizes are powers of two, by which
+    floating point divides exactly.
+    """
+
+    def __init__(self, size: np.ndarray) -> None:
+        super().__init__()
+        size = np.where(size > 0, size, 1.0)
+        self.register_buffer("size", torch.tensor(2.0 ** np.round(np.log2(size)), dtype=torch.float32))
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value * self.size
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value / self.size
+
+
 class QuantizedLayer(nn.Module):
     """Float weights and bias of a convolution, and the levels and units that they stand for.
+
+    ``weight`` and ``bias`` are trained over their sizes: the root mean square of the channel's weights, and what such
+    weights make of inputs of a quarter of their largest value (our definition).
 
     Parameters
     ----------
@@ -74,13 +97,17 @@ class QuantizedLayer(nn.Module):
     layer : golden.Convolution
         Has the format, the first units and the first bias.
     bias : float array, ``(out,)``
+    largest : float
+        Largest value of the input.
     shared : bool
         All channels have one unit.
     units : str
         One of :data:`UNITS`.
     """
 
-    def __init__(self, node: Conv, layer: golden.Convolution, bias: np.ndarray, shared: bool, units: str) -> None:
+    def __init__(
+        self, node: Conv, layer: golden.Convolution, bias: np.ndarray, largest: float, shared: bool, units: str
+    ) -> None:
         super().__init__()
         self._format = layer.weight_format
         self._statistics = units == "statistics"
@@ -90,6 +117,9 @@ class QuantizedLayer(nn.Module):
         weight = np.where(nearest, node.weight, layer.weights * column)
         self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float32))
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32))
+        squares = np.square(weight).reshape(len(weight), -1)
+        parametrize.register_parametrization(self, "weight", _Scaled(np.sqrt(squares.mean(1)).reshape(-1, 1, 1, 1)))
+        parametrize.register_parametrization(self, "bias", _Scaled(np.sqrt(squares.sum(1).mean()) * largest / 4))
         first = layer.weight_units[:1] if shared else layer.weight_units
         if self._statistics:
             self.register_buffer("frozen_units", torch.tensor(first), persistent=True)
@@ -267,9 +297,13 @@ class QatNetwork(nn.Module):
                 continue
             layer = layers[node.name]
             key = self._layer_of[node.name] = f"layer{len(convolutions)}"
-            bias = layer.bias * layer.weight_units * network.tensors[node.input].unit
+            source = network.tensors[node.input]
+            assert source.format is not None
+            bias = layer.bias * layer.weight_units * source.unit
             shared = network.tensors[node.output].format is None or len(set(layer.weight_units.tolist())) == 1
-            convolutions[key] = QuantizedLayer(node, layer, bias, shared, units)
+            convolutions[key] = QuantizedLayer(
+                node, layer, bias, source.format.magnitude_max * source.unit, shared, units
+            )
         self.layers = nn.ModuleDict(convolutions)
         self.tensors = nn.ModuleDict(tensors)
 
@@ -292,6 +326,7 @@ class QatNetwork(nn.Module):
         unit = self.tensors[self._tensor_of[self.graph.input]]()
         if images.dim() == 2:
             images = images[:, :, None, None]
+        images = images.contiguous(memory_format=torch.channels_last)
         levels = {self.graph.input: project(images.double() / unit, source.format).to(images.dtype)}
         units: dict[str, Tensor] = {self._group[self.graph.input]: unit}
         last = self.graph.last_readers()
@@ -527,7 +562,9 @@ class FloatNetwork(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """The first output."""
-        tensors = {self._graph.input: images[:, :, None, None] if images.dim() == 2 else images}
+        if images.dim() == 2:
+            images = images[:, :, None, None]
+        tensors = {self._graph.input: images.contiguous(memory_format=torch.channels_last)}
         for node in self._graph.nodes:
             x, *others = (tensors[name] for name in node.inputs)
             if isinstance(node, Conv):

@@ -19,7 +19,8 @@ class Stage:
     epochs : float
         Passes over the images; the last one may be a part.
     learning_rate : float
-        Of weights and biases at the beginning (Adam); it falls to 0 as a cosine.
+        Of weights and biases at the beginning (Adam), as a share of their size (:mod:`~sigbit.training.network`); it
+        falls to 0 as a cosine.
     quantization : dict
         Options of :func:`~sigbit.quantize.quantize` that replace those of the recipe.
     masks : dict
@@ -27,7 +28,7 @@ class Stage:
     """
 
     epochs: float
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-3
     quantization: dict[str, Any] = field(default_factory=dict)
     masks: dict[str, list] = field(default_factory=dict)
 
@@ -73,7 +74,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     units: str = "trained"
     unit_rate: float = 1.0
-    level_rate: float = 20.0
+    level_rate: float = 0.2
     batch: int = 128
     warmup: float = 0.05
     freeze: float = 0.1
