@@ -30,6 +30,7 @@ __all__ = [
     "input_layouts",
     "lower_layers",
     "pool_rows",
+    "stored_weight_parts",
 ]
 
 
@@ -334,27 +335,41 @@ def _distances(form, config):
     return tuple(level - levels[0] for level in levels)
 
 
-def _weight_parts(layer, source, config, unused_lanes=True):
-    """Parts of the weights of a layer that reads a tensor in the format ``source``.
+def _largest_weight(source, config):
+    """Largest level of a weight in tables of products with a tensor in the format ``source``, and its reach."""
+    reach = max(_distances(source, config))
+    return min(config.table_weight_max, config.product_magnitude_max // reach, LEVEL_MAX), reach
 
-    ``unused_lanes`` says whether words that it reads have lanes for which there is no weight.
+
+def stored_weight_parts(form, source, config, unused_lanes=True):
+    """Parts that an accelerator multiplies weights in ``form`` by, if the activations are in the format ``source``.
+
+    ``unused_lanes`` says whether words that are read have lanes for which there is no weight.
+
+    Raises
+    ------
+    :exc:`~sigbit_hw.spec.formats.FormatError`
+        If it cannot.
     """
+    if not config.level_tables:
+        return weight_parts(config.weight_format, form, config.part_shift_bits)
+    largest, _ = _largest_weight(source, config)
+    return codebook_parts(form, config.part_shift_bits, largest, 1 << config.weight_format.bits, unused_lanes)
+
+
+def _weight_parts(layer, source, config, unused_lanes=True):
+    """Parts of the weights of a layer that reads a tensor in the format ``source``."""
     form = layer.weight_format
     if layer.codebooks is not None:
         # One cut for all channels, so that a pass is the same for all.
         levels = tuple(np.unique(layer.codebooks).tolist())
         form = NUUQ(len(levels), form.level_bits, levels)
     try:
-        if not config.level_tables:
-            return weight_parts(config.weight_format, form, config.part_shift_bits)
-        reach = max(_distances(source, config))
-        largest = min(config.table_weight_max, config.product_magnitude_max // reach)
-        return codebook_parts(
-            form, config.part_shift_bits, min(largest, LEVEL_MAX), 1 << config.weight_format.bits, unused_lanes
-        )
+        return stored_weight_parts(form, source, config, unused_lanes)
     except FormatError as error:
         if not config.level_tables:
             raise CompileError(f"Layer {layer.name}: {error}") from error
+        largest, reach = _largest_weight(source, config)
         raise CompileError(
             f"Layer {layer.name}: {error}; its activations {source} reach {reach}, so weights reach {largest} at most: "
             f"raise table_product_bits ({config.table_product_bits}) or table_weight_bits ({config.table_weight_bits})"

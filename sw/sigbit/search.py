@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 from sigbit_hw.spec.config import AcceleratorConfig
 from sigbit_hw.spec.errors import SigbitError
-from sigbit_hw.spec.formats import Format, FormatError
-from sigbit_hw.spec.parts import weight_parts
+from sigbit_hw.spec.formats import INT, Format, FormatError
 from sigbit_sim.golden import network as golden
 from sigbit_sim.golden.network import IntegerNetwork
 from sigbit_sim.golden.numerics import project
 
+from .adaptation import unit_window
+from .codebooks import fit_weights, search_codebook
 from .evaluation import accuracy
 from .float_model import evaluate_node, run_float
 from .graph import Conv, Graph, MaxPool
+from .lowering import stored_weight_parts
 from .model_reader import Model, read_model
 from .passes import keeps_levels, leaves_raw, lower
 from .performance import report
@@ -120,11 +122,38 @@ def _changed_output(graph: Graph, tensors: Mapping[str, np.ndarray], changed: di
     return changed.get(graph.output, tensors[graph.output])
 
 
-def _quantized_values(values: np.ndarray, format: Format, channel_axis: int | None = None) -> np.ndarray:
-    units = np.asarray(unit_mse(values, format, channel_axis))
-    if channel_axis is not None:
-        units = units.reshape(-1, *[1] * (values.ndim - 1))
+def _quantized_weights(values: np.ndarray, format: Format) -> np.ndarray:
+    if _searched(format):
+        format, units, _ = fit_weights(values, format)
+        units = np.where(units > 0, units, 1.0)
+    else:
+        units = np.asarray((unit_window if format.ausn else unit_mse)(values, format, channel_axis=0))
+    units = units.reshape(-1, *[1] * (values.ndim - 1))
     return project(values / units, format) * units
+
+
+def _quantized_activations(values: np.ndarray, format: Format) -> np.ndarray:
+    if _searched(format):
+        found = search_codebook(values, format, zero=True)
+        format, unit = found.format, found.unit
+    else:
+        unit = float((unit_window if format.ausn else unit_mse)(values, format))
+    return project(values / unit, format) * unit
+
+
+def _searched(format: Format) -> bool:
+    """Whether the levels are those that suit the values."""
+    return format.indexed and not format.codebook
+
+
+def _with_levels(format: Format) -> Format:
+    """A format, or one with as many levels up to the same largest one if its levels are not known yet."""
+    if not _searched(format):
+        return format
+    low, high = format.level_range
+    levels = np.linspace(low, high, format.level_count).round().astype(int)
+    levels[np.abs(levels).argmin()] = 0
+    return replace(format, codebook=tuple(levels.tolist()))
 
 
 def sensitivities(
@@ -151,12 +180,12 @@ def sensitivities(
     for node in graph.nodes:
         for format in weights.get(node.name, ()):
             assert isinstance(node, Conv)
-            other = replace(node, weight=_quantized_values(node.weight, format, channel_axis=0))
+            other = replace(node, weight=_quantized_weights(node.weight, format))
             changed = {node.output: evaluate_node(other, *(tensors[name] for name in node.inputs))}
             found[node.name, "weights", format] = divergence(wanted, _changed_output(graph, tensors, changed))
             progress("sensitivities", len(found), total)
         for format in activations.get(node.name, ()):
-            values = _quantized_values(tensors[node.output], format).astype(np.float32)
+            values = _quantized_activations(tensors[node.output], format).astype(np.float32)
             output = _changed_output(graph, tensors, {node.output: values})
             found[node.name, "activations", format] = divergence(wanted, output)
             progress("sensitivities", len(found), total)
@@ -193,15 +222,33 @@ class _Choices:
         return self.cycles[pair][layer], self.weight_bytes[pair][layer]
 
 
-def _runs(config: AcceleratorConfig, format: Format, what: str) -> bool:
-    try:
-        if what == "weights":
-            weight_parts(config.weight_format, format, config.part_shift_bits)
-        else:
-            config.activation_parts(format)
-    except FormatError:
-        return False
-    return True
+def _runnable(
+    config: AcceleratorConfig, weights: Sequence[Format], activations: Sequence[Format]
+) -> tuple[tuple[Format, ...], tuple[Format, ...]]:
+    """What an accelerator stores of these activations, and what it multiplies with all of those."""
+
+    def stores(format: Format) -> bool:
+        try:
+            parts = config.activation_parts(_with_levels(format))
+        except FormatError:
+            return False
+        # Whose levels are no codes of the array are found by thresholds.
+        return not format.indexed or bool(parts.levels) or format.level_count <= config.threshold_count + 1
+
+    def multiplies(format: Format) -> bool:
+        # Level tables take a codebook as it is; elsewhere any integer of its bits can be one of its levels.
+        levels = (
+            INT(max(format.level_bits, 2)) if _searched(format) and not config.level_tables else _with_levels(format)
+        )
+        try:
+            for source in stored:
+                stored_weight_parts(levels, _with_levels(source), config)
+        except FormatError:
+            return False
+        return True
+
+    stored = tuple(filter(stores, activations))
+    return tuple(filter(multiplies, weights)), stored
 
 
 def _choosable(graph: Graph, edge_bits: int | None, signed_input: bool) -> tuple[list[str], dict[str, str]]:
@@ -231,8 +278,7 @@ def _choices(
     edge_bits: int | None,
     progress: Callable,
 ) -> _Choices:
-    usable = tuple(format for format in weights if _runs(config, format, "weights"))
-    stored = tuple(format for format in activations if _runs(config, format, "activations"))
+    usable, stored = _runnable(config, weights, activations)
     if not usable or not stored:
         what = ", ".join(map(str, activations if usable else weights))
         raise SearchError(f"None of {what} runs on an array of {config.weight_format} x {config.activation_format}")
@@ -242,7 +288,7 @@ def _choices(
     # The pooling unit compares single native codes.
     group = level_groups(graph)
     pooled = {group[node.output] for node in graph.nodes if isinstance(node, MaxPool)}
-    single = tuple(format for format in stored if config.activation_parts(format).count == 1)
+    single = tuple(format for format in stored if config.activation_parts(_with_levels(format)).count == 1)
     own = {}
     for name, layer in writers.items():
         if group[name] in pooled:

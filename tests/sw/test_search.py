@@ -15,11 +15,12 @@ from sigbit.quantize import quantize
 from sigbit.scales import unit_mse
 from sigbit.search import Budget, Point, SearchError, divergence, draw, pareto, search, sensitivities
 from sigbit_hw.spec.config import PRESETS
-from sigbit_hw.spec.formats import ESB, INT, UINT
+from sigbit_hw.spec.formats import AUSN_G, ESB, INT, NUUQ, UINT
 from sigbit_sim.golden.numerics import project
 from sigbit_sim.ledger import ledger
 
 MODELS = Path(sigbit.__file__).parent / "models"
+MIXED = ("weights", "activations")
 DIGITS = f"{MODELS / 'digits.npz'}:"
 
 
@@ -132,6 +133,34 @@ def test_formats_that_an_accelerator_cannot_run_are_left_out_there(model):
     used = {own.get("activations") for point in found.points for own in point.layers.values()} - {None}
     assert used <= {"uint:3", "uint:6"}
     assert ESB(4, 1) not in used
+
+
+def test_levels_of_a_codebook_are_those_of_the_layer(model):
+    graph, calibration, _ = model
+    first = graph.nodes[0]
+    channels = np.tile(np.resize([-9, 0, 1, 31], 18), (8, 1))
+    weight = 0.1 * np.random.default_rng(2).permuted(channels, axis=1).reshape(first.weight.shape)
+    graph = Graph("levels", "x", "y", graph.input_shape, (replace(first, weight=weight), *graph.nodes[1:]))
+    formats = NUUQ(4, 6), AUSN_G(2, 1), INT(4)
+    found = sensitivities(graph, calibration[:8], {first.name: formats}, {})
+    losses = [found[first.name, "weights", format] for format in formats]
+    assert losses[0] < min(losses[1:]) / 50, losses
+
+
+@pytest.mark.parametrize("cell", ["table", "logic"])
+def test_formats_are_mixed_as_the_array_runs_them(model, cell):
+    graph, calibration, _ = model
+    config = PRESETS["tiny"]
+    if cell == "table":
+        config = replace(config, cell="table", table_weight_bits=7, table_product_bits=12)
+    weights, activations = ["nuuq:16,6", "ausn-g:2,1", "nuuq:255,8"], ["nuuqu:16,6", "ausn-gu:2,2"]
+    found = search(graph, calibration, [config], weights=weights, activations=activations, images=4, points=3)
+    used = {what: {own.get(what) for point in found.points for own in point.layers.values()} for what in MIXED}
+    # In tables levels are data; elsewhere activations find their level by thresholds, of which this array has none.
+    assert ("nuuqu:16,6" in used["activations"]) == (cell == "table")
+    assert used["weights"] & {"nuuq:16,6", "nuuq:255,8"}
+    for point in found.points:
+        assert point.cycles == round(report(point.network, config)["total"]["cycles_per_image"])
 
 
 def test_what_cannot_be_searched_is_refused(model):
