@@ -17,7 +17,7 @@ from sigbit_hw.spec.registers import COUNTERS
 
 from .cache import cache_folder
 
-__all__ = ["RtlError", "RtlModel", "build_library", "verilator_environment"]
+__all__ = ["RtlError", "RtlModel", "build_library", "load_library", "verilator_environment"]
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 # -O1 for the generated code: a better ratio of build time to speed than -O2 on accelerators of this size.
@@ -140,31 +140,37 @@ def build_library(
     return library
 
 
-def _load(library):
-    api = ctypes.CDLL(str(library))
-    handle, u32, u64, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t
-    for name, result, arguments in (
-        ("new", handle, ()),
-        ("free", None, (handle,)),
-        ("cycles", u64, (handle,)),
-        ("interrupt", ctypes.c_int, (handle,)),
-        ("activity", ctypes.c_int, (handle, ctypes.c_char_p, ctypes.c_int)),
-        ("stalls", None, (handle, u64, u32, u32)),
-        ("send", None, (handle, ctypes.c_char_p, size, ctypes.c_int)),
-        ("pending", size, (handle,)),
-        ("discard", None, (handle,)),
-        ("run", None, (handle, u64, ctypes.c_int)),
-        ("mark", None, (handle, ctypes.POINTER(u32), size)),
-        ("snapshots", size, (handle,)),
-        ("snapshot", None, (handle, size, ctypes.POINTER(u32))),
-        ("received_bytes", size, (handle,)),
-        ("receive", None, (handle, ctypes.c_char_p)),
-        ("write", ctypes.c_int, (handle, u32, u32)),
-        ("read", ctypes.c_int, (handle, u32, ctypes.POINTER(u32))),
-    ):
-        function = getattr(api, f"sigbit_{name}")
+def load_library(path, prefix, functions):
+    """A library with these functions: name after ``prefix`` and ``_`` -> type of the result, types of the arguments."""
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in functions.items():
+        function = getattr(library, f"{prefix}_{name}")
         function.restype, function.argtypes = result, arguments
-    return api
+    return library
+
+
+_HANDLE, _U32, _U64, _SIZE, _INT = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_int
+
+#: What ``harness.cpp`` has.
+_FUNCTIONS = {
+    "new": (_HANDLE, ()),
+    "free": (None, (_HANDLE,)),
+    "cycles": (_U64, (_HANDLE,)),
+    "interrupt": (_INT, (_HANDLE,)),
+    "activity": (_INT, (_HANDLE, ctypes.c_char_p, _INT)),
+    "stalls": (None, (_HANDLE, _U64, _U32, _U32)),
+    "send": (None, (_HANDLE, ctypes.c_char_p, _SIZE, _INT)),
+    "pending": (_SIZE, (_HANDLE,)),
+    "discard": (None, (_HANDLE,)),
+    "run": (None, (_HANDLE, _U64, _INT)),
+    "mark": (None, (_HANDLE, ctypes.POINTER(_U32), _SIZE)),
+    "snapshots": (_SIZE, (_HANDLE,)),
+    "snapshot": (None, (_HANDLE, _SIZE, ctypes.POINTER(_U32))),
+    "received_bytes": (_SIZE, (_HANDLE,)),
+    "receive": (None, (_HANDLE, ctypes.c_char_p)),
+    "write": (_INT, (_HANDLE, _U32, _U32)),
+    "read": (_INT, (_HANDLE, _U32, ctypes.POINTER(_U32))),
+}
 
 
 class RtlModel:
@@ -186,7 +192,8 @@ class RtlModel:
         cells = re.findall(r"^module (sigbit_(?:dot_product|table)_cell_\w+)", verilog, re.MULTILINE)
         separate = cells if config.lanes * config.planes >= _SEPARATE_LANES else ()
         traced: dict = {"defines": {"SIGBIT_SAIF": 1}, "options": _ACTIVITY_OPTIONS} if activity else {}
-        self._api = _load(build_library(verilog, config.stream_bits, progress, separate, **traced))
+        library = build_library(verilog, config.stream_bits, progress, separate, **traced)
+        self._api = load_library(library, "sigbit", _FUNCTIONS)
         self._handle = self._api.sigbit_new()
 
     def __del__(self):

@@ -3,13 +3,30 @@
 import ctypes
 from pathlib import Path
 
-from .rtl import RtlError, build_library
+from .rtl import RtlError, build_library, load_library
 
 __all__ = ["SerialLine"]
 
 _HARNESS = Path(__file__).with_name("serial.cpp")
 #: Bit times of a simulated BREAK.
 _BREAK_BITS = 24
+
+_HANDLE, _SIZE, _CYCLES = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64
+
+#: What ``serial.cpp`` has.
+_FUNCTIONS = {
+    "new": (_HANDLE, ()),
+    "free": (None, (_HANDLE,)),
+    "cycles": (_CYCLES, (_HANDLE,)),
+    "framing_errors": (_CYCLES, (_HANDLE,)),
+    "write": (None, (_HANDLE, ctypes.c_char_p, _SIZE)),
+    "break": (None, (_HANDLE, ctypes.c_uint32)),
+    "run": (None, (_HANDLE, _CYCLES, _SIZE)),
+    "drain": (None, (_HANDLE,)),
+    "received": (_SIZE, (_HANDLE,)),
+    "read": (None, (_HANDLE, ctypes.c_char_p, _SIZE)),
+    "forget": (None, (_HANDLE,)),
+}
 
 
 class SerialLine:
@@ -53,7 +70,7 @@ class SerialLine:
             harness=_HARNESS,
             defines={"SIGBIT_BIT_CYCLES": cycles},
         )
-        self._api = _load(library)
+        self._api = load_library(library, "serial", _FUNCTIONS)
         self._handle = self._api.serial_new()
         self._clock_hz = clock_hz
         self.timeout = 0.1
@@ -108,24 +125,3 @@ class SerialLine:
 
     def close(self):
         """Nothing to do here."""
-
-
-def _load(library):
-    api = ctypes.CDLL(str(library))
-    handle, u32, u64, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t
-    for name, result, arguments in (
-        ("new", handle, ()),
-        ("free", None, (handle,)),
-        ("cycles", u64, (handle,)),
-        ("framing_errors", u64, (handle,)),
-        ("write", None, (handle, ctypes.c_char_p, size)),
-        ("break", None, (handle, u32)),
-        ("run", None, (handle, u64, size)),
-        ("drain", None, (handle,)),
-        ("received", size, (handle,)),
-        ("read", None, (handle, ctypes.c_char_p, size)),
-        ("forget", None, (handle,)),
-    ):
-        function = getattr(api, f"serial_{name}")
-        function.restype, function.argtypes = result, arguments
-    return api
