@@ -3,7 +3,7 @@
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
@@ -11,7 +11,7 @@ from ..lib.tree import tree_levels
 from ..lib.ultrascale import TABLE_ADDRESS_BITS, tables
 from .columns import BUS_COLUMNS, Columns, bus_cycles, bus_stage
 
-__all__ = ["SEQUENCE_CYCLES", "BankedColumns", "Generator"]
+__all__ = ["SEQUENCE_CYCLES", "BankedCell", "BankedColumns", "Generator"]
 
 #: From an activation code at the grid to the first cell: an input register.
 EDGE_CYCLES = 1
@@ -24,6 +24,75 @@ SEQUENCE_CYCLES = 1
 WRITE_CYCLES = 2
 #: From a weight word at the grid to the constant of its column, beside its adder tree and stages of the bus.
 CONSTANT_CYCLES = 3
+
+
+class BankedCell(wiring.Component):
+    """Reads tables in distributed RAM by activation codes that pass by, and adds what they give to a passing sum.
+
+    Activations move one column to the right per cycle. A result is ``latency_cycles`` behind its activations.
+    ``sums_in`` must be given one cycle before ``sums_out``. Between two registers are a table, or two look-up tables
+    and a carry chain as long as a sum.
+
+    Parameters
+    ----------
+    code_bits : int
+        Bits of an activation code.
+    write_bits, word_bits, words : int
+        Bits of an address of the tables without the bank, bits of an entry, and tables that are written at once.
+    lanes, planes : int
+        Activations per plane, and planes with the same weights.
+    sum_bits : int
+        Width of the sums, which wrap around.
+
+    Members
+    -------
+    activations, activations_out : ``data.ArrayLayout``
+        Activation codes, plane by plane; out to the next column one cycle later.
+    bank : ``In(1)``
+        Bank that ``activations`` read.
+    write : ``In``
+        ``enable``, ``bank``, ``code``: store ``words`` in every table; read from the next cycle on.
+    words : ``data.ArrayLayout``
+    sums_in, sums_out : ``data.ArrayLayout``
+        One sum per plane, modulo ``2**sum_bits``.
+    """
+
+    def __init__(self, code_bits, write_bits, word_bits, words, *, lanes, planes, sum_bits):
+        for name, value in (
+            ("code_bits", code_bits),
+            ("word_bits", word_bits),
+            ("lanes", lanes),
+            ("planes", planes),
+            ("sum_bits", sum_bits),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        self._code_bits = code_bits
+        self._word_bits = word_bits
+        self._lanes = lanes
+        self._planes = planes
+        self._sum_bits = sum_bits
+        codes = data.ArrayLayout(code_bits, lanes * planes)
+        sums = data.ArrayLayout(signed(sum_bits), planes)
+        super().__init__(
+            {
+                "activations": In(codes),
+                "activations_out": Out(codes),
+                "bank": In(1),
+                "write": In(data.StructLayout({"enable": 1, "bank": 1, "code": write_bits})),
+                "words": In(data.ArrayLayout(word_bits, words)),
+                "sums_in": In(sums),
+                "sums_out": Out(sums),
+            }
+        )
+
+    def _operands(self, m):
+        """The codes that pass by and their bank, one cycle later."""
+        activations = Signal.like(self.activations, reset_less=True, name="activations")
+        bank = Signal(reset_less=True)
+        m.d.sync += [activations.eq(self.activations), bank.eq(self.bank)]
+        m.d.comb += self.activations_out.eq(activations)
+        return activations, bank
 
 
 class Generator(wiring.Component):

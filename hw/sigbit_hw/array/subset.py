@@ -12,7 +12,7 @@ through the subsets in the order of a Gray code, so that it adds or takes away o
 """
 
 from amaranth import *
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from ..arith.operand import lookup
@@ -20,7 +20,7 @@ from ..lib.delay import delayed
 from ..lib.tree import Term, adder_tree, ternary_excess, ternary_levels, ternary_tree
 from ..lib.ultrascale import tables
 from ..spec.config import SUBSET_WEIGHTS, subset_word_bits
-from .banked import SEQUENCE_CYCLES, BankedColumns, Generator
+from .banked import SEQUENCE_CYCLES, BankedCell, BankedColumns, Generator
 
 __all__ = ["SubsetCell", "SubsetColumns", "SubsetGenerator", "subset_terms"]
 
@@ -38,12 +38,11 @@ def subset_terms(lanes, code_bits, largest_weight, signed_codes):
     )
 
 
-class SubsetCell(wiring.Component):
-    """Sums of the weights that the bits of passing activation codes select, added to a passing sum.
+class SubsetCell(BankedCell):
+    """Sums of the weights that the bits of activation codes select; what is added is a dot product and ``excess``.
 
-    Activations move one column to the right per cycle. A result is ``latency_cycles`` behind its activations.
-    ``sums_in`` must be given one cycle before ``sums_out``. Between two registers are a table, or two look-up tables
-    and a carry chain as long as a sum.
+    Tables of four lanes each are filled with the sum of the subset ``code`` of their weights, in excess of half of the
+    range.
 
     Parameters
     ----------
@@ -53,56 +52,18 @@ class SubsetCell(wiring.Component):
         Whether codes are in two's complement.
     largest_weight : int
         Largest magnitude of a weight.
-    lanes, planes : int
-        Activations per plane, and planes with the same weights.
-    sum_bits : int
-        Width of the sums, which wrap around.
-
-    Members
-    -------
-    activations, activations_out : ``data.ArrayLayout``
-        Activation codes, plane by plane; out to the next column one cycle later.
-    bank : ``In(1)``
-        Bank that ``activations`` read.
-    write : ``In``
-        ``enable``, ``bank``, ``code``: store ``words`` in every table; read from the next cycle on.
-    words : ``data.ArrayLayout``
-        Per four lanes the sum of the subset ``code`` of their weights, in excess of half of the range.
-    sums_in, sums_out : ``data.ArrayLayout``
-        One sum per plane, modulo ``2**sum_bits``. What is added is the dot product and ``excess``.
+    lanes, planes, sum_bits : int
+        As of :class:`~.banked.BankedCell`.
     """
 
     def __init__(self, code_bits, signed_codes, largest_weight, *, lanes, planes, sum_bits):
-        for name, value in (
-            ("code_bits", code_bits),
-            ("largest_weight", largest_weight),
-            ("lanes", lanes),
-            ("planes", planes),
-            ("sum_bits", sum_bits),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        self._code_bits = code_bits
+        if not isinstance(largest_weight, int) or largest_weight < 1:
+            raise ValueError(f"largest_weight must be a positive integer, not {largest_weight!r}")
+        word_bits, words = subset_word_bits(largest_weight), -(-lanes // SUBSET_WEIGHTS)
+        super().__init__(code_bits, SUBSET_WEIGHTS, word_bits, words, lanes=lanes, planes=planes, sum_bits=sum_bits)
         self._signed = signed_codes
         self._largest_weight = largest_weight
-        self._word_bits = subset_word_bits(largest_weight)
-        self._lanes = lanes
-        self._planes = planes
-        self._sum_bits = sum_bits
         self._terms = subset_terms(lanes, code_bits, largest_weight, signed_codes)
-        codes = data.ArrayLayout(code_bits, lanes * planes)
-        sums = data.ArrayLayout(signed(sum_bits), planes)
-        super().__init__(
-            {
-                "activations": In(codes),
-                "activations_out": Out(codes),
-                "bank": In(1),
-                "write": In(data.StructLayout({"enable": 1, "bank": 1, "code": SUBSET_WEIGHTS})),
-                "words": In(data.ArrayLayout(self._word_bits, -(-lanes // SUBSET_WEIGHTS))),
-                "sums_in": In(sums),
-                "sums_out": Out(sums),
-            }
-        )
         #: Cycles from ``activations`` to ``sums_out``: operands, words of the tables, adders.
         self.latency_cycles = 2 + ternary_levels(len(self._terms))
         offset = 1 << self._word_bits - 1
@@ -119,12 +80,7 @@ class SubsetCell(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-
-        activations = Signal.like(self.activations, reset_less=True)
-        bank = Signal(reset_less=True)
-        m.d.sync += [activations.eq(self.activations), bank.eq(self.bank)]
-        m.d.comb += self.activations_out.eq(activations)
-
+        activations, bank = self._operands(m)
         for plane in range(self._planes):
             codes = [activations[plane * self._lanes + lane] for lane in range(self._lanes)]
             reads = []

@@ -15,7 +15,7 @@ by one or two multiples per cycle, and writes every code's product.
 """
 
 from amaranth import *
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -25,7 +25,7 @@ from ..lib.tree import adder_tree, ternary_levels, ternary_tree
 from ..lib.ultrascale import count_step, tables
 from ..spec.config import TABLE_CODE_BITS
 from ..spec.instructions import LEVEL, LEVEL_CODES
-from .banked import SEQUENCE_CYCLES, BankedColumns, Generator
+from .banked import SEQUENCE_CYCLES, BankedCell, BankedColumns, Generator
 
 __all__ = ["LevelEntry", "TableCell", "TableColumns", "TableGenerator"]
 
@@ -41,67 +41,21 @@ class LevelEntry(data.StructLayout):
         super().__init__({"valid": 1, "bank": 1, "index": range(LEVEL_CODES), "entry": table_layout(LEVEL)})
 
 
-class TableCell(wiring.Component):
-    """``lanes`` table look-ups per plane of activation codes that pass by, added to a passing sum.
-
-    Activations move one column to the right per cycle. A result is ``latency_cycles`` behind its activations.
-    ``sums_in`` must be given one cycle before ``sums_out``. Between two registers are a table, or two look-up tables
-    and a carry chain as long as a sum.
+class TableCell(BankedCell):
+    """``lanes`` table look-ups per plane; what is added is the sum of the unsigned words, one per lane.
 
     Parameters
     ----------
     code_bits : int
-        Bits of an activation code, at most 4.
-    word_bits : int
-        Bits of a table entry.
-    lanes, planes : int
-        Look-ups per plane, and planes with the same weights.
-    sum_bits : int
-        Width of the sums, which wrap around.
-
-    Members
-    -------
-    activations, activations_out : ``data.ArrayLayout``
-        Activation codes, plane by plane; out to the next column one cycle later.
-    bank : ``In(1)``
-        Bank that ``activations`` read.
-    write : ``In``
-        ``enable``, ``bank``, ``code``: store ``words`` in every lane's table; read from the next cycle on.
-    words : ``data.ArrayLayout``
-    sums_in, sums_out : ``data.ArrayLayout``
-        One sum per plane, modulo ``2**sum_bits``. What is added is the sum of the unsigned words.
+        At most 4.
+    word_bits, lanes, planes, sum_bits : int
+        As of :class:`~.banked.BankedCell`.
     """
 
     def __init__(self, code_bits, word_bits, *, lanes, planes, sum_bits):
-        for name, value in (
-            ("code_bits", code_bits),
-            ("word_bits", word_bits),
-            ("lanes", lanes),
-            ("planes", planes),
-            ("sum_bits", sum_bits),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        super().__init__(code_bits, code_bits, word_bits, lanes, lanes=lanes, planes=planes, sum_bits=sum_bits)
         if code_bits > TABLE_CODE_BITS:
             raise ValueError(f"code_bits must be at most {TABLE_CODE_BITS}, not {code_bits}")
-        self._code_bits = code_bits
-        self._word_bits = word_bits
-        self._lanes = lanes
-        self._planes = planes
-        self._sum_bits = sum_bits
-        codes = data.ArrayLayout(code_bits, lanes * planes)
-        sums = data.ArrayLayout(signed(sum_bits), planes)
-        super().__init__(
-            {
-                "activations": In(codes),
-                "activations_out": Out(codes),
-                "bank": In(1),
-                "write": In(data.StructLayout({"enable": 1, "bank": 1, "code": code_bits})),
-                "words": In(data.ArrayLayout(word_bits, lanes)),
-                "sums_in": In(sums),
-                "sums_out": Out(sums),
-            }
-        )
         #: Cycles from ``activations`` to ``sums_out``: operands, products, adders.
         self.latency_cycles = 2 + ternary_levels(lanes)
 
@@ -112,12 +66,7 @@ class TableCell(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-
-        activations = Signal.like(self.activations, reset_less=True)
-        bank = Signal(reset_less=True)
-        m.d.sync += [activations.eq(self.activations), bank.eq(self.bank)]
-        m.d.comb += self.activations_out.eq(activations)
-
+        activations, bank = self._operands(m)
         padding = Const(0, TABLE_CODE_BITS - self._code_bits)
         for plane in range(self._planes):
             words = tables(
