@@ -26,7 +26,7 @@ from .codebooks import fit_weights, search_codebook
 from .evaluation import accuracy
 from .float_model import evaluate_node, run_float
 from .graph import Conv, Graph, MaxPool
-from .lowering import stored_weight_parts
+from .lowering import CompileError, stored_weight_parts
 from .model_reader import Model, read_model
 from .passes import keeps_levels, leaves_raw, lower
 from .performance import report
@@ -301,7 +301,13 @@ def _choices(
         for second in stored:
             progress(f"cycles of {first} x {second} on {config.weight_format} x {config.activation_format}")
             network = quantize(graph, images[:4], first, second, edge_bits, bias_correction=False, layers=own)
-            rows = report(network, config)["layers"]
+            try:
+                rows = report(network, config)["layers"]
+            except CompileError as error:
+                raise SearchError(
+                    f"With {first} x {second} in all layers the network does not run on {config.weight_format} x "
+                    f"{config.activation_format}: {error}"
+                ) from error
             cycles[first, second] = {row["name"]: row["predicted"]["total"] for row in rows}
             weight_bytes[first, second] = {row["name"]: row["weight_bytes"] for row in rows}
     return _Choices(formats, reads, cycles, weight_bytes, (usable[0], stored[0]))
@@ -438,9 +444,12 @@ def search(
         (1.0, 0.0) if budget.weight_bytes is None else (0.0, 1.0)
     )  # fmt: skip
     found: list[Point] = []
-    for config, (own_weights, own_activations) in chosen.items():
+    every_choice = {
+        config: _choices(graph, calibration, config, *formats, edge_bits, progress)
+        for config, formats in chosen.items()
+    }
+    for config, choices in every_choice.items():
         resources = ledger(config)
-        choices = _choices(graph, calibration, config, own_weights, own_activations, edge_bits, progress)
         path = _path(choices, losses, shares)
         costs = [_predicted(choices, state) for state in path]
         for index in _spread(costs, points, budget):

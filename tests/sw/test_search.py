@@ -174,6 +174,18 @@ def test_what_cannot_be_searched_is_refused(model):
             search(graph, calibration, configs, weights=["int:8"], **options)
 
 
+def test_what_does_not_fit_is_named_before_anything_is_measured(model):
+    graph, calibration, _ = model
+    small = replace(PRESETS["tiny"], feature_depth=16)
+    told = []
+    with pytest.raises(SearchError, match=r"With esb:4,2 x esbu:4,2 in all layers .* on esb.*feature_depth"):
+        search(
+            graph, calibration, [PRESETS["tiny"], small], weights=["int:8"], activations=["uint:8"],
+            progress=lambda text, *_: told.append(text),
+        )  # fmt: skip
+    assert not any("measuring" in text for text in told)
+
+
 def test_the_command_writes_formats_that_quantize_takes_and_a_picture(tmp_path, capsys, monkeypatch):
     pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
