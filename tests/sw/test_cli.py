@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -555,6 +556,24 @@ def test_an_unwritable_output_is_one_message(built, capsys, monkeypatch):
 # -- help and progress -------------------------------------------------------------------------------------------------
 
 COMMANDS = ("quantize", "compile", "run", "evaluate", "verilog", "report", "demo", "bench", "doctor")
+
+
+def documented():
+    """Commands of README and docs: ``(file, command, its options)``."""
+    root = Path(__file__).parents[2]
+    for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = path.read_text().replace("\\\n", " ")
+        for command, rest in re.findall(r"^ {4,}(?:[^#\n]* -m )?sigbit (\w+)([^#\n]*)", text, re.M):
+            yield path.name, command, re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)
+
+
+def test_documented_commands_have_the_options_that_they_name():
+    commands = next(action.choices for action in cli._parser()._actions if action.choices)
+    found = list(documented())
+    assert len(found) > 40
+    for name, command, options in found:
+        unknown = set(options) - set(commands[command]._option_string_actions)
+        assert not unknown, f"{name}: sigbit {command} has no {', '.join(unknown)}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
