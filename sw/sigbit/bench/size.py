@@ -11,9 +11,12 @@ _DEVICE = {"lut": 274_080, "ff": 548_160, "bram": 912, "dsp": 2520}
 
 #: Parts of the accelerator and beginnings of the names of their modules; the last takes the rest.
 _PARTS = (
-    ("grid: cells", ("sigbit_dot_product_cell", "sigbit_table_", "sigbit_subset_")),
+    ("grid: cells", ("sigbit_dot_product_cell", "sigbit_table_", "sigbit_subset_", "sigbit_masked_cell")),
     ("grid: accumulators", ("sigbit_accumulator",)),
-    ("post-processor: lanes", ("sigbit_requantizer", "sigbit_encoder", "sigbit_residual_decoder")),
+    (
+        "post-processor: lanes",
+        ("sigbit_requantizer", "sigbit_shift_requantizer", "sigbit_encoder", "sigbit_residual_decoder", "sigbit_index_"),
+    ),
     ("memories", ("sigbit_memory",)),
     ("array's edges, post-processor, pooling, control, AXI", ("",)),
 )
