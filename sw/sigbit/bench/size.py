@@ -15,7 +15,13 @@ _PARTS = (
     ("grid: accumulators", ("sigbit_accumulator",)),
     (
         "post-processor: lanes",
-        ("sigbit_requantizer", "sigbit_shift_requantizer", "sigbit_encoder", "sigbit_residual_decoder", "sigbit_index_"),
+        (
+            "sigbit_requantizer",
+            "sigbit_shift_requantizer",
+            "sigbit_encoder",
+            "sigbit_residual_decoder",
+            "sigbit_index_",
+        ),
     ),
     ("memories", ("sigbit_memory",)),
     ("array's edges, post-processor, pooling, control, AXI", ("",)),
