@@ -328,6 +328,11 @@ def test_a_continued_training_is_the_uninterrupted_one_and_learns(tmp_path, monk
     saved = IntegerNetwork.load(tmp_path / "part" / "network.npz")
     assert saved.tensors == whole.tensors
     assert len((tmp_path / "part" / "log.jsonl").read_text().splitlines()) == 4
+    checkpoint = torch.load(tmp_path / "part" / "checkpoint.pt", weights_only=True)
+    checkpoint["model"] = {f"old.{name}": value for name, value in checkpoint["model"].items()}
+    torch.save(checkpoint, tmp_path / "part" / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="has other parameters than this version trains"):
+        train(model, recipe, images, labels, tmp_path / "part", resume=True)
     with pytest.raises(TrainingError, match=r"another recipe \(seed differ\)"):
         train(model, Recipe.from_dict({**RECIPE, "seed": 1}), images, labels, tmp_path / "part", resume=True)
     with pytest.raises(TrainingError, match="no checkpoint"):

@@ -231,7 +231,12 @@ def train(
         if index == state["stage"] and "model" in state:
             loaded = IntegerNetwork.load(template)
             network = QatNetwork(graph, loaded, recipe.units, term_masks(loaded, masks))
-            network.load_state_dict(state["model"])
+            try:
+                network.load_state_dict(state["model"])
+            except RuntimeError as error:
+                raise TrainingError(
+                    f"{folder / _CHECKPOINT} has other parameters than this version trains; leave out --resume"
+                ) from error
         else:
             progress(f"stage {index + 1} of {len(recipe.stages)}: quantizing")
             options = {**recipe.quantization, **stage.quantization}
