@@ -80,8 +80,7 @@ class Adaptive:
     signed: bool
 
     ausn = adaptive = True
-    indexed = False
-    codebook = ()
+    indexed = searched = False
 
     @classmethod
     def parse(cls, text, signed=False):

@@ -324,7 +324,7 @@ def _activation_unit(
     if not windowed:
         base = 1.0
     values = values / base
-    if format.indexed and not format.codebook:
+    if format.searched:
         # Padding needs a zero.
         centres, counts = _histogram(values, format)
         result = search_codebook(centres, format, zero=True, counts=counts)
@@ -412,7 +412,7 @@ def _weight_units(
     shared = output_unit is None or not options.per_channel
     books = None
     unit = unit_window if format.ausn else options.unit
-    if format.indexed and not format.codebook:
+    if format.searched:
         format, units, books = fit_weights(
             node.weight,
             format,

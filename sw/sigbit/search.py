@@ -122,33 +122,33 @@ def _changed_output(graph: Graph, tensors: Mapping[str, np.ndarray], changed: di
     return changed.get(graph.output, tensors[graph.output])
 
 
+def _unit(values: np.ndarray, format: Format, channel_axis: int | None = None) -> Any:
+    """The unit of least squared error, a power of two for AUSN."""
+    return (unit_window if format.ausn else unit_mse)(values, format, channel_axis)
+
+
 def _quantized_weights(values: np.ndarray, format: Format) -> np.ndarray:
-    if _searched(format):
+    if format.searched:
         format, units, _ = fit_weights(values, format)
         units = np.where(units > 0, units, 1.0)
     else:
-        units = np.asarray((unit_window if format.ausn else unit_mse)(values, format, channel_axis=0))
+        units = np.asarray(_unit(values, format, channel_axis=0))
     units = units.reshape(-1, *[1] * (values.ndim - 1))
     return project(values / units, format) * units
 
 
 def _quantized_activations(values: np.ndarray, format: Format) -> np.ndarray:
-    if _searched(format):
+    if format.searched:
         found = search_codebook(values, format, zero=True)
         format, unit = found.format, found.unit
     else:
-        unit = float((unit_window if format.ausn else unit_mse)(values, format))
+        unit = _unit(values, format)
     return project(values / unit, format) * unit
-
-
-def _searched(format: Format) -> bool:
-    """Whether the levels are those that suit the values."""
-    return format.indexed and not format.codebook
 
 
 def _with_levels(format: Format) -> Format:
     """A format, or one with as many levels up to the same largest one if its levels are not known yet."""
-    if not _searched(format):
+    if not format.searched:
         return format
     low, high = format.level_range
     levels = np.linspace(low, high, format.level_count).round().astype(int)
@@ -237,9 +237,7 @@ def _runnable(
 
     def multiplies(format: Format) -> bool:
         # Level tables take a codebook as it is; elsewhere any integer of its bits can be one of its levels.
-        levels = (
-            INT(max(format.level_bits, 2)) if _searched(format) and not config.level_tables else _with_levels(format)
-        )
+        levels = INT(max(format.level_bits, 2)) if format.searched and not config.level_tables else _with_levels(format)
         try:
             for source in stored:
                 stored_weight_parts(levels, _with_levels(source), config)

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..lib.delay import delayed
 from ..lib.shared import instantiate
+from ..lib.sizes import require_positive
 from ..lib.tree import tree_levels
 from ..lib.ultrascale import TABLE_ADDRESS_BITS, tables
 from .columns import BUS_COLUMNS, Columns, bus_cycles, bus_stage
@@ -58,15 +59,7 @@ class BankedCell(wiring.Component):
     """
 
     def __init__(self, code_bits, write_bits, word_bits, words, *, lanes, planes, sum_bits):
-        for name, value in (
-            ("code_bits", code_bits),
-            ("word_bits", word_bits),
-            ("lanes", lanes),
-            ("planes", planes),
-            ("sum_bits", sum_bits),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        require_positive(code_bits=code_bits, word_bits=word_bits, lanes=lanes, planes=planes, sum_bits=sum_bits)
         self._code_bits = code_bits
         self._word_bits = word_bits
         self._lanes = lanes

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..arith.multiplier import multiplier
 from ..lib.delay import delayed
+from ..lib.sizes import require_positive
 from ..lib.tree import add_signed, adder_tree, sign_parent, tree_levels
 
 __all__ = ["DotProductCell", "swap_stages", "weight_lane"]
@@ -60,9 +61,7 @@ class DotProductCell(wiring.Component):
     """
 
     def __init__(self, weight_format, activation_format, *, lanes, planes, sum_bits):
-        for name, value in (("lanes", lanes), ("planes", planes), ("sum_bits", sum_bits)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        require_positive(lanes=lanes, planes=planes, sum_bits=sum_bits)
         self._multiplier = multiplier(weight_format, activation_format)
         self._lanes = lanes
         self._planes = planes

@@ -10,6 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from ..lib.sizes import require_positive
 from ..spec.codebooks import digit_plan, magnitudes
 
 __all__ = ["ENGINES", "AddLane", "CodebookEngine", "Combiner", "DecodeLane", "Digit", "engine_tables"]
@@ -226,9 +227,7 @@ class CodebookEngine(wiring.Component):
     def __init__(self, kind, *, level_count, level_bits, activation_bits, max_reduction, rows=1):
         if kind not in ENGINES:
             raise ValueError(f"kind must be one of {', '.join(ENGINES)}, not {kind!r}")
-        for name, value in (("level_count", level_count), ("max_reduction", max_reduction), ("rows", rows)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        require_positive(level_count=level_count, max_reduction=max_reduction, rows=rows)
         self._kind = kind
         self._shape = level_count, level_bits, activation_bits
         self._max_reduction = max_reduction

@@ -17,6 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..arith.operand import lookup
 from ..lib.delay import delayed
+from ..lib.sizes import require_positive
 from ..lib.tree import Term, adder_tree, ternary_excess, ternary_levels, ternary_tree
 from ..lib.ultrascale import tables
 from ..spec.config import SUBSET_WEIGHTS, subset_word_bits
@@ -57,8 +58,7 @@ class SubsetCell(BankedCell):
     """
 
     def __init__(self, code_bits, signed_codes, largest_weight, *, lanes, planes, sum_bits):
-        if not isinstance(largest_weight, int) or largest_weight < 1:
-            raise ValueError(f"largest_weight must be a positive integer, not {largest_weight!r}")
+        require_positive(largest_weight=largest_weight)
         word_bits, words = subset_word_bits(largest_weight), -(-lanes // SUBSET_WEIGHTS)
         super().__init__(code_bits, SUBSET_WEIGHTS, word_bits, words, lanes=lanes, planes=planes, sum_bits=sum_bits)
         self._signed = signed_codes

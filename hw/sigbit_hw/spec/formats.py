@@ -227,6 +227,11 @@ class Format:
         return self.kind in ("nuuq", "nuuqu")
 
     @property
+    def searched(self):
+        """Whether the levels are still to be searched: a codebook without any."""
+        return self.indexed and not self.codebook
+
+    @property
     def level_range(self):
         """Smallest and largest integer that may stand in the codebook."""
         if not self.indexed:
@@ -279,11 +284,11 @@ class Format:
         :exc:`FormatError`
             If the codebook is still to be searched.
         """
+        if self.searched:
+            raise FormatError(
+                f"{self} has no levels yet; quantize a network with it, or name them, as in nuuq:4,5=-10,-3,3,10"
+            )
         if self.indexed:
-            if not self.codebook:
-                raise FormatError(
-                    f"{self} has no levels yet; quantize a network with it, or name them, as in nuuq:4,5=-10,-3,3,10"
-                )
             return self.codebook
         negative = tuple(-x for x in reversed(self.magnitudes[1:])) if self.signed else ()
         return negative + self.magnitudes

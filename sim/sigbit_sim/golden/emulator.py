@@ -694,10 +694,8 @@ class Emulator:
         half_units = (product << 1) >> shift
         if fields["codebook"]:
             levels = self._codebook(fields, "")
-            if len(np.unique(levels)) > self.config.threshold_count + 1:
-                raise EmulatorError(
-                    f"POST projects to {len(np.unique(levels))} levels with {self.config.threshold_count} comparisons"
-                )
+            if (count := len(np.unique(levels))) > self.config.threshold_count + 1:
+                raise EmulatorError(f"POST projects to {count} levels with {self.config.threshold_count} comparisons")
             if ranks is None:
                 ranks = np.searchsorted(levels[1:] + levels[:-1], half_units, side="right")
             half_units = 2 * levels[ranks]

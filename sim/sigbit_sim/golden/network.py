@@ -451,7 +451,7 @@ def _check_leaky(layer, target):
 
 def _check_weight_levels(layer, out):
     form = layer.weight_format
-    if not form.indexed or form.codebook:
+    if not form.searched:
         if layer.codebooks is not None:
             raise NetworkError(f"Layer {layer.name}: weight_format {form} has its levels, so codebooks must be None")
         legal = bool(np.isin(layer.weights, level_table(form)).all())
