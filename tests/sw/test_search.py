@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sigbit
+from sigbit.adaptation import unit_window
 from sigbit.cli import main
 from sigbit.float_model import run_float
 from sigbit.graph import Conv, Graph, MaxPool
@@ -145,6 +146,25 @@ def test_levels_of_a_codebook_are_those_of_the_layer(model):
     found = sensitivities(graph, calibration[:8], {first.name: formats}, {})
     losses = [found[first.name, "weights", format] for format in formats]
     assert losses[0] < min(losses[1:]) / 50, losses
+
+
+def test_units_of_ausn_are_powers_of_two(model):
+    graph, calibration, _ = model
+    first, form = graph.nodes[0], AUSN_G(2, 1)
+    units = unit_window(first.weight, form, channel_axis=0).reshape(-1, 1, 1, 1)
+    other = replace(first, weight=project(first.weight / units, form) * units)
+    images = calibration[:8]
+    wanted = divergence(run_float(graph, images), run_float(replace(graph, nodes=(other, *graph.nodes[1:])), images))
+    found = sensitivities(graph, images, {first.name: (form,)}, {})
+    assert found[first.name, "weights", form] == pytest.approx(wanted)
+
+
+def test_codebooks_are_tried_where_any_of_their_levels_would_run(model):
+    # Eight parts of -1, 0 and 1 with shifts of 4 make -31, 0 and 31, but not every integer of 6 bits.
+    graph, calibration, _ = model
+    config = replace(PRESETS["tiny"], weight_format=INT(2), activation_format=UINT(4))
+    found = search(graph, calibration, [config], weights=["nuuq:4,6"], edge_bits=None, images=4, points=2)
+    assert {own.get("weights") for point in found.points for own in point.layers.values()} - {None} == {"int:2"}
 
 
 @pytest.mark.parametrize("cell", ["table", "logic"])

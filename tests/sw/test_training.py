@@ -90,6 +90,18 @@ def test_the_gradient_of_a_weight_is_1_whatever_its_level(format, units):
         assert torch.allclose(over.grad, torch.ones_like(over) * size.size)
 
 
+def test_weights_are_trained_over_their_size():
+    random = np.random.default_rng(2)
+    images = random.normal(size=(8, 2, 8, 8)).astype(np.float32)
+    for layer in prepare_qat(everything(random), images, weights="int:4").layers.values():
+        ((scaled,), over) = layer.parametrizations.weight, layer.parametrizations.weight.original.detach()
+        assert (torch.frexp(scaled.size).mantissa == 0.5).all()
+        sizes = over.square().flatten(1).mean(1).sqrt()
+        assert (sizes > 0.7).all()
+        assert (sizes < 1.42).all()
+        assert (layer.weight == over * scaled.size).all()
+
+
 def test_the_gradient_of_a_unit_is_that_of_lsq():
     random = np.random.default_rng(3)
     images = random.normal(size=(8, 2, 8, 8)).astype(np.float32)
