@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import sigbit
 from sigbit.budgets import maskable
 from sigbit.cli import main
+from sigbit.float_model import run_float
 from sigbit.graph import AveragePool, Concat, Conv, Graph, MaxPool, Upsample
 from sigbit.quantize import input_levels, quantize
 from sigbit.scales import unit_from_statistic
@@ -24,7 +26,13 @@ from sigbit_sim.golden.sdp import masked_levels
 torch = pytest.importorskip("torch")
 
 from sigbit.training import Recipe, TrainingError, prepare_qat, train  # noqa: E402
-from sigbit.training.straight_through import activation_levels, keep_parts, nearest_integer, project  # noqa: E402
+from sigbit.training.straight_through import (  # noqa: E402
+    activation_levels,
+    channel_statistics,
+    keep_parts,
+    nearest_integer,
+    project,
+)
 
 MODELS = Path(sigbit.__file__).parent / "models"
 FORMATS = (INT(2), INT(8), UINT(4), ESB(3, 0), ESB(4, 1), ESB(5, 2), ESBU(4, 2), ESBU(8, 6))
@@ -166,6 +174,7 @@ def shaken(network, random):
         {"weights": "int:8", "activations": "uint:8", "masks": {"sum": (8, 3), "side": (4, 2, "mag")}},
         {"weights": "nuuq:4,4", "activations": "uint:8", "rounding": "reconstruct"},
         {"weights": "nuuq:3,2", "activations": "nuuqu:8,5"},
+        {"weights": "esb:3,0", "activations": "esbu:3,1", "edge_bits": 8, "normalize": True},
         {"weights": "ausn-g:2,1", "activations": "ausn-gu:2,2", "rounding": "reconstruct", "alpha_mode": "output"},
     ],
     ids=lambda options: options["weights"],
@@ -174,7 +183,9 @@ def test_the_exported_network_computes_what_the_module_does(options):
     random = np.random.default_rng(4)
     images = random.normal(size=(64, 2, 8, 8)).astype(np.float32)
     network = shaken(prepare_qat(everything(random), images[:32], **options), random)
-    exported = network.export()
+    with torch.no_grad():
+        network.train()(torch.from_numpy(images[32:]))
+    exported = network.eval().export()
     with torch.no_grad():
         exact, quick = (network(torch.tensor(images, dtype=type)) for type in (torch.float64, torch.float32))
     unit = exported.tensors[exported.output].unit
@@ -182,6 +193,56 @@ def test_the_exported_network_computes_what_the_module_does(options):
     # In float64 there is no difference at all; in float32 rounding may decide a tie otherwise.
     assert (np.rint(exact.numpy() / unit) == expected).all()
     assert (quick.numpy().argmax(1) == expected.argmax(1)).mean() >= 0.98
+
+
+def test_batch_normalization_changes_nothing_at_first_and_is_folded():
+    random = np.random.default_rng(12)
+    graph = everything(random)
+    images = random.normal(size=(64, 2, 8, 8)).astype(np.float32)
+    options = {"weights": "int:6", "activations": "int:8", "edge_bits": 8}
+    without, network = (prepare_qat(graph, images, normalize=each, **options) for each in (False, True))
+    values = torch.from_numpy(images)
+    with torch.no_grad():
+        before = without.eval()(values)
+        assert (network.eval()(values) == before).all()
+        for module in network.normalizations.values():
+            module.logarithm += 0.3
+        after = network.eval()(values)
+        changed = (after - before).square().mean()
+        assert changed > before.square().mean() / 10
+    # The float graph of what was trained, without batch normalization and without rounding.
+    folded = torch.from_numpy(run_float(network.trained_graph(), images))[:, :, 0, 0]
+    assert (after - folded).square().mean() < changed / 8
+
+
+def test_statistics_of_a_batch_normalize_it_whatever_its_unit():
+    random = np.random.default_rng(13)
+    images = random.normal(size=(64, 2, 8, 8)).astype(np.float32)
+    network = prepare_qat(everything(random), images, weights="int:4", normalize=True)
+    first = {name: module.average_variance.clone() for name, module in network.normalizations.items()}
+    sums = torch.from_numpy(random.integers(-99, 99, (64, 8, 3, 3)).astype(np.float32))
+    module = network.normalizations["layer0"]
+    gain = torch.tensor(random.uniform(0.01, 0.1, 8))
+    factor, offset = module.train()(sums, gain)
+    found = sums.double() * (gain * factor).reshape(-1, 1, 1) + offset.reshape(-1, 1, 1)
+    # Accumulated in float32, and with a little added to the variance.
+    assert torch.allclose(found.mean((0, 2, 3)), module.first_mean, atol=1e-5)
+    assert torch.allclose(found.var((0, 2, 3), correction=0), module.first_variance, rtol=1e-3)
+    batch = sums.double().var((0, 2, 3), correction=0) * gain**2
+    assert torch.allclose(module.average_variance, 0.9 * first["layer0"] + 0.1 * batch, rtol=1e-4)
+    network.freeze_units()
+    factor, offset = module(10 * sums, gain)
+    assert torch.equal(factor, module.folded()[0])
+    assert torch.allclose(module.average_variance, 0.9 * first["layer0"] + 0.1 * batch, rtol=1e-4)
+
+
+def test_gradients_of_channel_statistics_are_those_of_autograd():
+    random = torch.Generator().manual_seed(1)
+    values = torch.randn(4, 3, 5, 2, generator=random, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(channel_statistics, values)
+    mean, variance = channel_statistics(values)
+    assert torch.allclose(mean, values.mean((0, 2, 3)))
+    assert torch.allclose(variance, values.var((0, 2, 3), correction=0))
 
 
 def test_units_of_ausn_stay_powers_of_two_and_below_a_clip():
@@ -287,6 +348,8 @@ def test_what_cannot_be_trained_is_refused():
     images = random.normal(size=(4, 2, 8, 8)).astype(np.float32)
     with pytest.raises(TrainingError, match="units must be trained or statistics, not 'best'"):
         prepare_qat(everything(random), images, units="best")
+    with pytest.raises(TrainingError, match=r"those of AUSN are powers of two; .* weights of grouped, depthwise, sum"):
+        prepare_qat(everything(random), images, weights="ausn-g:2,1", edge_bits=8, normalize=True)
     with pytest.raises(TrainingError, match=r"'none': no convolution.*\n.*'grouped': masks need activations in uint:8"):
         prepare_qat(everything(random), images, masks={"none": (8, 4), "grouped": (8, 4)})
 
@@ -310,11 +373,12 @@ def digits():
         return file["x_test"], file["y_test"].astype(np.int64), file["x_calibration"]
 
 
-def test_a_continued_training_is_the_uninterrupted_one_and_learns(tmp_path, monkeypatch):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_continued_training_is_the_uninterrupted_one_and_learns(tmp_path, normalize):
     pytest.importorskip("onnx")
     images, labels, _ = digits()
     model = sigbit.read_onnx(MODELS / "digits.onnx")
-    recipe = Recipe.from_dict(RECIPE)
+    recipe = Recipe.from_dict({**RECIPE, "normalize": normalize})
     test = ((images / 16).astype(np.float32)[:, None], labels)
     whole, log = train(model, recipe, images, labels, tmp_path / "whole", test=test)
     assert [(row["stage"], row["epoch"], row["steps"]) for row in log] == [
@@ -346,19 +410,22 @@ def test_a_continued_training_is_the_uninterrupted_one_and_learns(tmp_path, monk
     with pytest.raises(TrainingError, match="has other parameters than this version trains"):
         train(model, recipe, images, labels, tmp_path / "part", resume=True)
     with pytest.raises(TrainingError, match=r"another recipe \(seed differ\)"):
-        train(model, Recipe.from_dict({**RECIPE, "seed": 1}), images, labels, tmp_path / "part", resume=True)
+        train(model, replace(recipe, seed=1), images, labels, tmp_path / "part", resume=True)
     with pytest.raises(TrainingError, match="no checkpoint"):
         train(model, recipe, images, labels, tmp_path / "none", resume=True)
 
 
 def test_a_recipe_that_is_wrong_is_refused_with_all_that_is_wrong(tmp_path):
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps({"stages": [{"epoch": 3}], "batch": 0, "units": "x", "flips": True, "warmup": 2}))
+    path.write_text(
+        json.dumps({"stages": [{"epoch": 3}], "batch": 0, "units": "x", "flips": True, "warmup": 2, "flip": 1})
+    )
     with pytest.raises(TrainingError) as error:
         Recipe.read(path)
     for text in (
         "quantization is missing", "stages[0].epoch is unknown", "stages[0].epochs is missing", "batch must be",
         "units must be trained or statistics", "flips is unknown", "warmup must be a number from 0 to 1",
+        "flip must be true or false, not 1",
     ):  # fmt: skip
         assert text in str(error.value)
     path.write_text("[")

@@ -230,7 +230,7 @@ def train(
         masks = {name: tuple(mask) for name, mask in (stage.masks or recipe.masks).items()}
         if index == state["stage"] and "model" in state:
             loaded = IntegerNetwork.load(template)
-            network = QatNetwork(graph, loaded, recipe.units, term_masks(loaded, masks))
+            network = QatNetwork(graph, loaded, recipe.units, term_masks(loaded, masks), recipe.normalize)
             try:
                 network.load_state_dict(state["model"])
             except RuntimeError as error:
@@ -241,7 +241,9 @@ def train(
             progress(f"stage {index + 1} of {len(recipe.stages)}: quantizing")
             options = {**recipe.quantization, **stage.quantization}
             start = graph if network is None else network.trained_graph()
-            network = prepare_qat(start, calibration, units=recipe.units, masks=masks, **options)
+            network = prepare_qat(
+                start, calibration, units=recipe.units, masks=masks, normalize=recipe.normalize, **options
+            )
             if team.leads:
                 network.template.save(template)
         network.to(team.device).train()
@@ -289,7 +291,7 @@ def _epoch(network, teacher, optimizer, batches, recipe, index, epoch, total, te
         optimizer.step()
         losses.append(loss.item())
         progress(f"stage {index + 1}, epoch {epoch + 1}", step + 1, steps)
-    team.average([buffer for buffer in network.buffers() if buffer.dim() == 0])
+    team.average([buffer for name, buffer in network.named_buffers() if "average" in name])
     return {
         "stage": index,
         "epoch": epoch,

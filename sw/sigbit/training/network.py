@@ -3,7 +3,7 @@
 The module runs the lowered graph: batch normalization is folded, residuals and ReLU are fused. A layer sums products of
 levels, adds its integer bias, multiplies by the rounded gain of the requantizer and takes the nearest level. Each of
 these roundings is straight through for gradients, so what is trained is what runs: float32 rounds only the product with
-the gain, and in float64 nothing is left but integers.
+the gain, and in float64 nothing is left but integers. Training can normalize batches again, folded at every step.
 
 Trained units have the gradient of LSQ (Esser et al., ICLR 2020) and are trained as logarithms, so that a step is a
 share of them. Units by statistics follow the ESB paper, averaged as ``docs/numerics.md`` section 8 says. Trained levels
@@ -33,7 +33,14 @@ from ..model_reader import Model, read_model
 from ..passes import keeps_levels, lower
 from ..quantize import convolution, level_groups, other_layer, quantize
 from ..scales import unit_from_statistic
-from .straight_through import activation_levels, keep_parts, nearest_integer, project, straight_through
+from .straight_through import (
+    activation_levels,
+    channel_statistics,
+    keep_parts,
+    nearest_integer,
+    project,
+    straight_through,
+)
 
 __all__ = ["UNITS", "FloatNetwork", "QatNetwork", "TrainingError", "prepare_qat", "term_masks"]
 
@@ -42,6 +49,9 @@ UNITS = ("trained", "statistics")
 
 #: Share of the average that stays with every batch (numerics 8).
 _MOMENTUM = 0.9
+
+#: Variance of a channel that is added before division, as a share of the layer's.
+_LEAST_VARIANCE = 1e-5
 
 
 class TrainingError(SigbitError):
@@ -82,6 +92,56 @@ class _Scaled(nn.Module):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value / self.size
+
+
+class _Normalization(nn.Module):
+    """Batch normalization (Ioffe and Szegedy, ICML 2015) of what a layer sums, always folded into units and bias.
+
+    Training folds the statistics of the batch, evaluation their running averages, so what is trained is what runs
+    (folding as Jacob et al., CVPR 2018). Where sums are distributed as :meth:`begin` saw them it changes nothing.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.logarithm = nn.Parameter(torch.zeros(channels))
+        for name, value in (("first_mean", 0), ("first_variance", 1), ("average_mean", 0), ("average_variance", 1)):
+            self.register_buffer(name, torch.full((channels,), value, dtype=torch.float64))
+        self.begins = self.frozen = False
+
+    def forward(self, sums: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor of the units and what is added to the bias, float64, ``(channels,)``.
+
+        Parameters
+        ----------
+        sums : tensor, ``(n, channels, height, width)``
+            Of products of levels, without bias.
+        gain : tensor, ``(channels,)`` or ``(1,)``
+            What 1 of them stands for.
+        """
+        if not self.begins and (self.frozen or not self.training):
+            return self.folded()
+        mean, variance = (x.double() for x in channel_statistics(sums))
+        mean, variance = mean * gain, variance * gain**2
+        self._observe(mean, variance)
+        return self._fold(mean, variance)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, by the running averages."""
+        return self._fold(self.average_mean, self.average_variance)
+
+    def _fold(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        least = _LEAST_VARIANCE * self.first_variance.mean()
+        factor = ((self.first_variance + least) / (variance + least)).sqrt() * self.logarithm.double().exp()
+        return factor, self.first_mean - mean * factor
+
+    @torch.no_grad()
+    def _observe(self, mean: Tensor, variance: Tensor) -> None:
+        if self.begins:
+            self.first_mean.copy_(mean)
+            self.first_variance.copy_(variance)
+        share = 1.0 if self.begins else 1 - _MOMENTUM
+        self.average_mean.lerp_(mean, share)
+        self.average_variance.lerp_(variance, share)
 
 
 class QuantizedLayer(nn.Module):
@@ -265,7 +325,12 @@ class QatNetwork(nn.Module):
     """
 
     def __init__(
-        self, graph: Graph, network: IntegerNetwork, units: str = "trained", masks: Mapping[str, TermMask] | None = None
+        self,
+        graph: Graph,
+        network: IntegerNetwork,
+        units: str = "trained",
+        masks: Mapping[str, TermMask] | None = None,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -278,6 +343,7 @@ class QatNetwork(nn.Module):
             if not keeps_levels(node):
                 writers.setdefault(self._group[node.output], []).append(node)
         convolutions: dict[str, nn.Module] = {}
+        normalizations: dict[str, nn.Module] = {}
         tensors: dict[str, nn.Module] = {}
         self._layer_of: dict[str, str] = {}
         self._tensor_of: dict[str, str] = {}
@@ -304,20 +370,37 @@ class QatNetwork(nn.Module):
             convolutions[key] = QuantizedLayer(
                 node, layer, bias, source.format.magnitude_max * source.unit, shared, units
             )
+            if normalize and network.tensors[node.output].format is not None:
+                normalizations[key] = _Normalization(len(layer.weights))
         self.layers = nn.ModuleDict(convolutions)
         self.tensors = nn.ModuleDict(tensors)
+        self.normalizations = nn.ModuleDict(normalizations)
 
     @property
     def template(self) -> IntegerNetwork:
         """The quantized network that training starts from: formats and first units."""
         return self._network
 
+    @torch.no_grad()
+    def begin(self, images: Tensor) -> None:
+        """Let batch normalization change nothing where values are distributed as with these images."""
+        if not self.normalizations:
+            return
+        was = self.training
+        self.eval()
+        for module in self.normalizations.values():
+            module.begins = True
+        self(images)
+        for module in self.normalizations.values():
+            module.begins = False
+        self.train(was)
+
     def freeze_units(self) -> None:
         """Keep all units, and averages of statistics, as they are from now on."""
         for name, parameter in self.named_parameters():
             if name.endswith("unit.logarithm"):
                 parameter.requires_grad_(False)
-        for module in [*self.layers.values(), *self.tensors.values()]:
+        for module in [*self.layers.values(), *self.tensors.values(), *self.normalizations.values()]:
             module.frozen = True
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
@@ -359,15 +442,22 @@ class QatNetwork(nn.Module):
         if node.name in self._masks_now:
             mask = self._masks_now[node.name]
             x = keep_parts(x, mask.group, mask.budget, mask.policy.name.lower())
-        gain = weight_units * units[self._group[node.input]]
-        bias = nearest_integer(quantized.bias.double() / gain)
+        source = units[self._group[node.input]]
+        bias = quantized.bias.double()
         top, left, bottom, right = node.pads
         padding: Any = (top, left)
         if (top, left) != (bottom, right):
             x, padding = functional.pad(x, (left, right, top, bottom)), 0
-        sums = functional.conv2d(
-            x, weights.to(x.dtype), bias.to(x.dtype), node.stride, padding, node.dilation, node.groups
-        )
+        options = node.stride, padding, node.dilation, node.groups
+        key = self._layer_of[node.name]
+        if key in self.normalizations:
+            sums = functional.conv2d(x, weights.to(x.dtype), None, *options)
+            factor, offset = self.normalizations[key](sums, weight_units * source)
+            gain = weight_units * factor * source
+            sums = sums + nearest_integer((bias + offset) / gain).to(x.dtype).reshape(-1, 1, 1)
+        else:
+            gain = weight_units * source
+            sums = functional.conv2d(x, weights.to(x.dtype), nearest_integer(bias / gain).to(x.dtype), *options)
         own = self._group[node.output]
         if self._network.tensors[node.output].format is None:
             units[own] = gain
@@ -433,8 +523,13 @@ class QatNetwork(nn.Module):
                 quantized = self.layers[self._layer_of[node.name]]
                 found, unit = quantized()
                 format, weights = quantized.format, found.cpu().numpy().astype(np.int64)
+                bias = quantized.bias.double()
+                key = self._layer_of[node.name]
+                if key in self.normalizations:
+                    factor, offset = self.normalizations[key].folded()
+                    unit, bias = unit * factor, bias + offset
                 units = np.broadcast_to(unit.cpu().numpy(), len(weights)).astype(np.float64)
-                bias = quantized.bias.double().cpu().numpy()
+                bias = bias.cpu().numpy()
             made = convolution(node, format, weights, units, bias, tensors)
             layers.append(replace(made, mask=self._masks.get(node.name)))
             if tensors[node.output].format is None:
@@ -449,9 +544,12 @@ class QatNetwork(nn.Module):
         nodes = []
         for node in self.graph.nodes:
             if isinstance(node, Conv) and not node.copy:
-                own = self.layers[self._layer_of[node.name]]
-                weight, bias = (x.detach().double().cpu().numpy() for x in (own.weight, own.bias))
-                node = replace(node, weight=weight, bias=bias)
+                key = self._layer_of[node.name]
+                weight, bias = (x.double() for x in (self.layers[key].weight, self.layers[key].bias))
+                if key in self.normalizations:
+                    factor, offset = self.normalizations[key].folded()
+                    weight, bias = weight * factor.reshape(-1, 1, 1, 1), bias + offset
+                node = replace(node, weight=weight.cpu().numpy(), bias=bias.cpu().numpy())
             nodes.append(node)
         return Graph(
             self.graph.name, self.graph.input, self.graph.outputs, self.graph.input_shape, tuple(nodes),
@@ -491,6 +589,7 @@ def prepare_qat(
     *,
     units: str = "trained",
     masks: Mapping[str, tuple] | None = None,
+    normalize: bool = False,
     **options: Any,
 ) -> QatNetwork:
     """A model as a module for quantization-aware training; its first state is what post-training quantization finds.
@@ -505,6 +604,9 @@ def prepare_qat(
     masks : mapping, optional
         Structured dynamic precision by layer: ``(group, budget)`` or ``(group, budget, policy)``; ``"*"`` are all
         layers that :func:`~sigbit.budgets.maskable` names.
+    normalize : bool
+        Train with batch normalization after every layer but those of raw results; for all formats but AUSN. It begins
+        with the statistics of the first 128 calibration images.
     options
         Those of :func:`~sigbit.quantize.quantize`.
 
@@ -519,7 +621,16 @@ def prepare_qat(
     if units == "statistics":
         options = {**options, "alpha_mode": "dda"}
     network = quantize(graph, calibration, **options)
-    return QatNetwork(graph, network, units, term_masks(network, masks or {}))
+    if normalize:
+        fixed = [layer.name for layer in network.layers if hasattr(layer, "weights") and layer.weight_format.ausn]
+        if fixed:
+            raise TrainingError(
+                f"Batch normalization is folded into units, but those of AUSN are powers of two; leave out normalize "
+                f"or choose another format for the weights of {', '.join(fixed)}"
+            )
+    made = QatNetwork(graph, network, units, term_masks(network, masks or {}), normalize)
+    made.begin(torch.as_tensor(calibration[:128], dtype=torch.float32))
+    return made
 
 
 def term_masks(network: IntegerNetwork, masks: Mapping[str, tuple]) -> dict[str, TermMask]:

@@ -44,6 +44,8 @@ class Recipe:
     stages : tuple of Stage
     units : str
         ``"trained"`` or ``"statistics"``.
+    normalize : bool
+        Train with batch normalization, by the images that one process has of a batch.
     unit_rate : float
         Learning rate of units over that of weights; a unit is trained as its logarithm.
     level_rate : float
@@ -73,6 +75,7 @@ class Recipe:
     quantization: dict[str, Any]
     stages: tuple[Stage, ...]
     units: str = "trained"
+    normalize: bool = False
     unit_rate: float = 1.0
     level_rate: float = 0.2
     batch: int = 128
@@ -138,6 +141,9 @@ class Recipe:
         for key, least in (("batch", 1), ("crop", 0), ("calibration", 1), ("seed", 0)):
             if key in values and (type(values[key]) is not int or values[key] < least):
                 problems.append(f"{key} must be a whole number of at least {least}, not {values[key]!r}")
+        for key in ("flip", "normalize"):
+            if type(values.get(key, False)) is not bool:
+                problems.append(f"{key} must be true or false, not {values[key]!r}")
         for key in ("mean", "std"):
             if key in values and not (
                 isinstance(values[key], list) and all(isinstance(x, int | float) for x in values[key])

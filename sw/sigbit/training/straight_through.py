@@ -13,7 +13,15 @@ import torch
 from sigbit_hw.spec.formats import Format
 from torch import Tensor
 
-__all__ = ["POLICIES", "activation_levels", "keep_parts", "nearest_integer", "project", "straight_through"]
+__all__ = [
+    "POLICIES",
+    "activation_levels",
+    "channel_statistics",
+    "keep_parts",
+    "nearest_integer",
+    "project",
+    "straight_through",
+]
 
 #: How term parts are ranked.
 POLICIES = ("nib", "mag", "term")
@@ -76,6 +84,29 @@ class _ActivationLevels(torch.autograd.Function):
 def activation_levels(values: Tensor, format: Format) -> Tensor:
     """Levels of values in units; the gradient is 1 from the lowest to the largest level and 0 beyond."""
     return _ActivationLevels.apply(values, format)
+
+
+class _ChannelStatistics(torch.autograd.Function):
+    """Mean and variance in one pass forward and one backward; autograd's own take several."""
+
+    @staticmethod
+    def forward(ctx, values):
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+        ctx.save_for_backward(values, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx, to_mean, to_variance):
+        values, mean = ctx.saved_tensors
+        count = values.numel() // values.shape[1]
+        slope = 2 / count * to_variance
+        offset = to_mean / count - slope * mean
+        return torch.addcmul(offset.reshape(-1, 1, 1), slope.reshape(-1, 1, 1), values)
+
+
+def channel_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (of the batch, not of what it was drawn from) of each channel of ``(n, channels, h, w)``."""
+    return _ChannelStatistics.apply(values)
 
 
 def nearest_integer(values: Tensor) -> Tensor:
