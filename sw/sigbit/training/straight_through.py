@@ -55,8 +55,10 @@ def project(values: Tensor, format: Format) -> Tensor:
         return torch.floor(values + 0.5).clamp_(levels[0], levels[-1])
     # All decision points are whole numbers of half units: a table of these is faster than a search.
     lowest, highest = format.midpoints[0] - 1, format.midpoints[-1]
-    halves = torch.floor(values * 2).clamp_(lowest, highest).sub_(lowest).long()
-    return _table(format, values.dtype, values.device)[halves]
+    halves = torch.floor(values * 2).clamp_(lowest, highest).sub_(lowest).int()
+    # In the order of the memory: a selection from one axis is much faster than an index of several.
+    found = _table(format, values.dtype, values.device).index_select(0, halves.as_strided((halves.numel(),), (1,)))
+    return found.as_strided(halves.shape, halves.stride())
 
 
 @cache
