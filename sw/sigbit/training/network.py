@@ -13,7 +13,7 @@ have the gradient of trained ternary quantization (Zhu et al., ICLR 2017), for a
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,8 @@ class TrainingError(SigbitError):
 class _Unit(nn.Module):
     """Trained units, float64: the first ones times a factor, which is a power of two where the format needs one."""
 
+    first: Tensor
+
     def __init__(self, first, format: Format) -> None:
         super().__init__()
         self._octaves = format.ausn
@@ -82,6 +84,8 @@ class _Scaled(nn.Module):
     floating point divides exactly.
     """
 
+    size: Tensor
+
     def __init__(self, size: np.ndarray) -> None:
         super().__init__()
         size = np.where(size > 0, size, 1.0)
@@ -100,6 +104,11 @@ class _Normalization(nn.Module):
     Training folds the statistics of the batch, evaluation their running averages, so what is trained is what runs
     (folding as Jacob et al., CVPR 2018). Where sums are distributed as :meth:`begin` saw them it changes nothing.
     """
+
+    first_mean: Tensor
+    first_variance: Tensor
+    average_mean: Tensor
+    average_variance: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -164,6 +173,10 @@ class QuantizedLayer(nn.Module):
     units : str
         One of :data:`UNITS`.
     """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    frozen_units: Tensor
 
     def __init__(
         self, node: Conv, layer: golden.Convolution, bias: np.ndarray, largest: float, shared: bool, units: str
@@ -250,6 +263,8 @@ class QuantizedTensor(nn.Module):
         Clip of the values, above which the largest level must not lie.
     """
 
+    average: Tensor
+
     def __init__(self, format: Format, unit: float, limit: float | None, units: str, alone: bool) -> None:
         super().__init__()
         self.format = format
@@ -285,6 +300,8 @@ class QuantizedTensor(nn.Module):
 
 class _Fixed(nn.Module):
     """Unit of the input."""
+
+    unit: Tensor
 
     def __init__(self, unit: float) -> None:
         super().__init__()
@@ -388,10 +405,11 @@ class QatNetwork(nn.Module):
             return
         was = self.training
         self.eval()
-        for module in self.normalizations.values():
+        normalizations = [module for module in self.normalizations.values() if isinstance(module, _Normalization)]
+        for module in normalizations:
             module.begins = True
         self(images)
-        for module in self.normalizations.values():
+        for module in normalizations:
             module.begins = False
         self.train(was)
 
@@ -400,8 +418,9 @@ class QatNetwork(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("unit.logarithm"):
                 parameter.requires_grad_(False)
-        for module in [*self.layers.values(), *self.tensors.values(), *self.normalizations.values()]:
-            module.frozen = True
+        for module in self.modules():
+            if isinstance(module, QuantizedLayer | QuantizedTensor | _Normalization):
+                module.frozen = True
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         source = self._network.tensors[self.graph.input]
@@ -436,8 +455,19 @@ class QatNetwork(nn.Module):
             for name, mask in self._masks.items()
         }
 
+    def _layer(self, node: Conv) -> QuantizedLayer:
+        return cast(QuantizedLayer, self.layers[self._layer_of[node.name]])
+
+    def _normalization(self, node: Conv) -> _Normalization | None:
+        key = self._layer_of[node.name]
+        return cast(_Normalization, self.normalizations[key]) if key in self.normalizations else None
+
+    def _tensor(self, name: str) -> QuantizedTensor:
+        """The module of a tensor that a layer writes, by the name of its group."""
+        return cast(QuantizedTensor, self.tensors[self._tensor_of[name]])
+
     def _convolution(self, node: Conv, units: dict[str, Tensor], x: Tensor, residual: Tensor | None = None) -> Tensor:
-        quantized = self.layers[self._layer_of[node.name]]
+        quantized, normalization = self._layer(node), self._normalization(node)
         weights, weight_units = quantized()
         if node.name in self._masks_now:
             mask = self._masks_now[node.name]
@@ -449,10 +479,9 @@ class QatNetwork(nn.Module):
         if (top, left) != (bottom, right):
             x, padding = functional.pad(x, (left, right, top, bottom)), 0
         options = node.stride, padding, node.dilation, node.groups
-        key = self._layer_of[node.name]
-        if key in self.normalizations:
+        if normalization is not None:
             sums = functional.conv2d(x, weights.to(x.dtype), None, *options)
-            factor, offset = self.normalizations[key](sums, weight_units * source)
+            factor, offset = normalization(sums, weight_units * source)
             gain = weight_units * factor * source
             sums = sums + nearest_integer((bias + offset) / gain).to(x.dtype).reshape(-1, 1, 1)
         else:
@@ -462,7 +491,7 @@ class QatNetwork(nn.Module):
         if self._network.tensors[node.output].format is None:
             units[own] = gain
             return sums
-        tensor = self.tensors[self._tensor_of[own]]
+        tensor = self._tensor(own)
         residual_unit = None if node.residual is None else units[self._group[node.residual]]
         values = None
         if tensor.observes:
@@ -490,7 +519,7 @@ class QatNetwork(nn.Module):
         sums = functional.avg_pool2d(x, node.kernel, node.stride, divisor_override=1)
         own, source = self._group[node.output], units[self._group[node.input]]
         area = node.kernel[0] * node.kernel[1]
-        tensor = self.tensors[self._tensor_of[own]]
+        tensor = self._tensor(own)
         unit = units[own] = tensor(sums.detach() * (source / area).to(x.dtype))
         (gain,) = _constants(source / (area * unit))
         scaled = sums * gain.to(x.dtype)
@@ -520,16 +549,15 @@ class QatNetwork(nn.Module):
                 assert isinstance(layer, golden.Convolution)
                 format, weights, units, bias = layer.weight_format, layer.weights, layer.weight_units, node.bias
             else:
-                quantized = self.layers[self._layer_of[node.name]]
+                quantized, normalization = self._layer(node), self._normalization(node)
                 found, unit = quantized()
                 format, weights = quantized.format, found.cpu().numpy().astype(np.int64)
-                bias = quantized.bias.double()
-                key = self._layer_of[node.name]
-                if key in self.normalizations:
-                    factor, offset = self.normalizations[key].folded()
-                    unit, bias = unit * factor, bias + offset
+                trained_bias = quantized.bias.double()
+                if normalization is not None:
+                    factor, offset = normalization.folded()
+                    unit, trained_bias = unit * factor, trained_bias + offset
                 units = np.broadcast_to(unit.cpu().numpy(), len(weights)).astype(np.float64)
-                bias = bias.cpu().numpy()
+                bias = trained_bias.cpu().numpy()
             made = convolution(node, format, weights, units, bias, tensors)
             layers.append(replace(made, mask=self._masks.get(node.name)))
             if tensors[node.output].format is None:
@@ -544,10 +572,10 @@ class QatNetwork(nn.Module):
         nodes = []
         for node in self.graph.nodes:
             if isinstance(node, Conv) and not node.copy:
-                key = self._layer_of[node.name]
-                weight, bias = (x.double() for x in (self.layers[key].weight, self.layers[key].bias))
-                if key in self.normalizations:
-                    factor, offset = self.normalizations[key].folded()
+                quantized, normalization = self._layer(node), self._normalization(node)
+                weight, bias = quantized.weight.double(), quantized.bias.double()
+                if normalization is not None:
+                    factor, offset = normalization.folded()
                     weight, bias = weight * factor.reshape(-1, 1, 1, 1), bias + offset
                 node = replace(node, weight=weight.cpu().numpy(), bias=bias.cpu().numpy())
             nodes.append(node)
